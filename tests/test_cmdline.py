@@ -1,0 +1,280 @@
+"""The kernel command line, in both directions."""
+
+import random
+import string
+
+import pytest
+
+from initrd.cmdline import (
+    BootOptions,
+    CmdlineError,
+    Root,
+    Share,
+    Word,
+    onfail_of,
+    parse,
+    quote,
+    render,
+    split,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("", [], id="empty"),
+        pytest.param("  a \t b\n", ["a", "b"], id="any white space separates"),
+        pytest.param('a="b c" d', ["a=b c", "d"], id="quoted value"),
+        pytest.param('"a=b c" d', ["a=b c", "d"], id="quoted word"),
+        pytest.param('a=b" "c', ['a=b" "c'], id="quotes inside a value group and stay"),
+        pytest.param('a="b', ["a=b"], id="unclosed quote"),
+        pytest.param('a=""', ["a="], id="empty quoted value"),
+        pytest.param("a=b=c", ["a=b=c"], id="second equals sign belongs to the value"),
+        pytest.param("a -- b", ["a"], id="what follows -- is not ours"),
+        pytest.param("a\xa0b \u2003 \x1c", ["a\udcc2", "b", "\u2003", "\x1c"], id="by bytes"),
+        pytest.param('"\xe0" \udcff', ["\xe0", "\udcff"], id="odd bytes"),
+        pytest.param("a --b", ["a", "--b"], id="only a bare -- ends the options"),
+    ],
+)
+def test_words_are_split_as_the_kernel_does(text: str, words: list[str]) -> None:
+    assert [str(word) for word in split(text)] == words
+
+
+def test_names_are_the_same_with_dashes_and_underscores() -> None:
+    assert Word("mount-ro", "x").key == Word("mount_ro", "x").key
+    assert parse("mount_ro=a").shares == parse("mount-ro=a").shares
+
+
+@pytest.mark.parametrize(
+    ("text", "root"),
+    [
+        pytest.param("", Root("virtiofs", "rootfs"), id="default tag"),
+        pytest.param("rootfs=r", Root("virtiofs", "r"), id="tag"),
+        pytest.param("root=r rootfstype=virtiofs", Root("virtiofs", "r"), id="kernel's own words"),
+        pytest.param(
+            "rootfs=r root=r rootfstype=virtiofs", Root("virtiofs", "r"), id="twice the same"
+        ),
+        pytest.param("rw", Root(writable=True), id="writable"),
+        pytest.param("rw ro", Root(), id="the last of ro and rw holds"),
+        pytest.param("ro rw", Root(writable=True), id="the last of rw and ro holds"),
+        pytest.param("root=tmpfs", Root("tmpfs", "tmpfs", "tmpfs", writable=True), id="tmpfs"),
+        pytest.param("root=tmpfs ro", Root("tmpfs", "tmpfs", "tmpfs"), id="tmpfs read-only"),
+        pytest.param(
+            'root="LABEL=my disk" rw', Root("block", "LABEL=my disk", writable=True), id="label"
+        ),
+        pytest.param("root=/dev/vda", Root("block", "/dev/vda"), id="device"),
+        pytest.param("root=UUID=1-2 rootfstype=ext4", Root("block", "UUID=1-2", "ext4"), id="uuid"),
+        pytest.param(
+            "root=LABEL=a rootflags=noatime,x=1",
+            Root("block", "LABEL=a", "", "noatime,x=1"),
+            id="flags",
+        ),
+    ],
+)
+def test_root_is_understood(text: str, root: Root) -> None:
+    assert parse(text).root == root
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        pytest.param("mount=a", Share("a"), id="tag"),
+        pytest.param("mount-ro=a", Share("a", writable=False), id="read-only"),
+        pytest.param("mount=a:/srv/x", Share("a", "/srv/x"), id="with a path"),
+        pytest.param('mount="a b:/srv/x y"', Share("a b", "/srv/x y"), id="with spaces"),
+        pytest.param("mount=a:/x:y", Share("a", "/x:y"), id="only the first colon separates"),
+    ],
+)
+def test_shares_are_understood(text: str, share: Share) -> None:
+    assert parse(text).shares == (share,)
+
+
+def test_shares_keep_their_order() -> None:
+    tags = [share.tag for share in parse("mount=b mount-ro=a mount=c").shares]
+    assert tags == ["b", "a", "c"]
+
+
+def test_a_share_without_path_goes_below_run_mnt() -> None:
+    assert Share("a").target == "/run/mnt/a"
+
+
+def test_the_other_options_are_understood() -> None:
+    text = (
+        "debug init=/sbin/init overlay_root=/dev/vdb initrd.overlay_size=10% initrd.union=overlay "
+        "initrd.bundle=/a initrd.bundle=/b ip=dhcp initrd.timeout=2.5 initrd.onfail=panic "
+        "virtio-net.napi_tx=0 null_blk.verbose"
+    )
+    assert parse(text) == BootOptions(
+        debug=True,
+        init="/sbin/init",
+        overlay="vdb",
+        overlay_size="10%",
+        union="overlay",
+        bundles=("/a", "/b"),
+        ip=("dhcp",),
+        timeout=2.5,
+        onfail="panic",
+        module_params=(("virtio_net", "napi_tx=0"), ("null_blk", "verbose")),
+    )
+
+
+def test_unknown_words_are_ignored() -> None:
+    assert parse("console=ttyS0 quiet foo=bar rd.break systemd") == parse("rd.break")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "rootfs=",
+        "rootfs",
+        "rootfs=a/b",
+        "rootfs=..",
+        "rootfs=" + "x" * 37,
+        "root=",
+        "root=sda",
+        "root=/dev/",
+        "root=UUID=",
+        "root=/dev/../etc/passwd",
+        "mount=",
+        "mount",
+        "mount=:/x",
+        "mount=a:",
+        "mount=a:/",
+        "mount=a:relative",
+        "mount=../x",
+        "mount=a:/x/../y",
+        "mount-ro=a/b",
+        "init=",
+        "init=sh",
+        "overlay_root=",
+        "overlay_root=/dev/",
+        "overlay_root=../sda",
+        "initrd.overlay_size=0",
+        "initrd.overlay_size=101%",
+        "initrd.overlay_size=-1m",
+        "initrd.overlay_size=many",
+        "initrd.overlay_size=%",
+        "initrd.overlay_size=",
+        "initrd.union=aufs",
+        "initrd.union=unionfs-fuse",
+        "initrd.bundle=relative",
+        "initrd.bundle=/a/../b",
+        "initrd.timeout=soon",
+        "initrd.timeout=-1",
+        "initrd.timeout=.",
+        "initrd.timeout=1e3",
+        "initrd.timeout=nan",
+        "initrd.timeout=²",
+        "initrd.onfail=reboot",
+        "initrd.onfail",
+        "ip=",
+    ],
+)
+def test_what_cannot_be_understood_is_named(word: str) -> None:
+    with pytest.raises(CmdlineError) as caught:
+        parse(f"quiet {word} debug")
+    assert word.split("=", maxsplit=1)[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rootfs=a rootfs=b",
+        "rootfs=a root=/dev/vda",
+        "root=/dev/vda root=/dev/vdb",
+        "rootfs=a rootfstype=ext4",
+    ],
+)
+def test_two_different_roots_are_refused(text: str) -> None:
+    with pytest.raises(CmdlineError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mount-ro=a mount=a:/b", "mount=a mount-ro=a:/b", "rootfs=a mount=a:/b", "mount=rootfs"],
+)
+def test_a_tag_for_both_reading_and_writing_is_refused(text: str) -> None:
+    with pytest.raises(CmdlineError, match="read-only elsewhere"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["rw mount=rootfs:/b", "mount-ro=rootfs:/b", "rw mount-ro=rootfs"])
+def test_a_tag_may_be_mounted_twice(text: str) -> None:
+    assert parse(text).shares[0].tag == "rootfs"
+
+
+def test_onfail_is_known_even_when_the_rest_is_unusable() -> None:
+    assert onfail_of("mount= initrd.onfail=panic") == "panic"
+    assert onfail_of("initrd.onfail=nonsense") == "poweroff"
+
+
+def random_options(rng: random.Random) -> BootOptions:
+    def name() -> str:
+        return "".join(rng.choices(string.ascii_letters + string.digits + " -_.,é", k=8)) + "x"
+
+    def path() -> str:
+        return "/" + "/".join(name() for _ in range(rng.randint(1, 3)))
+
+    overlay = rng.choice(["", "ram", "vdb"])
+    return BootOptions(
+        root=rng.choice(
+            [
+                Root(
+                    "virtiofs", name(), writable=rng.random() < 0.5, flags=rng.choice(["", name()])
+                ),
+                Root("block", "/dev/vda", rng.choice(["", "ext4"])),
+                Root("tmpfs", "tmpfs", "tmpfs", writable=rng.random() < 0.5),
+            ]
+        ),
+        shares=tuple(
+            Share(name(), rng.choice(["", path()]), writable=rng.random() < 0.5)
+            for _ in range(rng.randint(0, 4))
+        ),
+        init=path(),
+        debug=rng.random() < 0.5,
+        overlay=overlay,
+        overlay_size=rng.choice(["50%", "512m"]),
+        union=rng.choice(["", "fuse-overlayfs"]) if overlay else "",
+        bundles=tuple(path() for _ in range(rng.randint(0, 2))),
+        timeout=rng.choice([10.0, 0.5, 120.0]),
+        onfail=rng.choice(["poweroff", "panic", "shell"]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_is_rendered_is_parsed_back(seed: int) -> None:
+    options = random_options(random.Random(seed))
+    assert parse(render(options, ("an argument", "--x", "rw"))) == options
+
+
+def test_init_stands_right_before_its_arguments() -> None:
+    assert render(BootOptions(init="/i"), ("a b", "c")).endswith('init=/i -- "a b" c')
+
+
+@pytest.mark.parametrize("word", ['a"b', "a\nb", "a\0b"])
+def test_what_a_command_line_cannot_hold_is_refused(word: str) -> None:
+    with pytest.raises(CmdlineError):
+        quote(word)
+
+
+def test_a_letter_with_a_byte_that_is_white_space_to_the_kernel_is_quoted() -> None:
+    assert quote("\xe0") == '"\xe0"'  # its UTF-8 is C3 A0
+    assert quote("a=\xe0") == 'a="\xe0"'
+    assert quote("\xe9") == "\xe9"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("a", "--", "b"), "--"), (("a",) * 33, "no more than 32")],
+    ids=["dashes", "too many"],
+)
+def test_arguments_that_the_kernel_would_not_pass_on_are_refused(
+    args: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(CmdlineError, match=words):
+        render(BootOptions(), args)
+
+
+def test_an_empty_argument_survives() -> None:
+    assert quote("") == '""'
