@@ -1,0 +1,1 @@
+"""How `/init` is frozen into one static binary."""
