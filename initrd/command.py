@@ -1,0 +1,117 @@
+"""The command that runs in the machine, as one file that the host writes and `/init` reads.
+
+Both sides use it; the format, and all else between them, is in `docs/command.md`. Pure, and imports
+next to nothing, because `/init` pays for every import.
+"""
+
+from initrd.record import Record
+
+HEADER = b"initrd-command 1"
+STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
+TERMINAL = "tty"
+
+
+class CommandError(ValueError):
+    """A command file that cannot be understood, or a command that no file can hold."""
+
+
+class Command(Record):
+    """What to run, as whom, where, and on what terminal."""
+
+    argv: tuple[bytes, ...]
+    environ: tuple[bytes, ...] = ()  # each `NAME=VALUE`
+    cwd: bytes = b"/"
+    user: bytes = b""  # `USER[:GROUP]`; empty: 0:0
+    tty: tuple[int, ...] = ()  # which of the descriptors 0, 1, 2 are the terminal
+    size: tuple[int, int] = (24, 80)  # rows, columns
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The names of the virtio-serial ports that the command needs."""
+        streams = tuple(name for fd, name in enumerate(STREAMS) if fd not in self.tty)
+        names = ("control", *streams, *((TERMINAL,) if self.tty else ()))
+        return tuple(f"initrd.{name}" for name in names)
+
+
+def dump(command: Command) -> bytes:
+    """Return the file. Raises CommandError for a command that `load` would refuse."""
+    records = [HEADER]
+    records += [b"arg=" + word for word in command.argv]
+    records += [b"env=" + variable for variable in command.environ]
+    records += [b"cwd=" + command.cwd]
+    records += [b"user=" + command.user] if command.user else []
+    if command.tty:
+        records += [b"tty=" + "".join(str(fd) for fd in command.tty).encode()]
+        records += [b"size=%d %d" % command.size]
+    if any(b"\0" in record for record in records):
+        raise CommandError("a NUL byte in the command, its environment, directory or user")
+    data = b"\0".join([*records, b"end", b""])
+    load(data)
+    return data
+
+
+def load(data: bytes) -> Command:
+    """Return the command in a file. Raises CommandError with the reason."""
+    records = data.split(b"\0")
+    if records[0] != HEADER:
+        raise CommandError(f"it begins with {records[0][:40]!r}, not with {HEADER!r}")
+    if records[-2:] != [b"end", b""] or len(records) < 3:
+        raise CommandError("its end is missing")
+    found: dict[bytes, list[bytes]] = {}
+    for record in records[1:-2]:
+        key, _, value = record.partition(b"=")
+        found.setdefault(key, []).append(value)
+    return _command(found)
+
+
+def _command(found: dict[bytes, list[bytes]]) -> Command:
+    argv = tuple(found.pop(b"arg", ()))
+    environ = tuple(found.pop(b"env", ()))
+    for key, values in found.items():
+        if len(values) > 1:
+            raise CommandError(f"more than one record {key!r}")
+    fields = {key: values[0] for key, values in found.items()}
+    command = Command(
+        argv=argv,
+        environ=environ,
+        cwd=fields.pop(b"cwd", b"/"),
+        user=fields.pop(b"user", b""),
+        tty=_digits(fields.pop(b"tty", b"")),
+        size=_size(fields.pop(b"size", b"24 80")),
+    )
+    if fields:
+        raise CommandError(f"unknown records: {b', '.join(fields)!r}")
+    return _checked(command)
+
+
+def _checked(command: Command) -> Command:
+    if not command.argv:
+        raise CommandError("no arg: there is nothing to run")
+    for variable in command.environ:
+        if b"=" not in variable[1:]:
+            raise CommandError(f"env={variable[:40]!r} is not NAME=VALUE")
+    return command
+
+
+def _digits(text: bytes) -> tuple[int, ...]:
+    digits = tuple(byte - ord("0") for byte in text)
+    if any(digit not in (0, 1, 2) for digit in digits) or len(set(digits)) != len(digits):
+        raise CommandError(f"tty={text!r}: write each of the descriptors 0, 1, 2 once")
+    return digits
+
+
+def _size(text: bytes) -> tuple[int, int]:
+    words = text.split(b" ")
+    if len(words) != 2 or not all(word.isdigit() and int(word) < 1 << 16 for word in words):
+        raise CommandError(f"size={text!r}: write ROWS COLUMNS")
+    return int(words[0]), int(words[1])
+
+
+def escape(text: str) -> str:
+    """Return TEXT of a message as one line."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def unescape(line: str) -> str:
+    """Return what `escape` was given."""
+    return line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")

@@ -1,0 +1,7 @@
+"""The part of /init that is linked into it; see `initrd/freeze/python.c`."""
+
+def add_network() -> None:
+    """Make pyroute2 importable. Raises OSError when its extension modules cannot be unpacked."""
+
+def complete() -> None:
+    """Finish the initialisation of Python; nothing when that is done. Raises RuntimeError."""

@@ -1,0 +1,375 @@
+/*
+ * The system calls that PID 1 needs and Python's `os` does not have.
+ *
+ * A C extension because `ctypes` takes longer to import than all the rest of the start together.
+ * Only the limited API of Python 3.11 is used, so one build serves every later Python. Nothing here
+ * releases the interpreter lock: PID 1 has one thread. Every failure raises OSError with errno, and
+ * with the path where there is one. The Python side of the interface is in _syscalls.pyi.
+ */
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE /* F_SETSIG */
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/module.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <termios.h>
+#include <unistd.h>
+
+#ifndef MODULE_INIT_COMPRESSED_FILE /* kernel headers before 5.17 */
+#define MODULE_INIT_COMPRESSED_FILE 4
+#endif
+#define MAX_POLLED 64
+
+/* None for a result of 0; for any other, the OSError of errno that names `path` (may be NULL). */
+static PyObject *none_or_error(long result, const char *path)
+{
+	PyObject *name;
+
+	if (result == 0)
+		Py_RETURN_NONE;
+	if (!path)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int cause = errno;
+	name = PyUnicode_DecodeFSDefault(path);
+	if (!name)
+		return NULL;
+	errno = cause;
+	PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, name);
+	Py_DECREF(name);
+	return NULL;
+}
+
+/* mount(2). Empty data is handed over as NULL, which is what a file system without options expects. */
+static PyObject *sys_mount(PyObject *module, PyObject *args)
+{
+	PyObject *source = NULL, *target = NULL, *fstype = NULL, *data = NULL, *result = NULL;
+	unsigned long flags;
+
+	if (PyArg_ParseTuple(args, "O&O&O&kO&:mount", PyUnicode_FSConverter, &source,
+			     PyUnicode_FSConverter, &target, PyUnicode_FSConverter, &fstype, &flags,
+			     PyUnicode_FSConverter, &data)) {
+		const char *options = PyBytes_AsString(data);
+		result = none_or_error(mount(PyBytes_AsString(source), PyBytes_AsString(target),
+					     PyBytes_AsString(fstype), flags,
+					     *options ? options : NULL),
+				       PyBytes_AsString(target));
+	}
+	Py_XDECREF(source);
+	Py_XDECREF(target);
+	Py_XDECREF(fstype);
+	Py_XDECREF(data);
+	return result;
+}
+
+/* umount2(2) */
+static PyObject *sys_umount(PyObject *module, PyObject *args)
+{
+	PyObject *target = NULL, *result = NULL;
+	int flags;
+
+	if (PyArg_ParseTuple(args, "O&i:umount", PyUnicode_FSConverter, &target, &flags))
+		result = none_or_error(umount2(PyBytes_AsString(target), flags),
+				       PyBytes_AsString(target));
+	Py_XDECREF(target);
+	return result;
+}
+
+/* finit_module(2); libc has no wrapper */
+static PyObject *sys_finit_module(PyObject *module, PyObject *args)
+{
+	PyObject *params = NULL, *result = NULL;
+	int fd, flags;
+
+	if (PyArg_ParseTuple(args, "iO&i:finit_module", &fd, PyUnicode_FSConverter, &params, &flags))
+		result = none_or_error(
+			syscall(SYS_finit_module, fd, PyBytes_AsString(params), flags), NULL);
+	Py_XDECREF(params);
+	return result;
+}
+
+/* pivot_root(2); libc has no wrapper */
+static PyObject *sys_pivot_root(PyObject *module, PyObject *args)
+{
+	PyObject *new_root = NULL, *put_old = NULL, *result = NULL;
+
+	if (PyArg_ParseTuple(args, "O&O&:pivot_root", PyUnicode_FSConverter, &new_root,
+			     PyUnicode_FSConverter, &put_old))
+		result = none_or_error(syscall(SYS_pivot_root, PyBytes_AsString(new_root),
+					       PyBytes_AsString(put_old)),
+				       PyBytes_AsString(new_root));
+	Py_XDECREF(new_root);
+	Py_XDECREF(put_old);
+	return result;
+}
+
+/* reboot(2), without the sync that a caller with data to lose must do first */
+static PyObject *sys_reboot(PyObject *module, PyObject *args)
+{
+	int command;
+
+	if (!PyArg_ParseTuple(args, "i:reboot", &command))
+		return NULL;
+	return none_or_error(reboot(command), NULL);
+}
+
+/* fstatfs(2), its f_type: what kind of file system an open file is on */
+static PyObject *sys_filesystem_type(PyObject *module, PyObject *args)
+{
+	struct statfs found;
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "i:filesystem_type", &fd))
+		return NULL;
+	if (fstatfs(fd, &found))
+		return PyErr_SetFromErrno(PyExc_OSError);
+	return PyLong_FromUnsignedLong((unsigned int)found.f_type);
+}
+
+/* signal(2), sigprocmask(2). EINVAL is left alone: SIGKILL, SIGSTOP and libc's own cannot be set. */
+static PyObject *sys_reset_signals(PyObject *module, PyObject *unused)
+{
+	sigset_t none;
+
+	for (int number = 1; number < NSIG; number++)
+		signal(number, SIG_DFL);
+	sigemptyset(&none);
+	return none_or_error(sigprocmask(SIG_SETMASK, &none, NULL), NULL);
+}
+
+/* sigprocmask(2): every signal waits until it is asked for */
+static PyObject *sys_block_signals(PyObject *module, PyObject *unused)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	return none_or_error(sigprocmask(SIG_SETMASK, &all, NULL), NULL);
+}
+
+/* sigtimedwait(2) for any signal; 0 when none came in time. EINTR: the process was stopped. */
+static PyObject *sys_wait_signal(PyObject *module, PyObject *args)
+{
+	struct timespec limit;
+	sigset_t all;
+	double seconds;
+
+	if (!PyArg_ParseTuple(args, "d:wait_signal", &seconds))
+		return NULL;
+	limit.tv_sec = (time_t)seconds;
+	limit.tv_nsec = (long)((seconds - (double)limit.tv_sec) * 1e9);
+	sigfillset(&all);
+	int number = sigtimedwait(&all, NULL, &limit);
+	if (number < 0 && errno != EAGAIN && errno != EINTR)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	return PyLong_FromLong(number < 0 ? 0 : number);
+}
+
+/* signalfd(2) for every (blocked) signal */
+static PyObject *sys_signal_fd(PyObject *module, PyObject *unused)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	int fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
+/* What poll(2) found, as a list of (fd, events) */
+static PyObject *ready_list(const struct pollfd *polled, Py_ssize_t count)
+{
+	PyObject *ready = PyList_New(0);
+
+	for (Py_ssize_t at = 0; ready && at < count; at++) {
+		if (!polled[at].revents)
+			continue;
+		PyObject *pair = Py_BuildValue("(ii)", polled[at].fd, (int)polled[at].revents);
+		if (!pair || PyList_Append(ready, pair))
+			Py_CLEAR(ready);
+		Py_XDECREF(pair);
+	}
+	return ready;
+}
+
+/* poll(2): its argument is a list of (fd, events), and milliseconds, -1 for no limit */
+static PyObject *sys_poll(PyObject *module, PyObject *args)
+{
+	struct pollfd polled[MAX_POLLED];
+	PyObject *wanted;
+	int milliseconds;
+
+	if (!PyArg_ParseTuple(args, "Oi:poll", &wanted, &milliseconds))
+		return NULL;
+	Py_ssize_t count = PyList_Size(wanted);
+	if (count < 0)
+		return NULL;
+	if (count > MAX_POLLED)
+		return PyErr_Format(PyExc_ValueError, "poll: more than %d files", MAX_POLLED);
+	for (Py_ssize_t at = 0; at < count; at++)
+		if (!PyArg_ParseTuple(PyList_GetItem(wanted, at), "ih", &polled[at].fd,
+				      &polled[at].events))
+			return NULL;
+	if (poll(polled, (nfds_t)count, milliseconds) < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	return ready_list(polled, count);
+}
+
+/* TIOCSWINSZ of ioctl_tty(2) */
+static PyObject *sys_set_terminal_size(PyObject *module, PyObject *args)
+{
+	struct winsize size = {0};
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "iHH:set_terminal_size", &fd, &size.ws_row, &size.ws_col))
+		return NULL;
+	return none_or_error(ioctl(fd, TIOCSWINSZ, &size), NULL);
+}
+
+/* TIOCSCTTY of ioctl_tty(2) */
+static PyObject *sys_set_controlling_terminal(PyObject *module, PyObject *args)
+{
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "i:set_controlling_terminal", &fd))
+		return NULL;
+	return none_or_error(ioctl(fd, TIOCSCTTY, 0), NULL);
+}
+
+/* IUTF8 of termios(3) */
+static PyObject *sys_set_terminal_utf8(PyObject *module, PyObject *args)
+{
+	struct termios modes;
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "i:set_terminal_utf8", &fd))
+		return NULL;
+	if (tcgetattr(fd, &modes))
+		return PyErr_SetFromErrno(PyExc_OSError);
+	modes.c_iflag |= IUTF8;
+	return none_or_error(tcsetattr(fd, TCSANOW, &modes), NULL);
+}
+
+/* SIOCGIFFLAGS and SIOCSIFFLAGS of netdevice(7) */
+static PyObject *sys_interface_up(PyObject *module, PyObject *args)
+{
+	struct ifreq request = {0};
+	const char *name;
+
+	if (!PyArg_ParseTuple(args, "s:interface_up", &name))
+		return NULL;
+	strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	int failed = ioctl(fd, SIOCGIFFLAGS, &request);
+	request.ifr_flags |= IFF_UP;
+	failed = failed || ioctl(fd, SIOCSIFFLAGS, &request);
+	PyObject *result = none_or_error(failed, name);
+	close(fd);
+	return result;
+}
+
+/* sethostname(2) */
+static PyObject *sys_set_hostname(PyObject *module, PyObject *args)
+{
+	const char *name;
+	Py_ssize_t length;
+
+	if (!PyArg_ParseTuple(args, "s#:set_hostname", &name, &length))
+		return NULL;
+	return none_or_error(sethostname(name, (size_t)length), NULL);
+}
+
+/*
+ * pidfd_getfd(2) for `fd` of the process `pid`, then signal-driven I/O as of fcntl(2): whenever there
+ * is something to read, the kernel sends that process SIGCONT. A process that runs ignores it.
+ */
+static PyObject *sys_continue_on_input(PyObject *module, PyObject *args)
+{
+	int pid, number;
+
+	if (!PyArg_ParseTuple(args, "ii:continue_on_input", &pid, &number))
+		return NULL;
+	int process = (int)syscall(SYS_pidfd_open, pid, 0);
+	int fd = process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, number, 0);
+	int failed = fd < 0 || fcntl(fd, F_SETOWN, pid) || fcntl(fd, F_SETSIG, SIGCONT) ||
+		     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC);
+	PyObject *result = none_or_error(failed, NULL);
+	if (fd >= 0)
+		close(fd);
+	if (process >= 0)
+		close(process);
+	return result;
+}
+
+static PyMethodDef functions[] = {
+	{"mount", sys_mount, METH_VARARGS, NULL},
+	{"umount", sys_umount, METH_VARARGS, NULL},
+	{"finit_module", sys_finit_module, METH_VARARGS, NULL},
+	{"pivot_root", sys_pivot_root, METH_VARARGS, NULL},
+	{"reboot", sys_reboot, METH_VARARGS, NULL},
+	{"filesystem_type", sys_filesystem_type, METH_VARARGS, NULL},
+	{"reset_signals", sys_reset_signals, METH_NOARGS, NULL},
+	{"block_signals", sys_block_signals, METH_NOARGS, NULL},
+	{"wait_signal", sys_wait_signal, METH_VARARGS, NULL},
+	{"signal_fd", sys_signal_fd, METH_NOARGS, NULL},
+	{"poll", sys_poll, METH_VARARGS, NULL},
+	{"set_terminal_size", sys_set_terminal_size, METH_VARARGS, NULL},
+	{"set_controlling_terminal", sys_set_controlling_terminal, METH_VARARGS, NULL},
+	{"set_terminal_utf8", sys_set_terminal_utf8, METH_VARARGS, NULL},
+	{"interface_up", sys_interface_up, METH_VARARGS, NULL},
+	{"set_hostname", sys_set_hostname, METH_VARARGS, NULL},
+	{"continue_on_input", sys_continue_on_input, METH_VARARGS, NULL},
+	{NULL, NULL, 0, NULL},
+};
+
+#define CONSTANT(name) {#name, (long)(name)}
+static const struct {
+	const char *name;
+	long value;
+} constants[] = {
+	CONSTANT(MS_RDONLY),   CONSTANT(MS_NOSUID),  CONSTANT(MS_NODEV),  CONSTANT(MS_NOEXEC),
+	CONSTANT(MS_REMOUNT),  CONSTANT(MS_BIND),    CONSTANT(MS_MOVE),	  CONSTANT(MS_REC),
+	CONSTANT(MS_PRIVATE),  CONSTANT(MS_SHARED),  CONSTANT(MS_SLAVE),  CONSTANT(MS_NOATIME),
+	CONSTANT(MS_RELATIME), CONSTANT(MNT_DETACH), CONSTANT(MNT_FORCE), CONSTANT(UMOUNT_NOFOLLOW),
+	CONSTANT(RB_POWER_OFF), CONSTANT(RB_AUTOBOOT), CONSTANT(RB_HALT_SYSTEM),
+	CONSTANT(MODULE_INIT_COMPRESSED_FILE), CONSTANT(TMPFS_MAGIC), CONSTANT(RAMFS_MAGIC),
+	CONSTANT(OVERLAYFS_SUPER_MAGIC), CONSTANT(POLLIN), CONSTANT(POLLOUT), CONSTANT(POLLERR),
+	CONSTANT(POLLHUP), CONSTANT(POLLNVAL), CONSTANT(SIGBUS), CONSTANT(SIGCHLD),
+	CONSTANT(SIGCONT), CONSTANT(SIGFPE), CONSTANT(SIGHUP), CONSTANT(SIGILL), CONSTANT(SIGINT),
+	CONSTANT(SIGKILL), CONSTANT(SIGPIPE), CONSTANT(SIGQUIT), CONSTANT(SIGSEGV), CONSTANT(SIGTERM),
+};
+
+static int add_constants(PyObject *module)
+{
+	for (size_t at = 0; at < sizeof constants / sizeof *constants; at++)
+		if (PyModule_AddIntConstant(module, constants[at].name, constants[at].value))
+			return -1;
+	return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_constants}, {0, NULL}};
+
+static struct PyModuleDef definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "_syscalls",
+	.m_methods = functions,
+	.m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__syscalls(void)
+{
+	return PyModuleDef_Init(&definition);
+}

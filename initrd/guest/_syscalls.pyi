@@ -1,0 +1,105 @@
+"""The system calls that PID 1 needs and `os` does not have. Written in C: see `_syscalls.c`.
+
+Every failure raises OSError with errno, and with the path where there is one. Paths and other text
+are encoded as file names are (surrogateescape); bytes are taken as they are.
+"""
+
+MS_RDONLY: int
+MS_NOSUID: int
+MS_NODEV: int
+MS_NOEXEC: int
+MS_REMOUNT: int
+MS_BIND: int
+MS_MOVE: int
+MS_REC: int
+MS_PRIVATE: int
+MS_SHARED: int
+MS_SLAVE: int
+MS_NOATIME: int
+MS_RELATIME: int
+MNT_DETACH: int
+MNT_FORCE: int
+UMOUNT_NOFOLLOW: int
+RB_POWER_OFF: int
+RB_AUTOBOOT: int
+RB_HALT_SYSTEM: int
+MODULE_INIT_COMPRESSED_FILE: int
+TMPFS_MAGIC: int
+RAMFS_MAGIC: int
+OVERLAYFS_SUPER_MAGIC: int
+POLLIN: int
+POLLOUT: int
+POLLERR: int
+POLLHUP: int
+POLLNVAL: int
+SIGBUS: int
+SIGCHLD: int
+SIGCONT: int
+SIGFPE: int
+SIGHUP: int
+SIGILL: int
+SIGINT: int
+SIGKILL: int
+SIGPIPE: int
+SIGQUIT: int
+SIGSEGV: int
+SIGTERM: int
+
+def mount(
+    source: str | bytes, target: str | bytes, fstype: str | bytes, flags: int, data: str | bytes, /
+) -> None:
+    """mount(2). Empty `data` means none."""
+
+def umount(target: str | bytes, flags: int, /) -> None:
+    """umount2(2)."""
+
+def finit_module(fd: int, params: str | bytes, flags: int, /) -> None:
+    """finit_module(2): load the kernel module that is open as `fd`."""
+
+def pivot_root(new: str | bytes, old: str | bytes, /) -> None:
+    """pivot_root(2)."""
+
+def reboot(command: int, /) -> None:
+    """reboot(2) with an `RB_` value. Nothing is synced."""
+
+def filesystem_type(fd: int, /) -> int:
+    """Return the `f_type` of fstatfs(2): one of the `_MAGIC` numbers, or another."""
+
+def reset_signals() -> None:
+    """Give every signal its default action, empty the mask: as the kernel starts a program."""
+
+def block_signals() -> None:
+    """Block every signal: they wait for `wait_signal` or `signal_fd`."""
+
+def wait_signal(timeout: float, /) -> int:
+    """Return the next signal's number, 0 when none came in `timeout` seconds: sigtimedwait(2)."""
+
+def signal_fd() -> int:
+    """Return a descriptor (close-on-exec, non-blocking) that reads blocked signals, signalfd(2).
+
+    One read returns 128 bytes a signal; the first four are its number in native byte order.
+    """
+
+def poll(files: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, int]]:
+    """poll(2): wait for `(fd, events)`, at most 64; return those that are ready. -1: no limit."""
+
+def set_terminal_size(fd: int, rows: int, columns: int, /) -> None:
+    """Set a terminal's size (TIOCSWINSZ of ioctl_tty(2))."""
+
+def set_controlling_terminal(fd: int, /) -> None:
+    """Make a terminal that of the caller's session, which has none yet (TIOCSCTTY)."""
+
+def set_terminal_utf8(fd: int, /) -> None:
+    """Let a terminal erase whole characters of UTF-8 (IUTF8 of termios(3))."""
+
+def interface_up(name: str, /) -> None:
+    """Bring a network interface up (netdevice(7)). OSError's filename is the interface."""
+
+def set_hostname(name: str, /) -> None:
+    """sethostname(2)."""
+
+def continue_on_input(pid: int, fd: int, /) -> None:
+    """Have the kernel send SIGCONT to a process when its descriptor has something to read.
+
+    pidfd_getfd(2), from Linux 5.6 on; F_SETSIG of fcntl(2).
+    """

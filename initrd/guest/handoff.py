@@ -1,0 +1,35 @@
+"""Becomes the target: leaves a process as the kernel itself would have started it, and execs."""
+
+import posix
+
+from initrd.cmdline import OUR_WORDS
+from initrd.guest.failure import BootError
+from initrd.guest.text import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from initrd.guest.kernel import Kernel
+
+
+def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
+    """Return what the kernel would have given the target: all but our options.
+
+    The launcher and the interpreter add nothing, so whatever else is there the user asked for.
+    """
+    ours = {word.replace("-", "_").encode() for word in OUR_WORDS}
+    return {name: value for name, value in environ.items() if name.replace(b"-", b"_") not in ours}
+
+
+def execute_target(path: str, arguments: "list[str]", kernel: "Kernel") -> "NoReturn":
+    """Replace this process by the target: execve(2). Raises BootError."""
+    kernel.reset_signals()
+    argv = [encode(path), *(encode(word) for word in arguments)]
+    try:
+        kernel.execute(path, argv, target_environment(dict(posix.environ)))
+    except OSError as error:
+        from initrd.guest.unexecutable import explain  # noqa: PLC0415  (only a failed boot needs it)
+
+        raise BootError(f"cannot execute the target {path}", *explain(path, error)) from error
+    raise AssertionError("execve(2) returned")

@@ -1,0 +1,48 @@
+"""Waits until files are ready, and lets act who wanted to know: poll(2)."""
+
+import time
+
+from initrd.guest._syscalls import poll
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Watcher(Protocol):
+        """Somebody who waits for files."""
+
+        def wants(self) -> list[tuple[int, int]]:
+            """Return descriptors and the events (`POLLIN` …) to wait for; none for now: []."""
+
+        def act(self, ready: dict[int, int]) -> None:
+            """React to the events of any descriptors, own ones among them. Must not wait."""
+
+
+class Loop:
+    """The one place where PID 1 waits."""
+
+    def __init__(self) -> None:
+        self.watchers: list[Watcher] = []
+
+    def run(self, until: "Callable[[], bool]", seconds: "float | None" = None) -> bool:
+        """Serve the watchers until `until` is true (return True) or `seconds` are over (False)."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not until():
+            milliseconds = -1
+            if deadline is not None:
+                milliseconds = int((deadline - time.monotonic()) * 1000) + 1
+                if milliseconds <= 0:
+                    return False
+            self._turn(milliseconds)
+        return True
+
+    def _turn(self, milliseconds: int) -> None:
+        wanted = [(watcher, watcher.wants()) for watcher in self.watchers]
+        files = [file for _, wants in wanted for file in wants]
+        ready: dict[int, int] = {}
+        for fd, events in poll(files, milliseconds):
+            ready[fd] = ready.get(fd, 0) | events
+        for watcher, wants in wanted:
+            if any(fd in ready for fd, _ in wants):
+                watcher.act(ready)

@@ -1,0 +1,192 @@
+"""`/init`: PID 1 from the kernel's first instruction in user space to the target's.
+
+The boot, told as a story. Each step is a call; what it decides and does is in `initrd.guest`.
+"""
+
+import sys
+
+import initrd
+from initrd.cmdline import COMMAND_FILE, BootOptions, CmdlineError, Share, onfail_of, parse
+from initrd.guest.console import Log
+from initrd.guest.execute import execute
+from initrd.guest.failure import BootError, Failure, explain, give_up
+from initrd.guest.handoff import execute_target
+from initrd.guest.modules import load_modules
+from initrd.guest.plan import SYSROOT, api_mounts, device_nodes, share_mount
+from initrd.guest.refusal import refusal
+from initrd.guest.runtime import add_network
+from initrd.guest.shares import mount_share
+from initrd.guest.switchroot import free_initramfs, move_api_mounts, switch_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from initrd.guest.kernel import Kernel
+    from initrd.guest.network.names import Names
+    from initrd.guest.network.syntax import Interface
+    from initrd.guest.session import Session
+
+
+class Boot:
+    """One boot, and how far it has come: a failure is handled by where it struck."""
+
+    def __init__(self, kernel: "Kernel", arguments: list[str]) -> None:
+        self.kernel = kernel
+        self.arguments = arguments
+        self.log = Log(kernel)
+        self.options = BootOptions()
+        self.failure = Failure()
+        self.interfaces: tuple[Interface, ...] = ()
+        self.names: Names | None = None
+        self.session: Session | None = None
+
+    def run(self) -> "NoReturn":
+        """Boot. Never returns: becomes the target, or gives up."""
+        try:
+            self.mount_api()
+            self.read_options()
+            self.prepare_devices()
+            self.meet_host()
+            self.mount_root()
+            self.mount_shares()
+            self.configure_network()
+            old_root = self.enter_root()
+            self.provide_names()
+            self.mount_shares_at_paths()
+            self.prepare_bundles()
+            free_initramfs(old_root, self.kernel, self.log)
+            self.run_command()
+            execute_target(self.options.init, self.arguments, self.kernel)
+        except Exception as error:  # whatever it is, PID 1 must not die of it
+            self.give_up(error)
+
+    def mount_api(self) -> None:
+        """Mount /sys, /dev, /proc, /run, /tmp; from here on the kernel log can be written."""
+        execute(api_mounts(), self.kernel, self.log)
+        self.log.open()
+
+    def read_options(self) -> None:
+        """Parse the kernel command line."""
+        text = self.kernel.read("/proc/cmdline")
+        self.failure = Failure(onfail_of(text))
+        try:
+            self.options = parse(text)
+            self.read_ip()
+        except CmdlineError as error:
+            raise BootError("cannot understand the kernel command line", str(error)) from error
+        self.log.set_verbose(self.options.debug)
+
+    def read_ip(self) -> None:
+        """Parse `ip=`. Without it, nothing of the network's code is even unpacked."""
+        if self.options.ip:
+            add_network()
+            from initrd.guest.network.syntax import parse_ip  # noqa: PLC0415 - on request
+
+            self.interfaces = parse_ip(self.options.ip)
+
+    def prepare_devices(self) -> None:
+        """Create device nodes and load the modules of the image."""
+        execute(device_nodes(), self.kernel, self.log)
+        load_modules(self.kernel, self.options.module_params, self.log)
+
+    def meet_host(self) -> None:
+        """Get ready to run a command for the host, if the image holds one."""
+        if self.kernel.exists(COMMAND_FILE):
+            from initrd.guest.session import Session  # noqa: PLC0415 - other boots do not pay for it
+
+            self.session = Session(self.kernel, self.log, self.options.timeout)
+            self.session.prepare()
+
+    def mount_root(self) -> None:
+        """Mount the new root at /sysroot: a single tag, or what takes more than that."""
+        root = self.options.root
+        if root.kind == "virtiofs" and not self.options.overlay:
+            self.mount_share(Share(root.source, writable=root.writable), SYSROOT, root.flags)
+        else:
+            from initrd.guest.roots import mount_root  # noqa: PLC0415
+
+            mount_root(self.options, self.kernel, self.log)
+        self.failure = self.failure.replace(shell_root=SYSROOT)
+
+    def mount_shares(self) -> None:
+        """Mount the extra shares that have no path of their own, below /run/mnt."""
+        for share in self.options.shares:
+            if not share.path:
+                self.mount_share(share, share.target)
+
+    def configure_network(self) -> None:
+        """Configure the interfaces that `ip=` asks for."""
+        if self.interfaces:
+            from initrd.guest.network.configure import Setup  # noqa: PLC0415 - on request
+            from initrd.guest.network.stack import Stack  # noqa: PLC0415 - on request
+
+            setup = Setup(self.options.timeout, self.kernel, self.log, Stack())
+            self.names = setup.configure(self.interfaces)
+
+    def provide_names(self) -> None:
+        """Make name resolution work in the new root."""
+        if self.names:
+            from initrd.guest.network.names import provide_names  # noqa: PLC0415 - on request
+
+            provide_names(self.names, self.kernel, self.log)
+
+    def mount_shares_at_paths(self) -> None:
+        """Mount the extra shares that have a path: in the new root, whose links lead there."""
+        for share in self.options.shares:
+            if share.path:
+                self.mount_share(share, share.path)
+
+    def prepare_bundles(self) -> None:
+        """Make the container bundles of `initrd.bundle=` ready to run."""
+        if self.options.bundles:
+            from initrd.guest.bundle import prepare_all  # noqa: PLC0415 - on request
+
+            prepare_all(self.options.bundles, self.kernel, self.log)
+
+    def mount_share(self, share: Share, target: str, flags: str = "") -> None:
+        """Mount one tag, as late as it may appear."""
+        mount = share_mount(share, target, flags)
+        mount_share(mount, self.options.timeout, self.kernel, self.log)
+
+    def enter_root(self) -> int:
+        """Move the API mounts and ourselves into the new root; return the old one."""
+        move_api_mounts(self.kernel, self.log)
+        old_root = switch_root(self.kernel, self.log)
+        self.failure = self.failure.replace(shell_root="/")
+        return old_root
+
+    def run_command(self) -> None:
+        """Stay PID 1 and run the host's command, if there is one. Does not return then."""
+        if self.session:
+            self.session.run()
+
+    def give_up(self, error: Exception) -> "NoReturn":
+        """Say why the boot failed, and do what `initrd.onfail` asks for."""
+        if self.options.debug:
+            sys.__excepthook__(type(error), error, error.__traceback__)
+        self.log.fail(explain(error))
+        if self.session:
+            self.session.fail(explain(error))
+        give_up(self.kernel, self.log, self.failure)
+
+
+def main(arguments: list[str]) -> int:
+    """Run as `/init`. Returns only outside an initramfs: 0 for --version, 2 for a refusal."""
+    from initrd.guest.kernel import Kernel  # noqa: PLC0415 - tests of Boot do without system calls
+
+    kernel = Kernel()
+    why_not = refusal(kernel)
+    if not why_not:
+        Boot(kernel, arguments).run()
+    if arguments == ["--version"]:
+        print(f"initrd {initrd.__version__}")
+        return 0
+    print(
+        f"initrd: {why_not}; /init only runs as the first program of an initramfs", file=sys.stderr
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""A kernel that changes nothing: it records the calls and fails the ones it is told to."""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+Call = tuple[Any, ...]
+
+
+class FakeKernel:
+    """Stands in for `initrd.guest.kernel.Kernel`.
+
+    `files` maps paths to their text, `directories` are those that exist besides the files' own.
+    `errors` maps a call's name, or its beginning as a tuple, to the errno it fails with; a list of
+    errnos fails that many times and then works (0 in the list works once).
+    """
+
+    def __init__(
+        self,
+        *,
+        files: dict[str, str] | None = None,
+        directories: tuple[str, ...] = (),
+        links: dict[str, str] | None = None,
+        errors: dict[str | Call, int | list[int]] | None = None,
+        fail_call: int | None = None,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.written: list[tuple[int, bytes]] = []
+        self.files = dict(files or {})
+        self.directories = set(directories)
+        self.links = dict(links or {})
+        self.errors = dict(errors or {})
+        self.fail_call = fail_call
+        self.clock = 0.0
+        self.after_sleep: Callable[[float], None] = lambda _clock: None
+        self.filesystem = 0x858458F6  # ramfs
+        self.process = 1
+        self.ports: dict[str, int] = {}  # descriptors of devices
+        self.opened = 0
+        self.closed: list[int] = []
+        self.devices: dict[int, int] = {}  # of descriptors; each is on one of its own by default
+
+    # What changes the system.
+
+    def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
+        self._call("mount", source, target, fstype, flags, data)
+
+    def unmount(self, target: str, flags: int = 0) -> None:
+        self._call("unmount", target, flags)
+
+    def load_module(self, path: str, params: str, flags: int) -> None:
+        self._call("load_module", path, params, flags)
+
+    def make_directory(self, path: str) -> None:
+        self._call("make_directory", path)
+        self.directories.add(path)
+
+    def make_node(self, path: str, mode: int, major: int, minor: int) -> None:
+        self._call("make_node", path, mode, major, minor)
+
+    def symlink(self, to: str, path: str) -> None:
+        self._call("symlink", to, path)
+
+    def chroot(self, path: str) -> None:
+        self._call("chroot", path)
+
+    def chdir(self, path: str) -> None:
+        self._call("chdir", path)
+
+    def unlink(self, path: str) -> None:
+        self._call("unlink", path)
+        del self.files[path]
+
+    def interface_up(self, name: str) -> None:
+        self._call("interface_up", name)
+
+    def set_hostname(self, name: str) -> None:
+        self._call("set_hostname", name)
+
+    def reset_signals(self) -> None:
+        self._call("reset_signals")
+
+    def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
+        self._call("execute", path, argv, environ)
+
+    def sync(self) -> None:
+        self._call("sync")
+
+    def power_off(self) -> None:
+        self._call("power_off")
+
+    def exit(self, status: int) -> None:
+        self._call("exit", status)
+        raise SystemExit(status)
+
+    def write_file(self, path: str, text: str) -> None:
+        self._call("write_file", path, text)
+        self.files[path] = text
+
+    # What looks at it.
+
+    def exists(self, path: str) -> bool:
+        return path in self.files or self.is_directory(path)
+
+    def is_directory(self, path: str) -> bool:
+        inside = path.rstrip("/") + "/"
+        return path in self.directories or any(
+            other.startswith(inside) for other in (*self.files, *self.directories)
+        )
+
+    def list_directory(self, path: str) -> list[str]:
+        inside = path.rstrip("/") + "/"
+        names = (*self.files, *self.directories)
+        return sorted({n[len(inside) :].split("/")[0] for n in names if n.startswith(inside)})
+
+    def read(self, path: str) -> str:
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return self.files[path]
+
+    def resolve(self, path: str) -> str:
+        return self.links.get(path, path)
+
+    def read_bytes(self, path: str) -> bytes:
+        return self.read(path).encode("utf-8", "surrogateescape")
+
+    def open_port(self, path: str) -> int:
+        self._call("open_port", path)
+        return self.ports[path]
+
+    def open_directory(self, path: str) -> int:
+        self.opened += 1
+        return self.opened
+
+    def close(self, fd: int) -> None:
+        self.closed.append(fd)
+
+    def device(self, fd: int) -> int:
+        return self.devices.get(fd, fd)
+
+    def empty(self, fd: int) -> None:
+        self._call("empty", fd)
+
+    def filesystem_type(self, fd: int) -> int:
+        return self.filesystem
+
+    def pid(self) -> int:
+        return self.process
+
+    def monotonic(self) -> float:
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+        self.after_sleep(self.clock)
+
+    def open_log(self) -> int:
+        return 99
+
+    def write(self, fd: int, data: bytes) -> None:
+        self.written.append((fd, data))
+
+    # For tests.
+
+    @property
+    def said(self) -> str:
+        """Everything written, in order, as text."""
+        return b"".join(data for _, data in self.written).decode(errors="surrogateescape")
+
+    def named(self, *names: str) -> list[Call]:
+        """The recorded calls of these names."""
+        return [call for call in self.calls if call[0] in names]
+
+    def _call(self, *call: Any) -> None:
+        if self.fail_call == len(self.calls):
+            self.fail_call = None
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        number = self._error_for(call)
+        if number:
+            raise OSError(number, os.strerror(number))
+        self.calls.append(call)
+
+    def _error_for(self, call: Call) -> int:
+        for key, planned in self.errors.items():
+            if key == call[0] or (isinstance(key, tuple) and call[: len(key)] == key):
+                if isinstance(planned, list):
+                    return planned.pop(0) if planned else 0
+                return planned
+        return 0

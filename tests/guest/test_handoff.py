@@ -1,0 +1,45 @@
+"""Becoming the target."""
+
+import errno
+
+import pytest
+
+from initrd.guest.failure import BootError
+from initrd.guest.handoff import execute_target, target_environment
+from tests.fake_kernel import FakeKernel
+
+
+def test_the_target_gets_what_the_kernel_gave() -> None:
+    given = {b"HOME": b"/", b"TERM": b"linux", b"foo": b"bar", b"odd": b"\xff", b"LC_CTYPE": b"C"}
+    assert target_environment(given) == given
+    assert list(target_environment(given)) == list(given)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"rootfs",
+        b"mount",
+        b"mount-ro",
+        b"mount_ro",
+        b"overlay_root",
+        b"ip",
+        b"rootfstype",
+        b"rootflags",
+    ],
+)
+def test_our_options_do_not_leak(name: bytes) -> None:
+    assert target_environment({name: b"x", b"HOME": b"/"}) == {b"HOME": b"/"}
+
+
+def test_signals_are_reset_before_the_target_runs() -> None:
+    kernel = FakeKernel()
+    with pytest.raises(AssertionError):
+        execute_target("/bin/x", ["a"], kernel)  # type: ignore[arg-type]
+    assert [call[0] for call in kernel.calls] == ["reset_signals", "execute"]
+
+
+def test_the_error_names_the_target() -> None:
+    kernel = FakeKernel(errors={"execute": errno.ENOENT})
+    with pytest.raises(BootError, match="/no/such/init"):
+        execute_target("/no/such/init", [], kernel)  # type: ignore[arg-type]
