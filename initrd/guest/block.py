@@ -1,0 +1,154 @@
+"""Finds block devices, waits for those that are late, and mounts one as the root.
+
+Nothing here writes to a device; `mount_device` with a writable root lets the kernel do so.
+"""
+
+import errno
+
+from initrd.guest.console import Log
+from initrd.guest.disks import describe_disks, disks, look_at, present
+from initrd.guest.execute import timed
+from initrd.guest.failure import BootError, reason
+from initrd.guest.mountoptions import split_options
+from initrd.guest.steps import MS_RDONLY, Mount
+from initrd.guest.waiting import wait_until
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from initrd.cmdline import Root
+    from initrd.guest.kernel import Kernel
+    from initrd.guest.superblock import Superblock
+
+# What a driver answers when the device does not hold its file system; or there is no such driver.
+_NOT_MINE = (errno.EINVAL, errno.ENODEV)
+_DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+
+
+def find_device(source: str, timeout: float, kernel: "Kernel", log: Log) -> str:
+    """Return the path of `/dev/NAME`, `UUID=…`, `LABEL=…` or `PARTUUID=…`.
+
+    Waits up to `timeout` seconds for it. Raises BootError when it does not come (and says which
+    devices are there), when it is no block device, and when two devices answer to the name.
+    """
+    found: list[str] = []
+    seen: list[tuple[str, ...]] = []  # the devices that were there at the last look
+
+    def attempt() -> bool:
+        there = present(kernel)
+        if seen[-1:] != [there]:  # reading what they hold takes time: only when there are new ones
+            found.extend(_candidates(source, kernel))
+            seen.append(there)
+            if not found and len(seen) == 1:
+                log.progress(f"waiting for {source}")
+        return bool(found)
+
+    def attempts() -> None:
+        if not wait_until(attempt, timeout, kernel):
+            raise BootError(f"cannot find {source}", *_not_there(timeout, kernel))
+
+    timed(f"find {source}", attempts, kernel, log)
+    if len(found) > 1:
+        raise BootError(
+            f"cannot find {source}",
+            f"more than one device answers to it: {', '.join(found)}",
+            "name the device: /dev/NAME",
+        )
+    return found[0]
+
+
+def _candidates(source: str, kernel: "Kernel") -> list[str]:
+    if not source.startswith("/dev/"):
+        return [disk.path for disk in disks(kernel) if disk.answers_to(source)]
+    if kernel.is_block_device(source):
+        return [source]
+    if kernel.exists(source):
+        raise BootError(f"cannot use {source}", "it is no block device", "name a disk")
+    return []
+
+
+def _not_there(timeout: float, kernel: "Kernel") -> tuple[str, str]:
+    there = describe_disks(kernel)
+    hint = "check the name, or give the device more time with initrd.timeout="
+    if "no block devices" in there:
+        hint = "attach the disk, and put its driver into the image: mkvirtinitrd --block"
+    return f"not there after {timeout:g} s; {there}", hint
+
+
+def mount_device(root: "Root", device: str, target: str, kernel: "Kernel", log: Log) -> None:
+    """Mount the device on `target`: as the first of rootfstype= that fits, or as what it holds.
+
+    Raises BootError.
+    """
+    flags, data = split_options(root.flags)
+    readonly = 0 if root.writable else MS_RDONLY
+    types = _types(root, device, kernel)
+    for fstype in types:
+        mount = Mount(device, target, fstype, flags | readonly, data)
+        if _fits(mount, kernel, log, last=fstype == types[-1]):
+            return
+
+
+def _types(root: "Root", device: str, kernel: "Kernel") -> list[str]:
+    """Return the types to try: those asked for, separated by commas as the kernel has it."""
+    if root.fstype:
+        return [fstype for fstype in root.fstype.split(",") if fstype]
+    holds = _look_at(device, kernel)
+    if holds is None:
+        raise BootError(
+            f"cannot mount {device}",
+            "no file system is recognized on it: it is empty, damaged or of an unknown kind",
+            "name its type with rootfstype=, or check how the disk was made",
+        )
+    return [holds.fstype]
+
+
+def _look_at(device: str, kernel: "Kernel") -> "Superblock | None":
+    try:
+        return look_at(device, kernel)
+    except OSError as error:
+        raise BootError(f"cannot read {device}", reason(error)) from error
+
+
+def _fits(mount: Mount, kernel: "Kernel", log: Log, *, last: bool) -> bool:
+    """Mount; False when the device holds something else and there is another type to try."""
+
+    def attempt() -> None:
+        mount.apply(kernel)
+
+    try:
+        timed(mount.describe(), attempt, kernel, log)
+    except OSError as error:
+        if error.errno in _NOT_MINE and not last:
+            log.progress(f"cannot {mount.describe()}: {reason(error)}; trying the next type")
+            return False
+        raise BootError(f"cannot {mount.describe()}", *_explain(mount, error, kernel)) from error
+    return True
+
+
+def _explain(mount: Mount, error: OSError, kernel: "Kernel") -> tuple[str, str]:
+    if error.errno == errno.EINVAL:
+        return _explain_invalid(mount, _look_at(mount.source, kernel))
+    if error.errno == errno.ENODEV:
+        return (
+            f"this kernel has no {mount.fstype}, and no module in the image brings it",
+            f"mkvirtinitrd --module {mount.fstype}, or another rootfstype=",
+        )
+    if error.errno in _DAMAGED:
+        return f"{reason(error)}: the file system is damaged", "check it with its fsck"
+    if error.errno in (errno.EROFS, errno.EACCES):
+        return f"{reason(error)}: the device is write-protected", "leave out rw"
+    return reason(error), ""
+
+
+def _explain_invalid(mount: Mount, holds: "Superblock | None") -> tuple[str, str]:
+    if holds is None:
+        return "no file system is recognized on it", "check how the disk was made"
+    if holds.fstype != mount.fstype:
+        hint = f"rootfstype={holds.fstype}, or leave rootfstype= out"
+        return f"the device holds {holds}", hint
+    option = "an option is not understood, or " if mount.data else ""
+    return (
+        f"{option}its superblock is damaged, or of a later version than this kernel knows; "
+        "the kernel's message above says which",
+        "check the disk, and rootflags=" if mount.data else "check the disk with its fsck",
+    )
