@@ -1,0 +1,95 @@
+"""The processes of the machine, as PID 1 sees them: started, reaped, stopped. No decisions."""
+
+import errno
+import posix as os
+
+from initrd.guest import _syscalls
+from initrd.guest.files import read_file
+from initrd.guest.launch import Launch, launch
+
+_SPARED = "/run/sendsigs.omit.d"
+
+
+class Processes:
+    """What supervision does to processes. Tests hand over one that only touches their own."""
+
+    def receive_signals(self) -> int:
+        """Block every signal; return a non-blocking descriptor that reads them: signalfd(2)."""
+        _syscalls.block_signals()
+        return _syscalls.signal_fd()
+
+    def start(self, what: Launch) -> int:
+        """Start the command; return its process. Raises NotStarted or OSError."""
+        return launch(what)
+
+    def reap(self) -> "list[tuple[int, int]]":
+        """Collect every child that has ended: (process, wait status)."""
+        ended: list[tuple[int, int]] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:  # there are no children at all
+                return ended
+            if pid == 0:
+                return ended
+            ended.append((pid, status))
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process, or with a negative number to a process group."""
+        try:
+            os.kill(pid, number)
+        except OSError as error:
+            # ESRCH: it has ended; EINVAL: there is no such signal. Nothing to do in either case.
+            if error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise
+
+    def any_left(self) -> bool:
+        """Tell whether there is any process that has to be stopped."""
+        if self._spared():
+            return bool(self._others())
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # PID 1 without a child is alone with the kernel
+            return False
+        return True
+
+    def signal_others(self, number: int) -> None:
+        """Send a signal to every process that has to be stopped; only PID 1 may do that."""
+        if os.getpid() != 1:
+            raise PermissionError(errno.EPERM, "only PID 1 signals every process")
+        if self._spared():
+            for pid in self._others():
+                self.signal(pid, number)
+        else:
+            self.signal(-1, number)  # all at once: none can fork past it
+
+    def _others(self) -> "list[int]":
+        spared = self._spared()
+        return [pid for pid in _pids() if pid != 1 and pid not in spared and _is_user_process(pid)]
+
+    def _spared(self) -> "frozenset[int]":
+        """Return the processes that are listed as needed until the very end."""
+        words: list[bytes] = []
+        for name in _names(_SPARED):
+            words += read_file(f"{_SPARED}/{name}").split()
+        return frozenset(int(word) for word in words if word.isdigit())
+
+
+def _names(path: str) -> "list[str]":
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _pids() -> "list[int]":
+    return [int(name) for name in _names("/proc") if name.isdigit()]
+
+
+def _is_user_process(pid: int) -> bool:
+    """Tell a live process from the kernel's own and from a zombie: only it has an executable."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:  # ENOENT for both of these, and for one that has just ended
+        return False
+    return True

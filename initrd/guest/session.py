@@ -1,0 +1,140 @@
+"""A boot that runs a command for the host: what it adds to the boot, from the image to power-off.
+
+`Boot` opens it before the root is mounted, so that a boot that fails can be told to the host, and
+so that nothing is needed of the initramfs or of /dev afterwards. See `docs/command.md`.
+"""
+
+import posix as os
+
+from initrd.cmdline import COMMAND_FILE
+from initrd.command import Command, CommandError, load
+from initrd.guest.control import Control
+from initrd.guest.failure import BootError, reason
+from initrd.guest.launch import EXECUTE, Launch, NotStarted, status_of, why_not
+from initrd.guest.loop import Loop
+from initrd.guest.ports import open_ports
+from initrd.guest.processes import Processes
+from initrd.guest.shutdown import leave_in_order
+from initrd.guest.steps import MS_NODEV, MS_NOEXEC, MS_NOSUID, Mount
+from initrd.guest.streams import Streams
+from initrd.guest.supervise import Supervisor
+from initrd.guest.text import decode
+from initrd.guest.users import UserError, environment, find_user, host_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from initrd.guest.console import Log
+    from initrd.guest.kernel import Kernel
+
+CONTROL = "initrd.control"
+_CGROUP = Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+_NOTING_SECONDS = 10.0  # how long the host may take to note a failure
+
+
+class Session:
+    """The host, and the command that it wants to be run."""
+
+    def __init__(self, kernel: "Kernel", log: "Log", timeout: float) -> None:
+        """Open the line to the host. Raises BootError."""
+        self._kernel, self._log, self._timeout = kernel, log, timeout
+        self._task: tuple[Command, Streams] | None = None
+        _occupy_standard_descriptors()
+        self._host = Control(open_ports((CONTROL,), timeout, kernel)[CONTROL])
+
+    def prepare(self) -> None:
+        """Do all that needs the initramfs, and what a command expects of a machine."""
+        command = self._read_command()
+        names = tuple(name for name in command.ports if name != CONTROL)
+        ports = open_ports(names, self._timeout, self._kernel)
+        self._task = command, Streams(command, ports, self._host)
+        self._try(_CGROUP.describe(), lambda: _CGROUP.apply(self._kernel))
+        self._try("bring up lo", lambda: self._kernel.interface_up("lo"))
+        self._host.send("ready")
+
+    def run(self, processes: "Processes | None" = None) -> "NoReturn":
+        """Run the command as a child, report how it ended, and power off. Raises BootError."""
+        if self._task is None:
+            raise BootError("cannot run the command", "there is none")
+        command, streams = self._task
+        self._try("set the host name", self._set_host_name)
+        what = self._launch(command, streams)
+        supervisor = Supervisor(self._host, streams, processes or Processes())
+        message = self._supervise(supervisor, what)
+        leave_in_order(self._kernel, self._log)
+        self._tell(message)
+        self._kernel.power_off()
+        raise BootError("cannot power off", "reboot(2) has returned")
+
+    def fail(self, text: str) -> None:
+        """Tell the host why there will be no status. Raises nothing: this is the last resort."""
+        try:
+            self._tell("failed", text, _NOTING_SECONDS)
+        except Exception as error:  # whatever it is, the console has told the reason
+            self._log.warn(f"cannot tell the host: {type(error).__name__}: {error}")
+
+    def _read_command(self) -> Command:
+        data = self._kernel.read_bytes(COMMAND_FILE)
+        self._kernel.unlink(COMMAND_FILE)  # its environment may hold secrets
+        try:
+            return load(data)
+        except CommandError as error:
+            raise BootError(
+                f"cannot understand the command in {COMMAND_FILE}", str(error)
+            ) from error
+
+    def _launch(self, command: Command, streams: Streams) -> Launch:
+        """Look up in the root's own files whom the command runs as."""
+        passwd, group = self._read_if_there("/etc/passwd"), self._read_if_there("/etc/group")
+        try:
+            user = find_user(command.user, passwd, group)
+        except UserError as error:
+            name = decode(command.user)
+            raise BootError(f"cannot run the command as {name}", str(error)) from error
+        streams.give_to(user)
+        environ = environment(command.environ, user, terminal=bool(command.tty))
+        return Launch(
+            command.argv, environ, command.cwd, user, streams.theirs, terminal=streams.terminal
+        )
+
+    def _supervise(self, supervisor: Supervisor, what: Launch) -> str:
+        """Return the message that reports how the command ended."""
+        try:
+            return supervisor.run(what)
+        except NotStarted as failure:
+            if failure.step != EXECUTE:
+                what_failed = f"cannot {failure.step} {decode(failure.path)}"
+                raise BootError(what_failed, os.strerror(failure.number)) from failure
+            self._host.send("warning", why_not(failure, what))
+            supervisor.finish()
+            return f"exit {status_of(failure)}"
+
+    def _set_host_name(self) -> None:
+        self._kernel.set_hostname(host_name(self._read_if_there("/etc/hostname")))
+
+    def _tell(self, message: str, text: str = "", seconds: "float | None" = None) -> None:
+        """Send the last message, and wait until the host has everything, or is gone."""
+        self._host.send(message, text)
+        loop = Loop()
+        loop.watchers.append(self._host)
+        loop.run(self._host.finished, seconds)
+
+    def _read_if_there(self, path: str) -> bytes:
+        return self._kernel.read_bytes(path) if self._kernel.exists(path) else b""
+
+    def _try(self, what: str, action: "Callable[[], None]") -> None:
+        """Do what a command can do without."""
+        try:
+            action()
+        except OSError as error:
+            self._log.warn(f"cannot {what}: {reason(error)}; going on without it")
+
+
+def _occupy_standard_descriptors() -> None:
+    """Fill 0, 1 and 2 where the kernel had no console to open: no port may become one of them."""
+    fd = os.open("/dev/null", os.O_RDWR)
+    while fd <= 2:
+        fd = os.open("/dev/null", os.O_RDWR)
+    os.close(fd)

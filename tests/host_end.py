@@ -1,0 +1,110 @@
+"""The host's end of a command: the ports of docs/command.md, as sockets, one by one.
+
+Tests of the guest's side use this and not `chrootvm`, so that they can be a host that is slow, that
+goes away, or that talks nonsense.
+"""
+
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+
+DEADLINE = 180.0  # seconds
+
+
+class Hung(AssertionError):
+    """The guest did not do in time what was waited for."""
+
+
+@dataclass
+class Host:
+    """What a host knows of its command, and its sockets to the ports."""
+
+    sockets: dict[str, socket.socket]
+    received: dict[str, bytes] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)  # ports that are not read
+
+    @property
+    def messages(self) -> list[str]:
+        """The messages that came so far."""
+        return self.received["control"].decode().split("\n")[:-1]
+
+    def message(self, word: str) -> str | None:
+        """Return the message that begins with `word`, without that, if it came."""
+        found = [text for text in self.messages if text.split(" ")[0] == word]
+        return found[-1].partition(" ")[2] if found else None
+
+    def tell(self, message: str) -> None:
+        """Send a message."""
+        self.sockets["control"].sendall(message.encode() + b"\n")
+
+    def give(self, data: bytes) -> None:
+        """Send all of standard input, reading what comes meanwhile, and tell its end."""
+        self.feed("stdin", data)
+        self.tell(f"eof stdin {len(data)}")
+
+    def feed(self, name: str, data: bytes) -> None:
+        """Write to a port, reading what comes meanwhile."""
+        port, deadline = self.sockets[name], time.monotonic() + DEADLINE
+        while data:
+            if time.monotonic() > deadline:
+                raise Hung(f"{len(data)} bytes for {name} were not taken{self.remark()}")
+            _, writable, _ = select.select([], [port], [], 0.01)
+            if writable:
+                data = data[port.send(data[: 1 << 16]) :]
+            self.read(0)
+
+    def expect(self, word: str, seconds: float = DEADLINE) -> str:
+        """Return the message that begins with `word` when it has come. Raises Hung."""
+        deadline = time.monotonic() + seconds
+        while self.message(word) is None:
+            if time.monotonic() > deadline or not self.read(0.1):
+                raise Hung(f"no {word!r}, but {self.messages}{self.remark()}")
+        return self.message(word) or ""
+
+    def expect_output(self, name: str, data: bytes, seconds: float = DEADLINE) -> None:
+        """Wait until `data` has come from a port. Raises Hung."""
+        deadline = time.monotonic() + seconds
+        while data not in self.received[name]:
+            if time.monotonic() > deadline or not self.read(0.1):
+                raise Hung(f"{data!r} is not in {self.received[name][-2000:]!r} of {name}")
+
+    def read(self, seconds: float) -> bool:
+        """Take what comes from the ports. False: the machine is gone."""
+        ports = {port: name for name, port in self.sockets.items() if name not in self.paused}
+        readable, _, _ = select.select(list(ports), [], [], seconds)
+        for port in readable:
+            data = _received(port)
+            self.received[ports[port]] += data
+            if not data:
+                self.paused.add(ports[port])
+            if not data and ports[port] == "control":
+                return False
+        return True
+
+    def last_message(self, seconds: float = DEADLINE) -> str:
+        """Return `exit N`, `signal N` or `failed TEXT`, when every byte announced has come."""
+        deadline = time.monotonic() + seconds
+        while not (self._last() and self._has_all()):
+            if time.monotonic() > deadline or not self.read(0.1):
+                raise Hung(f"no end: {self.messages}{self.remark()}")
+        return self._last()
+
+    def _last(self) -> str:
+        words = ("exit", "signal", "failed")
+        return next((text for text in self.messages if text.split(" ")[0] in words), "")
+
+    def _has_all(self) -> bool:
+        ends = [text.split(" ") for text in self.messages if text.startswith("eof ")]
+        return all(len(self.received[name]) == int(count) for _, name, count in ends)
+
+    def remark(self) -> str:
+        """Say more about a failure."""
+        return ""
+
+
+def _received(port: socket.socket) -> bytes:
+    try:
+        return port.recv(1 << 20)
+    except ConnectionResetError:  # QEMU ended with bytes of ours unread
+        return b""
