@@ -1,0 +1,76 @@
+"""What is told to the kernel: pyroute2's messages, byte by byte, and at what price."""
+
+import subprocess
+import sys
+
+import pytest
+
+from initrd.guest.network import netlink
+
+# pyroute2 is in the pinned environment only; unit tests run with any Python that has pytest.
+pytestmark = pytest.mark.built
+
+HEADER = "14 00 05 06 01 00 00 00 00 00 00 00"  # RTM_NEWADDR; request, ack, excl, create
+
+
+def encoded(message: object) -> str:
+    message.encode()  # type: ignore[attr-defined]
+    return bytes(message.data).hex(" ")  # type: ignore[attr-defined]
+
+
+def test_an_address_is_given_for_good_with_its_broadcast_address() -> None:
+    assert encoded(netlink.address_message(2, "10.0.2.15", 24)) == " ".join(
+        (
+            "30 00 00 00",
+            HEADER,
+            "02 18 00 00 02 00 00 00",  # AF_INET, 24 bits, interface 2
+            "08 00 02 00 0a 00 02 0f",  # IFA_LOCAL
+            "08 00 01 00 0a 00 02 0f",  # IFA_ADDRESS
+            "08 00 04 00 0a 00 02 ff",  # IFA_BROADCAST
+        )
+    )
+
+
+@pytest.mark.parametrize(("onlink", "flags"), [(False, "00"), (True, "04")])
+def test_a_gateway_is_the_way_to_everywhere(onlink: bool, flags: str) -> None:
+    assert encoded(netlink.gateway_message(2, "10.0.2.2", onlink=onlink)) == " ".join(
+        (
+            "2c 00 00 00",
+            HEADER.replace("14", "18", 1),  # RTM_NEWROUTE
+            f"02 00 00 00 fe 03 00 01 {flags} 00 00 00",  # AF_INET, table main, proto boot, unicast
+            "08 00 05 00 0a 00 02 02",  # RTA_GATEWAY
+            "08 00 04 00 02 00 00 00",  # RTA_OIF
+        )
+    )
+
+
+def test_only_the_messages_of_pyroute2_are_imported() -> None:
+    script = (
+        "import sys; from initrd.guest.network import netlink;"
+        "netlink.address_message(1, '10.0.0.1', 8);"
+        "netlink.gateway_message(1, '10.0.0.2', onlink=False);"
+        "print(*sorted(sys.modules))"
+    )
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path[:] = {sys.path!r}; {script}",
+    ]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert {name for name in found if name.startswith("pyroute2")} == {
+        "pyroute2",
+        "pyroute2.common",
+        "pyroute2.netlink",
+        "pyroute2.netlink.exceptions",
+        "pyroute2.netlink.rtnl",
+        "pyroute2.netlink.rtnl.ifaddrmsg",
+        "pyroute2.netlink.rtnl.rtmsg",
+    }
+    assert not {"asyncio", "ctypes", "multiprocessing", "ssl", "subprocess"} & set(found)
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        netlink.bare_package("no_such_package")
