@@ -1,0 +1,121 @@
+"""Images that were made before, in the user's cache: never stale, safe with many users at once.
+
+An image is kept with the state of every file that went into it: what changes one of them, even
+without changing its size and its time of modification, changes its ctime, and the image is made
+anew. Every file here appears by renaming, and an image is used through its descriptor: so it does
+not matter who replaces or removes what at the same time.
+"""
+
+import hashlib
+import json
+import os
+import time
+
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEPT = 8  # images
+_CRASHED = 3600.0  # seconds; a temporary file that is older was left by a crash
+_RACY = 2.0  # seconds; a file changed so recently may change again without a new ctime
+
+State = list[int]
+
+
+class Image(Record):
+    """What was made: the image, and the paths of all that it was made from."""
+
+    content: bytes
+    inputs: tuple[str, ...]  # also those that were looked for and do not exist
+
+
+def open_image(
+    folder: str,
+    key: str,
+    make: "Callable[[], Image]",
+    clock: "Callable[[], float]" = time.time,
+) -> int:
+    """Return a descriptor of the image that `make` returns, or returned before for this key."""
+    name = os.path.join(folder, _digest(key.encode()))
+    found = _open_known(name)
+    if found is not None:
+        return found
+    began = clock()
+    image = make()
+    _remember(folder, name, image, began)
+    return _in_memory(image.content)
+
+
+def _open_known(name: str) -> int | None:
+    """Return a descriptor of a kept image when nothing that went into it has changed."""
+    try:
+        with open(f"{name}.json", encoding="utf-8") as file:
+            known = json.load(file)
+        if any(_state(path) != state for path, state in known["inputs"].items()):
+            return None
+        descriptor = os.open(known["image"], os.O_RDONLY | os.O_CLOEXEC)
+        for path in (known["image"], f"{name}.json"):
+            os.utime(path)  # the oldest are removed
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or not written by us
+        return None
+    return descriptor
+
+
+def _remember(folder: str, name: str, image: Image, began: float) -> None:
+    states = {path: _state(path) for path in image.inputs}
+    if any(state and state[-1] > (began - _RACY) * 1e9 for state in states.values()):
+        return
+    path = os.path.join(folder, f"{_digest(image.content)}.img")
+    note = json.dumps({"image": path, "inputs": states})
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write(path, image.content)
+        _write(f"{name}.json", note.encode())
+        _forget_oldest(folder)
+    except OSError:  # no home, no space, read-only: then it is made again the next time
+        pass
+
+
+def _state(path: str) -> "State | None":
+    """Return what changes whenever the file does; None when there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def _forget_oldest(folder: str) -> None:
+    """Remove all but the images that were used last, and what crashes have left."""
+    newest: list[tuple[int, str]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            changed = entry.stat().st_mtime_ns
+            if entry.name.endswith((".img", ".json")):
+                newest.append((changed, entry.path))
+            elif changed < (time.time() - _CRASHED) * 1e9:
+                os.unlink(entry.path)
+    for suffix in (".img", ".json"):
+        alike = [path for _, path in sorted(newest, reverse=True) if path.endswith(suffix)]
+        for path in alike[KEPT:]:
+            os.unlink(path)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _in_memory(content: bytes) -> int:
+    descriptor = os.memfd_create("initrd")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor

@@ -1,0 +1,101 @@
+"""chrootvm: boots a directory and runs something in it. The program, told as a story."""
+
+import os
+import sys
+from contextlib import ExitStack, closing
+
+from initrd import __version__
+from initrd.host.arguments import Arguments, parse, usage
+from initrd.host.commanded import command_of
+from initrd.host.dryrun import commands
+from initrd.host.explain import explain
+from initrd.host.failure import HostError
+from initrd.host.launch import Launch, plan
+from initrd.host.loop import Loop
+from initrd.host.relay import Relay
+from initrd.host.run import Running, Streams, running
+from initrd.host.session import TIMED_OUT, run_command
+from initrd.host.signals import Signals, die_of
+from initrd.host.stream import Sink
+from initrd.host.terminal import RawTerminal, is_terminal
+from initrd.host.voice import STDERR, STDIN, STDOUT, Voice
+from initrd.host.wishes import machine_of, seconds_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAILED = 125  # exit status
+
+
+def main(words: "Sequence[str]") -> int:
+    """Run chrootvm with the words after its name; return its exit status."""
+    open_standard_streams()
+    try:
+        arguments = parse(words)
+        if arguments.has("--help") or arguments.has("--version"):
+            print(usage() if arguments.has("--help") else f"chrootvm {__version__}")
+            return 0
+        return run(arguments)
+    except HostError as error:
+        print(f"chrootvm: {error}", file=sys.stderr)
+        return FAILED
+
+
+def open_standard_streams() -> None:
+    """Open those of 0, 1, 2 that are closed, or a file of ours would be taken for one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def run(arguments: Arguments) -> int:
+    """Do what was asked for; return the exit status."""
+    seconds = seconds_of(arguments.value("--timeout")) if arguments.has("--timeout") else None
+    command = command_of(arguments, os.environ)
+    launch = plan(machine_of(arguments).replace(command=command), os.environ)
+    verbose = arguments.has("--verbose")
+    if arguments.has("--dry-run"):
+        print(commands(launch))
+        return 0
+    if verbose:
+        print(commands(launch), file=sys.stderr)
+    if command is not None:
+        return run_command(command, launch, seconds, verbose=verbose)
+    return boot(launch, seconds, verbose=verbose)
+
+
+def boot(launch: Launch, seconds: float | None, *, verbose: bool) -> int:
+    """Boot a machine with its console here; return the exit status."""
+    loop, voice = Loop(), Voice()
+    with Signals(loop) as signals, closing(Sink(STDOUT)) as output:
+        streams = Streams(output=output, menu=is_terminal(STDIN))
+        streams = streams.replace(hear=voice.pass_on) if verbose else streams
+        with running(launch, loop, streams) as machine:
+            over = attend(machine, signals, seconds)
+            status = judge(machine, launch) if over else TIMED_OUT
+    if signals.received:
+        die_of(signals.received)
+    if not over:
+        voice.say(f"the machine still runs after {seconds:g} s; ending it")
+    return status
+
+
+def attend(machine: Running, signals: Signals, seconds: float | None) -> bool:
+    """Let the user and the guest talk until one of them ends; return False when time is up."""
+    with ExitStack() as stack:
+        if is_terminal(STDIN):
+            stack.enter_context(RawTerminal(STDIN))
+        keyboard = stack.enter_context(closing(Sink(machine.console.fileno())))
+        stack.callback(Relay(machine.loop, STDIN, keyboard).stop)
+        return machine.loop.run(lambda: machine.over or bool(signals.received), seconds)
+
+
+def judge(machine: Running, launch: Launch) -> int:
+    """Return the exit status for a machine that is off. Raises HostError when the boot failed."""
+    if not machine.over:  # a signal came first
+        return FAILED
+    ending = machine.ending()
+    if ending.failure:
+        raise explain(ending.failure, launch.hardware.memory, launch.kernel)
+    return ending.status if ending.status >= 0 else 128 - ending.status

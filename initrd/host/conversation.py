@@ -1,0 +1,146 @@
+"""The host's side of docs/command.md: the streams of a command in the guest, and its messages.
+
+Knows nothing of processes and terminals: bytes and lines go in and out of sockets.
+"""
+
+import errno
+import os
+import socket
+
+from initrd.command import unescape
+from initrd.host.failure import HostError
+from initrd.host.loop import READABLE, Loop
+from initrd.host.relay import Relay
+from initrd.host.stream import Sink
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PREFIX = "initrd."
+CONTROL = "initrd.control"
+_INPUTS = ("control", "stdin")
+_LONGEST = 1 << 16  # bytes of a message; there is none of that size
+
+
+class Ends(Record):
+    """Where the streams of a command lead here."""
+
+    stdin: int = -1  # a descriptor to read; -1: nothing is read, now
+    stdout: Sink | None = None
+    stderr: Sink | None = None
+    see: "Callable[[str, bytes], object]" = staticmethod(lambda *_: None)  # each piece of output
+    warn: "Callable[[str], object]" = staticmethod(lambda _: None)  # words for the user
+
+    def sink(self, name: str) -> Sink | None:
+        """Return where the output stream `name` goes; a terminal's is standard output."""
+        return self.stderr if name == "stderr" else self.stdout
+
+
+class Conversation:
+    """Talks to /init about one command. `over` once its status and all its output are here."""
+
+    def __init__(self, loop: Loop, sockets: dict[str, socket.socket], ends: Ends) -> None:
+        self._loop, self._sockets, self._ends = loop, sockets, ends
+        self._control = sockets[CONTROL]
+        self._line = b""
+        self._announced: dict[str, int] = {}  # bytes of each stream that has ended
+        self._input: Relay | None = None
+        self.started = False  # the command runs
+        self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
+        self.on_start: Callable[[], object] = lambda: None
+        names = [name.removeprefix(PREFIX) for name in sockets]
+        self._outputs = {name: self._output(name) for name in names if name not in _INPUTS}
+        loop.watch(self._control.fileno(), READABLE, self._hear)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self.last is not None and all(map(self._complete, self._outputs))
+
+    @property
+    def failure(self) -> str:
+        """Why there is no status, when the guest said so."""
+        return self.last[1] if self.last and self.last[0] == "failed" else ""
+
+    def status(self) -> int:
+        """Return the exit status of the command, when it is over and there is no failure."""
+        word, text = self.last or ("exit", "")
+        return _number(text) & 0xFF if word == "exit" else 128 + _number(text) % 128
+
+    def take_input(self) -> None:
+        """Begin to read standard input."""
+        if self._input is None and self._ends.stdin >= 0:
+            name = "stdin" if f"{PREFIX}stdin" in self._sockets else "tty"
+            sink = Sink(self._sockets[PREFIX + name].fileno())
+            self._input = Relay(self._loop, self._ends.stdin, sink)
+            self._input.on_end = lambda: self._end_input(name)
+
+    def tell(self, message: str) -> None:
+        """Send a message to the guest."""
+        try:
+            self._control.send(f"{message}\n".encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            pass  # it listens no more: its end is noticed elsewhere
+
+    def close(self) -> None:
+        """Stop to listen. The sockets are the caller's."""
+        self._loop.ignore(self._control.fileno())
+        for relay in (*self._outputs.values(), *([self._input] if self._input else [])):
+            relay.stop()
+
+    def _output(self, name: str) -> Relay:
+        source = self._sockets[PREFIX + name].fileno()
+        see = self._ends.see
+        relay = Relay(self._loop, source, self._ends.sink(name), lambda data: see(name, data))
+        relay.on_broken = lambda error: self._close_output(name, error)
+        return relay
+
+    def _close_output(self, name: str, error: OSError) -> None:
+        """Nobody reads it here, so nobody shall write it there."""
+        if error.errno != errno.EPIPE:
+            self._ends.warn(f"cannot write {name}: {os.strerror(error.errno or 0)}")
+        self._announced[name] = 0  # no end will be told
+        self.tell(f"closed {name}")
+
+    def _end_input(self, name: str) -> None:
+        if self._input and name == "stdin":
+            self.tell(f"eof stdin {self._input.count}")
+
+    def _complete(self, name: str) -> bool:
+        relay = self._outputs[name]
+        return relay.count >= self._announced.get(name, 1 << 63) and relay.idle
+
+    def _hear(self, _: int) -> None:
+        try:
+            data = self._control.recv(4096)
+        except ConnectionResetError:  # QEMU is gone
+            data = b""
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            self._understand(line.decode(errors="replace"))
+        if not data or len(self._line) > _LONGEST:
+            self._loop.ignore(self._control.fileno())
+
+    def _understand(self, message: str) -> None:
+        word, _, text = message.partition(" ")
+        if word == "started":
+            self.started = True
+            self.on_start()
+        elif word == "warning":
+            self._ends.warn(unescape(text))
+        elif word == "closed" and self._input:
+            self._input.stop()
+        elif word == "eof":
+            name, _, count = text.partition(" ")
+            self._announced.setdefault(name, _number(count))
+        elif word in ("exit", "signal", "failed") and self.last is None:
+            self.last = (word, unescape(text))
+
+
+def _number(text: str) -> int:
+    """Return a number that the guest sent. Raises HostError: a guest is not to be trusted."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise HostError("cannot understand the guest", f"{text[:40]!r} is not a number")
+    return int(text)

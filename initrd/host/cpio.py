@@ -1,0 +1,147 @@
+"""Write cpio archives in the format that the kernel unpacks ("newc"); `unpack` reads them.
+
+Pure, and the same entries give the same bytes: `pack` sorts, numbers the inodes itself, adds the
+parent directories that are missing, and asks no clock.
+
+    image = cpio.pack([cpio.file("init", program, 0o755), cpio.symlink("bin", "usr/bin")])
+    image += cpio.gap(len(image)) + cpio.pack([cpio.file("etc/extra", b"more")])
+
+Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst and
+init/initramfs.c.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+
+from initrd.record import Record
+
+MAGIC = b"070701"
+MAGIC_CRC = b"070702"  # the same layout with a checksum, which nobody checks
+HEADER_SIZE = 110
+TRAILER = b"TRAILER!!!"
+LONGEST_NAME = 4096  # PATH_MAX: the kernel skips an entry with a longer name, without a word
+LARGEST_FIELD = 0xFFFFFFFF
+
+Name = str | bytes
+
+
+class Entry(Record):
+    """One file of any kind. `mode` is the whole `st_mode`: kind and permissions."""
+
+    path: bytes  # relative to the root of the archive
+    mode: int
+    data: bytes = b""  # content, or where a symlink points
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0  # seconds since 1970
+    device: tuple[int, int] = (0, 0)  # major and minor number of a device node
+    link: bytes = b""  # another name of the regular file at this path; mode and owner are its
+
+
+def file(path: Name, data: bytes, mode: int = 0o644) -> Entry:
+    """Return a regular file."""
+    return Entry(os.fsencode(path), stat.S_IFREG | mode, data)
+
+
+def directory(path: Name, mode: int = 0o755) -> Entry:
+    """Return a directory. Only those that are not plain 0755 need to be spelt out."""
+    return Entry(os.fsencode(path), stat.S_IFDIR | mode)
+
+
+def symlink(path: Name, target: Name) -> Entry:
+    """Return a symbolic link to `target`."""
+    return Entry(os.fsencode(path), stat.S_IFLNK | 0o777, os.fsencode(target))
+
+
+def device(path: Name, mode: int, major: int, minor: int) -> Entry:
+    """Return a device node; `mode` says which kind: `stat.S_IFCHR | 0o600`."""
+    return Entry(os.fsencode(path), mode, device=(major, minor))
+
+
+def hard_link(path: Name, to: Name) -> Entry:
+    """Return a further name of the regular file that is packed as `to`."""
+    return Entry(os.fsencode(path), stat.S_IFREG, link=os.fsencode(to))
+
+
+def pack(entries: Iterable[Entry]) -> bytes:
+    """Return one archive of `entries`, with their parents' directories, sorted by path.
+
+    Raises ValueError for what an archive cannot hold: a path that is absolute, has `..` or is there
+    twice or below something that is no directory; a hard link to nothing; numbers of more than 32
+    bits.
+    """
+    tree = _with_parents(_by_path(entries))
+    owners = {path: _owner(tree, entry) for path, entry in tree.items()}
+    inodes = {path: number for number, path in enumerate(sorted(set(owners.values())), 1)}
+    names = Counter(owners.values())
+    chunks: list[bytes] = []
+    for path in sorted(tree):
+        owner = owners[path]
+        nlink = 2 if stat.S_ISDIR(tree[path].mode) else names[owner]
+        chunks += _member(path, tree[owner], tree[path].data, inodes[owner], nlink)
+    chunks += _member(TRAILER, Entry(TRAILER, 0), b"", 0, 1)
+    return b"".join(chunks)
+
+
+def gap(size: int) -> bytes:
+    """Return the zeros to put after an image of `size` bytes, so that an archive can follow.
+
+    The kernel wants an archive to start at a multiple of 4, and takes four zeros for the end of
+    an LZ4 stream, which has no other end.
+    """
+    return bytes(4 + -size % 4)
+
+
+def _by_path(entries: Iterable[Entry]) -> dict[bytes, Entry]:
+    tree: dict[bytes, Entry] = {}
+    for entry in entries:
+        _check_path(entry.path)
+        if entry.path in tree:
+            raise ValueError(f"{os.fsdecode(entry.path)}: there twice")
+        tree[entry.path] = entry
+    return tree
+
+
+def _check_path(path: bytes) -> None:
+    parts = path.split(b"/")
+    if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
+        raise ValueError(f"{os.fsdecode(path)!r}: not a plain relative path")
+    if path == TRAILER or len(path) >= LONGEST_NAME:
+        raise ValueError(f"{os.fsdecode(path)!r}: a name that an archive cannot hold")
+
+
+def _with_parents(tree: dict[bytes, Entry]) -> dict[bytes, Entry]:
+    whole = dict(tree)
+    for path in tree:
+        child = path
+        while parent := child.rpartition(b"/")[0]:
+            if not stat.S_ISDIR(whole.setdefault(parent, directory(parent)).mode):
+                raise ValueError(f"{os.fsdecode(child)}: below something that is no directory")
+            child = parent
+    return whole
+
+
+def _owner(tree: dict[bytes, Entry], entry: Entry) -> bytes:
+    """Return the path whose inode `entry` is a name of: its own, but for a hard link."""
+    if not entry.link:
+        return entry.path
+    target = tree.get(entry.link)
+    if target is None or target.link or not stat.S_ISREG(target.mode):
+        raise ValueError(
+            f"{os.fsdecode(entry.path)}: a hard link to {os.fsdecode(entry.link)}, "
+            "which is no regular file of the archive"
+        )
+    return target.path
+
+
+def _member(path: bytes, entry: Entry, body: bytes, inode: int, nlink: int) -> list[bytes]:
+    fields = (
+        *(inode, entry.mode, entry.uid, entry.gid, nlink, entry.mtime, len(body)),
+        *(0, 0, *entry.device, len(path) + 1, 0),
+    )
+    if not all(0 <= field <= LARGEST_FIELD for field in fields):
+        raise ValueError(f"{os.fsdecode(path)}: a number in {fields} does not fit into 32 bits")
+    head = MAGIC + b"%08X" * len(fields) % fields + path + b"\0"
+    return [head, bytes(-len(head) % 4), body, bytes(-len(body) % 4)]

@@ -1,0 +1,59 @@
+"""What a user can do about a boot that failed: from the words of the kernel to ours."""
+
+import os
+import re
+
+from initrd.host.failure import HostError
+
+_MEMORY = re.compile(
+    r"System is deadlocked on memory|Out of memory and no killable|too little memory"
+    r"|Initramfs unpacking failed|reset itself before its kernel"
+)
+_NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
+_KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
+
+
+def explain(why: str, memory: int, kernel: str) -> HostError:
+    """Return the error for a boot that failed for the reason `why`, which may have a hint already.
+
+    `memory` is the guest's, in bytes; `kernel` the path of its kernel.
+    """
+    what, _, hint = why.partition("\n")
+    if _MEMORY.search(why):
+        return HostError(
+            f"the boot failed: out of memory at {megabytes(memory)}",
+            what,
+            f"--memory {megabytes(2 * memory)}",
+        )
+    if _NO_INITRAMFS.search(why):
+        hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
+    return HostError("the boot failed", what, hint.removeprefix("try: "))
+
+
+def out_of_memory(console: str, memory: int) -> str:
+    """Return what to say when the guest's kernel killed something; empty when it did not."""
+    killed = _KILLED.findall(console)
+    if not killed:
+        return ""
+    return (
+        f"the guest ran out of memory at {megabytes(memory)} and killed {', '.join(killed)}; "
+        f"try --memory {megabytes(2 * memory)}"
+    )
+
+
+def megabytes(size: int) -> str:
+    """Return a size as --memory takes it."""
+    return f"{size >> 20}M"
+
+
+def keep_log(path: str, text: str) -> str:
+    """Keep what the console of a failed boot said; return where, or nothing if it cannot be."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(temporary, path)
+    except OSError:  # no home, or a full one: the reason is told all the same
+        return ""
+    return path

@@ -1,0 +1,119 @@
+"""Does KVM work here? Found out by running a guest of three instructions, nothing else.
+
+That /dev/kvm opens proves little: some virtual machines offer a KVM which only emulates most
+guests, or in which they hang. The guest is real-mode code with an instruction (popcnt) that
+processors execute and the emulator inside KVM does not.
+
+Source: the kernel's `Documentation/virt/kvm/api.rst`; the offsets are those of `struct kvm_sregs`,
+`struct kvm_regs` and `struct kvm_run` on x86.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import select
+import signal
+import struct
+
+from initrd.host.failure import reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+WORKS = "works"
+_DEADLINE = 1.0  # seconds; the guest needs microseconds
+_CREATE_VM, _GET_VCPU_MMAP_SIZE, _CREATE_VCPU, _RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
+_SET_USER_MEMORY_REGION = 0x4020AE46
+_GET_REGS, _SET_REGS, _REGS_SIZE = 0x8090AE81, 0x4090AE82, 144
+_GET_SREGS, _SET_SREGS, _SREGS_SIZE = 0x8138AE83, 0x4138AE84, 312
+_RIP_OFFSET, _EXIT_REASON_OFFSET = 128, 8
+_EXIT_HLT = 5
+_PAGE, _LOAD_ADDRESS = 4096, 0x1000
+_PROGRAM = bytes.fromhex("b80f01 f30fb8c0 f4")  # mov ax, 0x10f; popcnt ax, ax; hlt
+_BITS_SET = 5  # in 0x10f
+
+
+def probe(device: str = "/dev/kvm") -> str:
+    """Return `WORKS`, or why KVM does not work. Takes milliseconds; a second when it hangs."""
+    try:
+        kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{device} cannot be opened: {reason(error)}"
+    try:
+        return run_guarded(lambda: _run_guest(kvm))
+    finally:
+        os.close(kvm)
+
+
+def run_guarded(experiment: "Callable[[], str]", deadline: float = _DEADLINE) -> str:
+    """Return what `experiment` says, run in a process of its own that a hang cannot outlive."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _report(experiment, writer, deadline)
+    os.close(writer)
+    try:
+        answered, _, _ = select.select([reader], [], [], deadline)
+        said = os.read(reader, 1024).decode() if answered else ""
+    finally:
+        os.close(reader)
+    if not answered:
+        os.kill(pid, signal.SIGKILL)
+    # A process stuck in the kernel cannot be waited for: it is left to whoever reaps us.
+    os.waitpid(pid, 0 if answered else os.WNOHANG)
+    return said or "a guest of three instructions hangs"
+
+
+def _report(experiment: "Callable[[], str]", writer: int, deadline: float) -> "NoReturn":
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, deadline)
+    try:
+        os.write(writer, experiment().encode())
+    except OSError as error:
+        os.write(writer, f"KVM refuses a guest: {reason(error)}".encode())
+    finally:
+        os._exit(0)
+
+
+def _run_guest(kvm: int) -> str:
+    machine = fcntl.ioctl(kvm, _CREATE_VM, 0)
+    processor = fcntl.ioctl(machine, _CREATE_VCPU, 0)
+    if os.uname().machine != "x86_64":
+        return WORKS  # elsewhere a processor exists only where the hardware can run it
+    memory = _load_program(machine)
+    _enter_real_mode(processor)
+    run = mmap.mmap(processor, fcntl.ioctl(kvm, _GET_VCPU_MMAP_SIZE, 0))
+    fcntl.ioctl(processor, _RUN, 0)
+    (why,) = struct.unpack_from("I", run, _EXIT_REASON_OFFSET)
+    registers = bytearray(_REGS_SIZE)
+    fcntl.ioctl(processor, _GET_REGS, registers)
+    memory.close()
+    (result,) = struct.unpack_from("H", registers)
+    if (why, result) == (_EXIT_HLT, _BITS_SET):
+        return WORKS
+    return "it emulates guests instead of running them on the processor"
+
+
+def _load_program(machine: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, _PAGE)
+    memory.write(_PROGRAM)
+    window = ctypes.c_char.from_buffer(memory)
+    address = ctypes.addressof(window)
+    del window  # the mapping cannot be closed while something points into it
+    region = struct.pack("IIQQQ", 0, 0, _LOAD_ADDRESS, _PAGE, address)
+    fcntl.ioctl(machine, _SET_USER_MEMORY_REGION, region)
+    return memory
+
+
+def _enter_real_mode(processor: int) -> None:
+    special = bytearray(_SREGS_SIZE)
+    fcntl.ioctl(processor, _GET_SREGS, special)
+    struct.pack_into("QIH", special, 0, 0, 0xFFFF, 0)  # the code segment begins at 0
+    fcntl.ioctl(processor, _SET_SREGS, special)
+    general = bytearray(_REGS_SIZE)
+    struct.pack_into("QQ", general, _RIP_OFFSET, _LOAD_ADDRESS, 2)  # rip; bit 1 of rflags is 1
+    fcntl.ioctl(processor, _SET_REGS, general)

@@ -1,0 +1,172 @@
+"""From what a user asks for to what is started: finds the files, makes the image, decides.
+
+Nothing is left by it but an entry in the cache, and one open descriptor: the image.
+"""
+
+import os
+from functools import partial
+
+from initrd.cmdline import BootOptions, CmdlineError, Root, render
+from initrd.cmdline import Share as GuestShare
+from initrd.host import locate, needs
+from initrd.host.accel import choose, why_no_kvm
+from initrd.host.arch import Arch, find_arch
+from initrd.host.bootimage import PORTS, open_boot_image
+from initrd.host.failure import HostError
+from initrd.host.kernel import Kernel, find_kernel, module_directory, release_of
+from initrd.host.machine import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
+from initrd.host.qemu import Boot, Console, Disk, Filesystem, Hardware, Setup
+from initrd.host.virtiofsd import Dialect, Directory, ask
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_WITHOUT_LIMITS = "chrootvm ROOTFS -- COMMAND, which does not use the kernel's command line"
+_KERNEL_WORDS = ("panic=-1",)  # a panic ends the machine, instead of standing still for ever
+
+
+class Launch(Record):
+    """Everything that is needed to start a machine."""
+
+    qemu: str
+    virtiofsd: Dialect
+    hardware: Hardware
+    kernel: str
+    image: int  # a descriptor of the initramfs image
+    cmdline: str
+    directories: tuple[tuple[str, Directory], ...] = ()  # by tag
+    disks: tuple[str, ...] = ()
+    log: str = ""  # where the console of a failed boot is kept
+    network: bool = False
+    extra: tuple[str, ...] = ()
+
+    def setup(self, console: Console, shares: tuple[Filesystem, ...], initrd: str) -> Setup:
+        """Return what QEMU is told, with these connections and the image at the path `initrd`."""
+        return Setup(
+            program=self.qemu,
+            hardware=self.hardware,
+            boot=Boot(self.kernel, initrd, self.cmdline),
+            console=console,
+            filesystems=shares,
+            disks=tuple(Disk(path) for path in self.disks),
+            network=self.network,
+            extra=self.extra,
+        )
+
+
+def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
+    """Return how to start `machine` here. Raises HostError for what cannot be had."""
+    check(machine)
+    arch = find_arch(machine.arch)
+    cache = locate.cache_directory(environment)
+    kernel = _kernel(machine)
+    cmdline = command_line(machine, arch)
+    return Launch(
+        qemu=_qemu(machine, arch, environment),
+        virtiofsd=ask(locate.find_virtiofsd(machine.virtiofsd, environment)),
+        hardware=Hardware(
+            arch,
+            choose(machine.accel, arch, partial(why_no_kvm, cache)),
+            machine.memory,
+            machine.cpus,
+            machine.machine,
+        ),
+        kernel=kernel.image,
+        image=open_boot_image(
+            locate.find_init(machine.init_program, environment),
+            kernel.modules,
+            (*needs.for_cmdline(cmdline), *_needs(machine)),
+            machine.command,
+            cache,
+        ),
+        cmdline=cmdline,
+        directories=directories(machine),
+        disks=_disks(machine),
+        log=os.path.join(cache, "failed-boot.log"),
+        network=machine.network,
+        extra=machine.qemu_arguments,
+    )
+
+
+def check(machine: Machine) -> None:
+    """Raise HostError for wishes that contradict each other or cannot be understood."""
+    tags = [ROOT_TAG, *(share.tag for share in machine.shares)]
+    for share in machine.shares:
+        if tags.count(share.tag) > 1:
+            raise HostError(f"cannot share two directories as {share.tag}", "a tag is for one")
+    if machine.writable and machine.overlay:
+        raise HostError(
+            "cannot make the root writable twice",
+            "--rw writes through to the host, --overlay keeps that from happening",
+            "one of the two",
+        )
+
+
+def directories(machine: Machine) -> tuple[tuple[str, Directory], ...]:
+    """Return what is shared, by tag: the root first."""
+    root = Directory(os.path.realpath(machine.root), machine.writable)
+    shares = (
+        (share.tag, Directory(os.path.realpath(share.path), share.writable))
+        for share in machine.shares
+    )
+    return ((ROOT_TAG, root), *shares)
+
+
+def command_line(machine: Machine, arch: Arch) -> str:
+    """Return the kernel command line. Raises HostError for what none can hold."""
+    overlay = machine.overlay
+    options = BootOptions(
+        root=Root(source=ROOT_TAG, writable=machine.writable),
+        shares=tuple(
+            GuestShare(share.tag, share.destination, share.writable) for share in machine.shares
+        ),
+        init=locate.find_target(machine.root, machine.init),
+        debug=machine.debug,
+        overlay=overlay if overlay in ("", OVERLAY_IN_MEMORY) else "vda",
+        ip=("dhcp",) if machine.network else (),
+    )
+    if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
+        why = "the kernel does not hand the argument -- to init"
+        raise HostError("cannot write the kernel command line", why, _WITHOUT_LIMITS)
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *([] if machine.debug else ["quiet"])]
+    try:
+        text = " ".join([*words, *machine.append, render(options, machine.arguments)])
+    except CmdlineError as error:
+        raise HostError("cannot write the kernel command line", str(error)) from error
+    size = len(text.encode(errors="surrogateescape"))
+    if size > arch.longest_cmdline:
+        raise HostError(
+            "cannot write the kernel command line",
+            f"it has {size} bytes, and {arch.name} kernels read {arch.longest_cmdline}",
+            f"fewer or shorter arguments, or {_WITHOUT_LIMITS}",
+        )
+    return text
+
+
+def _kernel(machine: Machine) -> Kernel:
+    if not machine.kernel:
+        found = find_kernel(machine.root)
+        return found.replace(modules=machine.modules) if machine.modules else found
+    image = os.path.abspath(machine.kernel)
+    if not os.path.isfile(image):
+        raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
+    release = release_of(image)
+    return Kernel(release, image, machine.modules or module_directory(machine.root, release))
+
+
+def _qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
+    hint = f"install it (package {arch.package}), or --qemu BIN"
+    return locate.find_program(machine.qemu or arch.qemu, environment, hint)
+
+
+def _needs(machine: Machine) -> tuple[needs.Need, ...]:
+    wanted = tuple(needs.module(name) for name in machine.module)
+    return (*wanted, PORTS) if machine.command else wanted
+
+
+def _disks(machine: Machine) -> tuple[str, ...]:
+    if machine.overlay in ("", OVERLAY_IN_MEMORY):
+        return ()
+    return (os.path.abspath(machine.overlay),)

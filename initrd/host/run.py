@@ -1,0 +1,140 @@
+"""Runs a machine: QEMU, a virtiofsd for each directory, and the streams between them and us.
+
+Everything is started in a `with` and gone when that ends, whatever ends it. virtiofsd and QEMU
+start at the same time; neither waits for a file or for a socket's name to appear.
+"""
+
+import socket
+from contextlib import ExitStack, closing, contextmanager
+
+from initrd.host import qemu
+from initrd.host.console import ConsoleLog, Ending, ending
+from initrd.host.failure import HostError
+from initrd.host.launch import Launch
+from initrd.host.loop import READABLE, Loop
+from initrd.host.process import Process, Program
+from initrd.host.relay import Relay
+from initrd.host.sharing import serving
+from initrd.host.stream import Sink
+from initrd.host.words import Words
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_GRACE = 2.0  # seconds that QEMU has to end when a virtiofsd has, and its console to be read
+
+
+class Streams(Record):
+    """What a machine is connected to, apart from its console."""
+
+    output: Sink | None = None  # gets what the console prints
+    menu: bool = False  # Ctrl-A on the console is QEMU's
+    ports: tuple[tuple[str, int], ...] = ()  # by name: descriptors that QEMU inherits
+    monitor: int = -1  # one more, for QMP; -1: none
+    hear: "Callable[[bytes], object]" = staticmethod(lambda _: None)  # what the programs say
+
+
+class Running:
+    """A machine that runs; `running` makes it."""
+
+    def __init__(self, loop: Loop, console: socket.socket, output: Sink | None) -> None:
+        self.loop = loop
+        self.console = console  # what is sent there is typed in the guest
+        self.log = ConsoleLog()
+        self.over = False  # it does no more
+        self._output = Relay(loop, console.fileno(), output, self.log.see)
+        self._failure: HostError | None = None
+        self._qemu: Process | None = None
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the machine is off, or for so long; return whether it is off."""
+        return self.loop.run(lambda: self.over, seconds)
+
+    def ending(self) -> Ending:
+        """Return how the guest ended. Raises HostError when something else ended."""
+        if self._failure:
+            raise self._failure
+        self.loop.run(lambda: self._output.ended, _GRACE)
+        return ending(self.log.text)
+
+    def stop(self) -> None:
+        """Stop listening to the console."""
+        self._output.stop()
+
+    def know_qemu(self, process: Process, words: Words) -> None:
+        """Notice when QEMU ends: it does when the guest powers off."""
+        self._qemu = process
+        self.loop.watch(process.pidfd, READABLE, lambda _: self._qemu_ended(process, words))
+
+    def know_server(self, tag: str, process: Process, words: Words) -> None:
+        """Notice when a virtiofsd ends."""
+        self.loop.watch(process.pidfd, READABLE, lambda _: self._server_ended(tag, process, words))
+
+    def _qemu_ended(self, process: Process, words: Words) -> None:
+        self.loop.ignore(process.pidfd)
+        self.over = True
+        if process.status():
+            self._failure = self._failure or _ended("the machine", process, words)
+
+    def _server_ended(self, tag: str, process: Process, words: Words) -> None:
+        """When QEMU ends so does virtiofsd. Without virtiofsd QEMU would stand still for ever."""
+        self.loop.ignore(process.pidfd)
+        qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE) is not None
+        if process.status() or not qemu_is_off:
+            self._failure = _ended(f"cannot go on sharing {tag}", process, words)
+            self.over = True
+
+
+def _ended(what: str, process: Process, words: Words) -> HostError:
+    status = process.status() or 0
+    how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+    said = words.last()
+    return HostError(what, f"{process.name} ended with {how}" + (f": {said}" if said else ""))
+
+
+@contextmanager
+def running(launch: Launch, loop: Loop, streams: Streams) -> "Iterator[Running]":
+    """Start a machine; when the `with` ends it is gone, with all that belongs to it."""
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        ours, theirs = (enter(closing(end)) for end in socket.socketpair())
+        machine = Running(loop, ours, streams.output)
+        stack.callback(machine.stop)
+        shares = []
+        for tag, directory in launch.directories:
+            words = enter(Words(loop, streams.hear))
+            share = enter(serving(launch.virtiofsd, tag, directory, words))
+            machine.know_server(tag, share.process, words)
+            stack.callback(loop.ignore, share.process.pidfd)
+            shares.append(share)
+        sockets = {share.tag: share.connection for share in shares}
+        words = enter(Words(loop, streams.hear))
+        process = enter(Process(_qemu(launch, streams, theirs, sockets), words.writer))
+        machine.know_qemu(process, words)
+        stack.callback(loop.ignore, process.pidfd)
+        for end in (theirs, *sockets.values()):
+            end.close()
+        yield machine
+
+
+def _qemu(
+    launch: Launch, streams: Streams, console: socket.socket, shares: dict[str, socket.socket]
+) -> Program:
+    """Return QEMU, and the descriptors that it inherits."""
+    setup = launch.setup(
+        qemu.Console(qemu.descriptor(console.fileno()), streams.menu),
+        tuple(
+            qemu.Filesystem(tag, qemu.descriptor(connection.fileno()))
+            for tag, connection in shares.items()
+        ),
+        initrd=f"/proc/self/fd/{launch.image}",
+    )
+    setup = setup.replace(
+        ports=tuple(qemu.Port(name, qemu.descriptor(number)) for name, number in streams.ports),
+        monitor=qemu.descriptor(streams.monitor) if streams.monitor >= 0 else "",
+    )
+    sockets = (connection.fileno() for connection in (console, *shares.values()))
+    numbers = (launch.image, streams.monitor, *sockets, *(number for _, number in streams.ports))
+    return Program(qemu.command(setup), tuple(number for number in numbers if number >= 0))

@@ -1,0 +1,66 @@
+"""Write a file whole or not at all: under a temporary name beside it, then renamed."""
+
+import os
+import stat
+import sys
+
+from initrd.host.failure import HostError, reason
+
+
+def save(content: bytes, output: str) -> None:
+    """Write `content` to the file `output`, or to standard output for `-`.
+
+    A symbolic link is followed; what was there stays until its successor is complete. Raises
+    HostError for what is neither a regular file nor missing, and when writing fails.
+    """
+    if output == "-":
+        _print(content)
+        return
+    target = os.path.realpath(output)
+    _check(output, target)
+    temporary = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.tmp"
+    try:
+        _write(temporary, content)
+        os.replace(temporary, target)
+    except BaseException as error:  # also Ctrl-C: nothing shall be left
+        _remove(temporary)
+        if isinstance(error, OSError):
+            raise HostError(f"cannot write {output}", reason(error)) from error
+        raise
+
+
+def _print(content: bytes) -> None:
+    if sys.stdout.isatty():
+        raise HostError("cannot write to standard output", "it is a terminal", "a file, or a pipe")
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise HostError("cannot write to standard output", reason(error)) from error
+
+
+def _check(output: str, target: str) -> None:
+    """Refuse to put a file in the place of a directory or a device (as root, of /dev/null)."""
+    try:
+        fitting = stat.S_ISREG(os.stat(target).st_mode)
+    except FileNotFoundError:
+        fitting = True
+    except OSError as error:
+        raise HostError(f"cannot write {output}", reason(error)) from error
+    if not fitting or output.endswith("/"):
+        raise HostError(
+            f"cannot write {output}", "it is no regular file", "the name of a file, or -"
+        )
+
+
+def _write(path: str, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "wb") as file:
+        file.write(content)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:  # it had not come that far
+        pass

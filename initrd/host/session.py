@@ -1,0 +1,94 @@
+"""chrootvm ROOTFS -- COMMAND, at the user's end: terminal, signals, standard streams."""
+
+import signal
+from contextlib import ExitStack, closing
+
+from initrd.command import Command
+from initrd.host import terminal
+from initrd.host.conversation import Ends
+from initrd.host.launch import Launch
+from initrd.host.loop import Loop
+from initrd.host.run import Streams
+from initrd.host.signals import ENDING, Signals, die_of
+from initrd.host.stream import Sink
+from initrd.host.talk import Talk, talking
+from initrd.host.voice import STDERR, STDIN, STDOUT, Voice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMED_OUT = 124  # exit status
+_KILLED = 128 + signal.SIGKILL
+_ENOUGH = 3  # signals that ask to end: then it ends, whatever the command makes of them
+_FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class User:
+    """Whoever called us: types, resizes the window, sends signals, loses patience."""
+
+    def __init__(self, talk: Talk, command: Command, enter: "Callable[[], object]") -> None:
+        self._talk, self._command, self._enter = talk, command, enter
+        self._asked = 0
+        self.gives_up = False
+
+    def begin(self) -> None:
+        """The command runs: what is typed is for it."""
+        if self._command.tty:
+            self._enter()
+            self._resize()
+        self._take_input()
+
+    def signal(self, number: int) -> None:
+        """A signal came."""
+        if number == signal.SIGWINCH:
+            self._resize()
+        elif number == signal.SIGCONT:
+            self._take_input()
+        elif number in _FORWARDED:
+            self._forward(number)
+
+    def _forward(self, number: int) -> None:
+        self._asked += number in ENDING
+        if self._asked >= _ENOUGH or (self._asked and not self._talk.guest.started):
+            self.gives_up = True
+        self._talk.guest.tell(f"signal {number}")
+
+    def _resize(self) -> None:
+        if self._command.tty and self._talk.guest.started:
+            self._talk.guest.tell("resize {} {}".format(*terminal.size(STDOUT)))
+
+    def _take_input(self) -> None:
+        """Read standard input, unless that would stop us: a job in the background may not."""
+        if self._talk.guest.started and terminal.in_foreground(STDIN):
+            self._talk.guest.take_input()
+
+
+def run_command(command: Command, launch: Launch, seconds: float | None, *, verbose: bool) -> int:
+    """Run a command in a machine; return the exit status. Raises HostError."""
+    loop, voice = Loop(), Voice()
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        signals = enter(Signals(loop))
+        out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
+        ends = Ends(STDIN, out, err, warn=voice.say)
+        streams = Streams(output=log, hear=voice.pass_on) if verbose else Streams()
+        talk = enter(talking(launch, command.ports, ends, loop, streams))
+        user = User(talk, command, lambda: enter(voice.raw()))
+        signals.call, talk.guest.on_start = user.signal, user.begin
+        over = talk.wait(lambda: user.gives_up, seconds)
+        status = None if user.gives_up or not over else _status(talk, voice)
+    if user.gives_up:
+        die_of(signals.received)
+    if status is None:
+        voice.say(f"the command still runs after {seconds:g} s; ending it")
+    return TIMED_OUT if status is None else status
+
+
+def _status(talk: Talk, voice: Voice) -> int:
+    """Return the exit status of the command; say what the kernel did to it."""
+    status = talk.status()
+    memory = talk.out_of_memory() if status == _KILLED else ""
+    if memory:
+        voice.say(memory)
+    return status

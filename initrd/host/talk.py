@@ -1,0 +1,72 @@
+"""Runs a command in a machine: the sockets that its ports are, and what happens until it ends."""
+
+import socket
+from contextlib import ExitStack, closing, contextmanager
+
+from initrd.host.conversation import Conversation, Ends
+from initrd.host.explain import explain, keep_log, out_of_memory
+from initrd.host.failure import HostError
+from initrd.host.launch import Launch
+from initrd.host.loop import Loop
+from initrd.host.run import Running, Streams, running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SWITCHED_OFF = "the machine was switched off before the command ended"
+_BETWEEN = 1.0  # seconds for what was said before the machine ended to be read
+
+
+class Talk:
+    """A machine in which a command runs."""
+
+    def __init__(self, launch: Launch, machine: Running, guest: Conversation) -> None:
+        self.machine, self.guest = machine, guest
+        self._launch = launch
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.guest.over or self.machine.over
+
+    def wait(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
+        """Wait for the end, or for something else; return False when time is up before."""
+        return self.machine.loop.run(lambda: self.over or until(), seconds)
+
+    def status(self) -> int:
+        """Return the exit status of the command. Raises HostError when there is none."""
+        self.machine.loop.run(lambda: self.guest.over, 0 if self.guest.over else _BETWEEN)
+        if self.guest.last is None:
+            raise self._explained(self.machine.ending().failure or _SWITCHED_OFF)
+        if self.guest.failure:
+            raise self._explained(self.guest.failure)
+        return self.guest.status()
+
+    def out_of_memory(self) -> str:
+        """Return what to say when the guest's kernel has killed something for want of memory."""
+        return out_of_memory(self.machine.log.text, self._launch.hardware.memory)
+
+    def _explained(self, why: str) -> HostError:
+        error = explain(why, self._launch.hardware.memory, self._launch.kernel)
+        kept = keep_log(self._launch.log, self.machine.log.text)
+        seen = f" (the guest's console is kept in {kept})" if kept else ""
+        return HostError(error.what, error.why + seen, error.hint)
+
+
+@contextmanager
+def talking(
+    launch: Launch, names: tuple[str, ...], ends: Ends, loop: Loop, streams: Streams
+) -> "Iterator[Talk]":
+    """Start a machine that runs a command with ports of these names."""
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        pairs = {name: [enter(closing(end)) for end in socket.socketpair()] for name in names}
+        inherited = tuple((name, theirs.fileno()) for name, (_, theirs) in pairs.items())
+        machine = enter(running(launch, loop, streams.replace(ports=inherited)))
+        for _, theirs in pairs.values():
+            theirs.close()
+        guest = Conversation(loop, {name: ours for name, (ours, _) in pairs.items()}, ends)
+        stack.callback(guest.close)
+        yield Talk(launch, machine, guest)
+        guest.tell("bye")

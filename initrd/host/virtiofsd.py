@@ -1,0 +1,123 @@
+"""virtiofsd, which shares a directory with the guest: both families of it, one abstraction.
+
+The C one came with QEMU until version 8, the Rust one is a project of its own. They are told apart
+by what they say of themselves, never by their path.
+"""
+
+import os
+import subprocess
+
+from initrd.host.failure import HostError, reason
+from initrd.host.process import Program
+from initrd.host.syscalls import leave_mount_namespace, mount_read_only
+from initrd.record import Record
+
+_ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
+
+
+class Dialect(Record):
+    """A virtiofsd program, and how it wants to be spoken to."""
+
+    program: str
+    family: str  # `c` or `rust`
+    readonly: bool = False  # it has a read-only mode of its own
+
+
+class Directory(Record):
+    """A directory of the host, and how the guest may use it."""
+
+    path: str  # absolute
+    writable: bool = False
+
+
+def ask(program: str) -> Dialect:
+    """Ask a virtiofsd what it is. Raises HostError when it is none that we know."""
+    try:
+        answer = subprocess.run(
+            [program, "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ANSWER_TIME,
+            check=False,
+        )
+    except OSError as error:
+        raise HostError(f"cannot run {program}", reason(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"cannot use {program}", "it does not answer --help") from error
+    return understand(program, (answer.stdout + answer.stderr).decode(errors="replace"))
+
+
+def understand(program: str, answer: str) -> Dialect:
+    """Return what a program is that answers `--help` like this. Raises HostError."""
+    if "--shared-dir" in answer:
+        return Dialect(program, "rust", readonly="--readonly" in answer)
+    if "-o source=" in answer:
+        return Dialect(program, "c")
+    raise HostError(
+        f"{program} is no virtiofsd",
+        f"it answers --help with {answer.strip()[:60]!r}",
+        "the program of Debian's packages virtiofsd or qemu-system-common: --virtiofsd BIN",
+    )
+
+
+def check(dialect: Dialect, directory: Directory, *, root: bool) -> None:
+    """Raise HostError unless this virtiofsd can share `directory`. `root`: whether we are root."""
+    if dialect.family == "c" and not root:
+        raise HostError(
+            f"cannot share {directory.path}",
+            f"{dialect.program} is the virtiofsd in C, which only root can use",
+            "the one in Rust (package virtiofsd): --virtiofsd BIN",
+        )
+    if dialect.family == "rust" and not (directory.writable or dialect.readonly):
+        raise HostError(
+            f"cannot share {directory.path} read-only",
+            f"{dialect.program} has no option --readonly; it is too old",
+            "a newer one (1.11 has it), or --rw if the guest may write there",
+        )
+
+
+def command(dialect: Dialect, directory: Directory, listen: str, source: str) -> tuple[str, ...]:
+    """Return the command that shares `directory`, at the path `source`.
+
+    `listen` is the option that says where: `--fd=N` or `--socket-path=PATH`.
+    """
+    if dialect.family == "c":
+        options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
+        return (dialect.program, "-f", listen, "-o", options)
+    return (
+        *(dialect.program, listen, f"--shared-dir={source}"),
+        *("--announce-submounts", "--xattr", "--log-level=warn"),
+        *(() if directory.writable else ("--readonly",)),
+    )
+
+
+def serve(dialect: Dialect, directory: Directory, listener: int, top: int) -> Program:
+    """Return what shares `directory` on the socket `listener`. `top` is open on the directory."""
+    listen = f"--fd={listener}"
+    if dialect.family == "rust":
+        return Program(command(dialect, directory, listen, directory.path), (listener,))
+    # By descriptor: `-o` has no escape for commas in the path; and a relative path would be looked
+    # up in /, where this program goes before it looks.
+    words = command(dialect, directory, listen, f"/proc/self/fd/{top}/.")
+    if directory.writable:
+        return Program(words, (listener, top))
+    return Program(words, (listener, top), lambda: make_read_only(directory.path, top))
+
+
+def make_read_only(path: str, top: int) -> None:
+    """Have the directory `path` at descriptor `top`, read-only, for this process and its children.
+
+    For a program without a read-only mode: whatever the guest asks it for, the host's kernel
+    refuses to write. Raises HostError where the kernel does not let us.
+    """
+    try:
+        leave_mount_namespace()
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.dup2(mount_read_only(directory), top)
+    except OSError as error:
+        raise HostError(
+            f"cannot share {path} read-only",
+            "this virtiofsd has no read-only mode, and a private read-only mount is refused "
+            f"({error.filename}: {reason(error)})",
+            "the virtiofsd in Rust (package virtiofsd): --virtiofsd BIN",
+        ) from error

@@ -1,0 +1,188 @@
+import argparse
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from initrd import __version__
+from initrd.host import unpack
+from initrd.host.compress import METHODS
+from tests.host.module_trees import BARE, write_tree
+
+TOP = Path(__file__).parents[2]
+SCRIPT = TOP / "scripts/mkvirtinitrd"
+FILES = {
+    **BARE,
+    "overlay.ko": (),
+    "virtio_blk.ko": (),
+    "ext4.ko": (),
+    "virtio_net.ko": (),
+    "m.ko": (),
+}
+USUAL = {"virtio_pci", "virtiofs"}
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+
+
+@pytest.fixture
+def operands(tmp_path: Path) -> list[str]:
+    (tmp_path / "init").write_bytes(b"\x7fELF program")
+    return [f"{tmp_path}/init", write_tree(tmp_path / "modules", FILES), f"{tmp_path}/image"]
+
+
+def modules_in(path: str) -> set[str]:
+    names = [os.fsdecode(entry.path) for entry in unpack.read(Path(path).read_bytes())]
+    return {name[len("usr/lib/modules/000-") : -len(".ko")] for name in names if ".ko" in name}
+
+
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        pytest.param([], set(), id="nothing"),
+        pytest.param(["--module", "m", "--module=overlay"], {"m", "overlay"}, id="modules"),
+        pytest.param(["--overlay"], {"overlay"}, id="overlay"),
+        pytest.param(["--block"], {"virtio_blk", "ext4"}, id="block"),
+        pytest.param(["--net"], {"virtio_net", "overlay"}, id="net"),
+        pytest.param(["--net", "--overlay"], {"virtio_net", "overlay"}, id="both"),
+        pytest.param(
+            ["--cmdline", "overlay_root=vda debug"], {"overlay", "virtio_blk", "ext4"}, id="cmdline"
+        ),
+        pytest.param(["--cmdline", "rootfs=x", "--module", "m"], {"m"}, id="cmdline and module"),
+    ],
+)
+def test_options_add_modules(operands: list[str], options: list[str], added: set[str]) -> None:
+    done = run(*options, *operands)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert modules_in(operands[2]) == USUAL | added
+
+
+def test_the_same_inputs_give_the_same_bytes(operands: list[str]) -> None:
+    images = set()
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, str(SCRIPT), "--block", "--overlay", *operands[:2], "-"]
+        done = subprocess.run(
+            command, capture_output=True, env={"PYTHONHASHSEED": seed}, check=True
+        )
+        images.add(done.stdout)
+    assert len(images) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_can_be_listed(operands: list[str], method: str) -> None:
+    assert run("--compress", method, *operands).returncode == 0
+    done = run("--list", operands[2])
+    assert done.stdout.decode().splitlines() == [
+        "-rwxr-xr-x     0     0         12 init",
+        "drwxr-xr-x     0     0          0 usr",
+        "drwxr-xr-x     0     0          0 usr/lib",
+        "drwxr-xr-x     0     0          0 usr/lib/modules",
+        "-rw-r--r--     0     0       1012 usr/lib/modules/000-virtio_pci.ko",
+        "-rw-r--r--     0     0        812 usr/lib/modules/001-virtiofs.ko",
+    ]
+
+
+def test_the_image_may_go_to_standard_output(operands: list[str]) -> None:
+    run(*operands)
+    assert run(*operands[:2], "-").stdout == Path(operands[2]).read_bytes()
+
+
+def test_an_image_is_listed_from_standard_input(operands: list[str]) -> None:
+    image = run(*operands[:2], "-").stdout
+    assert b" init\n" in run("--list", "/dev/stdin", stdin=image).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param({"options": ["--module", "nope"]}, "no module nope in ", id="no such module"),
+        pytest.param({"options": ["--module", ""]}, "no module  in ", id="empty module"),
+        pytest.param({"options": ["--cmdline", "root=x"]}, "root=x: neither", id="bad cmdline"),
+        pytest.param({0: "/etc/passwd"}, "/etc/passwd as the image's /init", id="bad INIT"),
+        pytest.param({1: "/etc"}, "/etc is no directory of", id="bad MODULES_DIR"),
+        pytest.param({2: "/nowhere/x"}, "cannot write /nowhere/x", id="bad OUTPUT"),
+        pytest.param({1: "\udcff\n"}, r"\udcff", id="a name that is not UTF-8"),
+    ],
+)
+def test_a_failure_is_explained_and_leaves_no_file(
+    operands: list[str], change: dict[object, object], complaint: str
+) -> None:
+    changed = [str(change.get(at, operand)) for at, operand in enumerate(operands)]
+    options = change.get("options", [])
+    assert isinstance(options, list)
+    before = sorted(os.listdir(Path(operands[2]).parent))
+    done = run(*options, *changed)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"mkvirtinitrd: ")
+    assert complaint in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert sorted(os.listdir(Path(operands[2]).parent)) == before
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["by name", "through a link"])
+def test_the_program_is_not_overwritten(operands: list[str], tmp_path: Path, link: bool) -> None:
+    output = operands[0]
+    if link:
+        output = f"{tmp_path}/link"
+        os.symlink("init", output)
+    done = run(*operands[:2], output)
+    assert done.returncode == 1
+    assert b"it is INIT itself" in done.stderr
+    assert Path(operands[0]).read_bytes() == b"\x7fELF program"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["init", "modules"], id="no OUTPUT"),
+        pytest.param(["a", "b", "c", "d"], id="too much"),
+        pytest.param(["--list", "image", "b"], id="a list and more"),
+        pytest.param(["--list"], id="list nothing"),
+        pytest.param(["--compress", "rar", "a", "b", "c"], id="unknown compression"),
+        pytest.param(["--mod", "x", "a", "b", "c"], id="an abbreviation"),
+    ],
+)
+def test_misuse_shows_the_usage(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"usage: mkvirtinitrd [--module NAME]... ")
+
+
+def test_a_reader_that_stops_reading_is_no_failure(operands: list[str]) -> None:
+    run(*operands)
+    command = f"{sys.executable} {SCRIPT} --list {operands[2]} | true"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_it_runs_from_anywhere_and_through_a_link(operands: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mkvirtinitrd").symlink_to(SCRIPT)
+    command = [sys.executable, "-I", "mkvirtinitrd", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"mkvirtinitrd {__version__}\n"
+
+
+def test_the_manual_names_every_option_and_no_other() -> None:
+    page = (TOP / "man/mkvirtinitrd.8").read_text().replace("\\-", "-")
+    options = page.partition(".SH OPTIONS")[2].partition(".SH")[0]
+    assert set(re.findall(r"^\.(?:B|BI) \"?(--[a-z]+)", options, re.MULTILINE)) == long_options()
+
+
+def test_the_readme_explains_every_option_and_no_other() -> None:
+    page = (TOP / "README.md").read_text(encoding="utf-8")
+    section = page.partition("\n### mkvirtinitrd\n")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"^\| `(--[a-z]+)", section, re.MULTILINE))
+    assert explained == long_options() - {"--help", "--version"}
+
+
+def long_options() -> set[str]:
+    syntax = runpy.run_path(str(SCRIPT), run_name="mkvirtinitrd")["parser"]()
+    assert isinstance(syntax, argparse.ArgumentParser)
+    return {name for name in syntax._option_string_actions if name.startswith("--")}

@@ -1,0 +1,109 @@
+"""Two families of virtiofsd: told apart by what they say, and spoken to in their own words."""
+
+from pathlib import Path
+
+import pytest
+
+from initrd.host.failure import HostError
+from initrd.host.virtiofsd import Dialect, Directory, ask, check, command, serve, understand
+
+C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
+RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
+OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
+C = Dialect("/c/virtiofsd", "c")
+RUST = Dialect("/rust/virtiofsd", "rust", readonly=True)
+OLD_RUST = RUST.replace(readonly=False)
+READ_ONLY, WRITABLE = Directory("/srv/a,b :c"), Directory("/srv/a,b :c", writable=True)
+
+
+def program(folder: Path, script: str) -> str:
+    path = folder / "virtiofsd"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "dialect"),
+    [
+        pytest.param(C_HELP, Dialect("x", "c"), id="c"),
+        pytest.param(RUST_HELP, Dialect("x", "rust", readonly=True), id="rust"),
+        pytest.param(OLD_RUST_HELP, Dialect("x", "rust"), id="rust before --readonly"),
+    ],
+)
+def test_the_dialect_is_what_the_help_says(answer: str, dialect: Dialect) -> None:
+    assert understand("x", answer) == dialect
+
+
+def test_the_program_itself_is_asked(tmp_path: Path) -> None:
+    path = program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
+    assert ask(path) == Dialect(path, "rust", readonly=True)
+
+
+def test_help_on_standard_error_and_a_bad_status_will_do(tmp_path: Path) -> None:
+    path = program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
+    assert ask(path).family == "c"
+
+
+@pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
+def test_another_program_is_refused(tmp_path: Path, script: str) -> None:
+    with pytest.raises(HostError, match="is no virtiofsd"):
+        ask(program(tmp_path, script))
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"cannot run .*/gone: No such file"):
+        ask(str(tmp_path / "gone"))
+
+
+def test_rust_is_told_the_path_in_one_word() -> None:
+    words = command(RUST, WRITABLE, "--fd=5", WRITABLE.path)
+    assert words[:3] == ("/rust/virtiofsd", "--fd=5", "--shared-dir=/srv/a,b :c")
+    assert "--readonly" not in words
+
+
+def test_rust_has_a_read_only_mode() -> None:
+    assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+
+
+def test_c_is_told_a_descriptor_because_a_comma_would_end_the_path() -> None:
+    program = serve(C, WRITABLE, listener=5, top=6)
+    assert "-f" in program.command
+    assert "--fd=5" in program.command
+    assert program.command[-1].startswith("source=/proc/self/fd/6/.,sandbox=chroot")
+    assert program.descriptors == (5, 6)
+
+
+def test_rust_inherits_the_socket_and_nothing_else() -> None:
+    assert serve(RUST, READ_ONLY, listener=5, top=6).descriptors == (5,)
+
+
+def test_c_read_only_is_made_so_before_it_starts() -> None:
+    plain = serve(C, WRITABLE, listener=5, top=6)
+    readonly = serve(C, READ_ONLY, listener=5, top=6)
+    assert readonly.command == plain.command
+    assert readonly.before != plain.before
+
+
+@pytest.mark.parametrize(
+    ("dialect", "directory", "root", "why"),
+    [
+        pytest.param(C, WRITABLE, False, "only root can use", id="c, not as root"),
+        pytest.param(OLD_RUST, READ_ONLY, True, "too old", id="rust without --readonly"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    dialect: Dialect, directory: Directory, root: bool, why: str
+) -> None:
+    with pytest.raises(HostError, match=f"{why}.*\ntry: "):
+        check(dialect, directory, root=root)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "directory", "root"),
+    [(C, READ_ONLY, True), (RUST, READ_ONLY, False), (OLD_RUST, WRITABLE, False)],
+)
+def test_what_can_be_done_is_not_refused(
+    dialect: Dialect, directory: Directory, root: bool
+) -> None:
+    assert check(dialect, directory, root=root) is None  # type: ignore[func-returns-value]
