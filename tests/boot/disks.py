@@ -1,0 +1,96 @@
+"""Disk images of the tests, made without root, and how QEMU is told of them."""
+
+import os
+import subprocess
+
+SIGNATURE = 0x1234ABCD  # of the disks with an MBR
+PARTITION = 2048  # sector at which the only partition of a partitioned disk begins
+_SECTOR = 512
+
+
+def ext4(path: str, source: str = "", *, size: int = 32, options: tuple[str, ...] = ()) -> str:
+    """Make an ext4 image of `size` MiB with what the directory `source` holds; return its path."""
+    _sparse(path, size << 20)
+    content = ["-d", source] if source else []
+    _run("mkfs.ext4", "-q", "-F", *options, *content, path)
+    return path
+
+
+def squashfs(path: str, source: str) -> str:
+    """Make a squashfs image of a directory; return its path."""
+    _run("mksquashfs", source, path, "-noappend", "-quiet", "-no-progress")
+    return path
+
+
+def erofs(path: str, source: str) -> str:
+    """Make an erofs image of a directory; return its path."""
+    _run("mkfs.erofs", path, source)
+    return path
+
+
+def uuid(path: str) -> str:
+    """Return the UUID of a file system image."""
+    return _run("blkid", "-p", "-o", "value", "-s", "UUID", path).strip()
+
+
+def gpt(path: str, content: str) -> str:
+    """Make a disk with a GPT whose third partition is a copy of `content`; return its PARTUUID."""
+    _partitioned(path, content)
+    _run("sgdisk", "--clear", f"--new=3:{PARTITION}:+{_sectors(content)}", path)
+    shown = _run("sgdisk", "--info=3", path)
+    (line,) = [line for line in shown.splitlines() if "unique GUID" in line]
+    return line.split()[-1].lower()
+
+
+def mbr(path: str, content: str) -> str:
+    """Make a disk with an MBR whose first partition is a copy of `content`; return its PARTUUID."""
+    _partitioned(path, content)
+    entry = b"\0\0\0\0\x83\0\0\0" + b"".join(
+        number.to_bytes(4, "little") for number in (PARTITION, _sectors(content))
+    )
+    with open(path, "r+b") as disk:
+        disk.seek(440)
+        disk.write(SIGNATURE.to_bytes(4, "little") + b"\0\0" + entry)
+        disk.seek(510)
+        disk.write(b"\x55\xaa")
+    return f"{SIGNATURE:08x}-01"
+
+
+def overwrite(path: str, offset: int, data: bytes) -> str:
+    """Damage an image; return its path."""
+    with open(path, "r+b") as image:
+        image.seek(offset)
+        image.write(data)
+    return path
+
+
+def drives(*paths: str, options: str = "") -> tuple[str, ...]:
+    """Return the arguments that give QEMU these images as /dev/vda, /dev/vdb and so on."""
+    arguments: list[str] = []
+    for number, path in enumerate(paths):
+        arguments += ["-drive", f"file={path},format=raw,if=none,id=disk{number}{options}"]
+        arguments += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+    return tuple(arguments)
+
+
+def _partitioned(path: str, content: str) -> None:
+    """Make a disk with `content` where its partition will be, and room for a second GPT."""
+    _sparse(path, (PARTITION + _sectors(content)) * _SECTOR + (1 << 20))
+    with open(content, "rb") as source, open(path, "r+b") as disk:
+        disk.seek(PARTITION * _SECTOR)
+        disk.write(source.read())
+
+
+def _sectors(path: str) -> int:
+    return -(-os.path.getsize(path) // _SECTOR)
+
+
+def _sparse(path: str, size: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def _run(*command: str) -> str:
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return done.stdout

@@ -1,0 +1,50 @@
+"""The end of a command in a real machine: what it leaves is stopped, what it wrote is kept."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command
+from tests.boot.ports import run
+
+pytestmark = pytest.mark.boot
+
+LEAVE_MUCH_BEHIND = """
+(trap 'echo stopped in time; exit' TERM; while :; do sleep 1; done) &
+(trap '' TERM; echo stubborn is up; while :; do sleep 1; done) &
+setsid sh -c 'trap "echo stopped elsewhere; exit" TERM; while :; do sleep 1; done' &
+(kill -STOP $(exec sh -c 'echo $PPID'); echo never) &
+sleep 2
+echo over
+"""
+
+
+def sh(script: str) -> Command:
+    return Command((b"sh", b"-c", os.fsencode(script)))
+
+
+def test_whatever_is_left_is_stopped_and_heard_out(tmp_path: Path) -> None:
+    ended = run(sh(LEAVE_MUCH_BEHIND), str(tmp_path))
+    assert ended.message == "exit 0"
+    lines = ended.stdout.decode().splitlines()
+    assert lines[:2] == ["stubborn is up", "over"]
+    assert sorted(lines[2:]) == ["stopped elsewhere", "stopped in time"]
+    assert "initrd:" not in ended.console
+
+
+def test_a_disk_that_was_written_to_is_clean(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    subprocess.run(["mkfs.ext4", "-q", disk, "32M"], check=True)
+    script = "mount /dev/vda /mnt; "
+    script += "echo kept >/mnt/file; cd /mnt; exec 9>/mnt/open; sleep 1000 & mount | grep vda"
+    drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
+    ended = run(sh(script), str(tmp_path / "m"), more_modules=("virtio_blk",), more_arguments=drive)
+    assert (ended.message, ended.stderr) == ("exit 0", b"")
+    state = subprocess.run(["dumpe2fs", "-h", disk], check=True, capture_output=True, text=True)
+    assert "needs_recovery" not in state.stdout
+    subprocess.run(["e2fsck", "-fn", disk], check=True, capture_output=True)
+    shown = subprocess.run(["debugfs", "-R", "cat file", disk], check=True, capture_output=True)
+    assert shown.stdout == b"kept\n"
+    assert "initrd:" not in ended.console

@@ -1,0 +1,45 @@
+"""How a command ends is what the host is told, in a real machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command
+from tests.boot.ports import Ended, run
+
+pytestmark = pytest.mark.boot
+
+
+def sh(script: str) -> Command:
+    return Command((b"sh", b"-c", os.fsencode(script)))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        pytest.param(Command((b"true",)), "exit 0", id="success"),
+        pytest.param(sh("exit 255"), "exit 255", id="the largest status"),
+        pytest.param(sh("kill -TERM $$"), "signal 15", id="death by a signal"),
+        pytest.param(sh("kill -TERM 1; sleep 60"), "signal 15", id="a signal to PID 1"),
+        pytest.param(Command((b"no-such-command",)), "exit 127", id="not in PATH"),
+        pytest.param(Command((b"/no/such/file",)), "exit 127", id="no such file"),
+        pytest.param(Command((b"/etc",)), "exit 126", id="a directory"),
+    ],
+)
+def test_the_status_reaches_the_host(command: Command, message: str, tmp_path: Path) -> None:
+    ended = run(command, str(tmp_path))
+    assert ended.message == message
+    assert ended.message == ended.messages[-1]
+    assert_quiet(ended)
+
+
+def test_why_a_command_cannot_be_executed_is_said(tmp_path: Path) -> None:
+    ended = run(Command((b"no-such-command",), (b"PATH=/a:/b",)), str(tmp_path))
+    assert "warning cannot run no-such-command: not found in PATH (/a:/b)" in ended.messages
+    assert (ended.stdout, ended.stderr) == (b"", b"")
+
+
+def assert_quiet(ended: Ended) -> None:
+    assert "initrd:" not in ended.console
+    assert "Kernel panic" not in ended.console

@@ -1,0 +1,62 @@
+"""A command on a terminal, in a real machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command
+from tests.boot.ports import MachineHost, commanded
+
+pytestmark = pytest.mark.boot
+
+SHELL = Command((b"sh", b"-i"), (b"PS1=<$?> ", b"TERM=vt100"), tty=(0, 1, 2), size=(40, 100))
+
+
+def typed(host: MachineHost, line: str, answer: str) -> None:
+    host.feed("tty", line.encode())
+    host.expect_output("tty", answer.encode())
+
+
+def test_a_shell_has_all_that_a_terminal_gives(tmp_path: Path) -> None:
+    with commanded(SHELL, str(tmp_path)) as host:
+        host.expect_output("tty", b"<0> ")
+        typed(host, "stty size; tty; echo $TERM\n", "40 100\r\n/dev/pts/0\r\nvt100\r\n")
+        host.tell("resize 50 132")
+        typed(host, "stty size\n", "50 132\r\n")
+        typed(host, "stty -a | grep -c ' iutf8'\n", "\r\n1\r\n")
+        typed(host, "echo $((40+2)); sleep 1000\n", "42\r\n")
+        typed(host, "\x03", "<130> ")
+        typed(host, "echo $((40+3)); sleep 1000\n", "43\r\n")
+        stop(host)
+        typed(host, "bg; kill %1; wait %1; echo killed: $?\n", "killed: 143")
+        typed(host, "cat >/dev/tty\nthrough the terminal\n", "through the terminal\r\n")
+        typed(host, "\x04", "<0> ")
+        host.feed("tty", b"exit 9\n")
+        ended = host.end()
+    assert ended.message == "exit 9"
+    assert "initrd:" not in ended.console
+
+
+def stop(host: MachineHost) -> None:
+    """Press Ctrl-Z until it has its effect: the job may not have started yet."""
+    for _ in range(100):
+        host.feed("tty", b"\x1a")
+        for _ in range(10):
+            host.read(0.05)
+        if b"Stopped" in host.received["tty"]:
+            return
+    raise AssertionError(host.received["tty"])
+
+
+def test_a_command_alone_on_a_terminal_dies_of_ctrl_c_and_does_not_stop(tmp_path: Path) -> None:
+    script = "stty -echo; ls -l /proc/$$/fd >&2; echo ready; exec sleep 1000"
+    command = Command((b"sh", b"-c", os.fsencode(script)), tty=(0, 1))
+    with commanded(command, str(tmp_path)) as host:
+        host.expect_output("tty", b"ready\r\n")
+        host.feed("tty", b"\x1a\x03")
+        ended = host.end()
+    assert ended.message == "signal 2"
+    assert ended.terminal == b"ready\r\n"
+    assert ended.stderr.count(b"/dev/pts/0") == 2
+    assert b"2 -> pipe:" in ended.stderr

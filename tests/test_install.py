@@ -1,0 +1,57 @@
+"""`make install` and `make uninstall`, below a directory of the test's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+FAKE_INIT = "#!/bin/sh\necho fake\n"
+
+
+def make(target: str, tmp_path: Path, *variables: str) -> None:
+    """Run make with a `dist/init` that it takes as it is."""
+    dist = tmp_path / "dist"
+    dist.mkdir(exist_ok=True)
+    (dist / "init").write_text(FAKE_INIT, encoding="utf-8")
+    command = ["make", "--silent", "-C", str(TOP), "-o", f"{dist}/init", target]
+    command += [f"DIST={dist}", f"DESTDIR={tmp_path}/root", f"PYTHON={sys.executable}", *variables]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    subprocess.run(command, check=True, env=environ)
+
+
+def files(tmp_path: Path) -> set[str]:
+    found = (tmp_path / "root").rglob("*")
+    return {str(path.relative_to(tmp_path / "root")) for path in found if not path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    ("variables", "prefix", "libdir"),
+    [
+        pytest.param((), "usr/local", "usr/local/lib", id="default"),
+        pytest.param(("PREFIX=/usr",), "usr", "usr/lib", id="PREFIX"),
+        pytest.param(("PREFIX=/usr", "LIBDIR=/usr/lib64"), "usr", "usr/lib64", id="LIBDIR"),
+        pytest.param(("PREFIX=/opt/initrd 1",), "opt/initrd 1", "opt/initrd 1/lib", id="space"),
+    ],
+)
+def test_what_is_installed_works_and_goes_without_a_trace(
+    tmp_path: Path, variables: tuple[str, ...], prefix: str, libdir: str
+) -> None:
+    make("install", tmp_path, *variables)
+    root = tmp_path / "root"
+    assert (root / libdir / "osbuild/initrd/initrd").read_text(encoding="utf-8") == FAKE_INIT
+    assert os.access(root / libdir / "osbuild/initrd/initrd", os.X_OK)
+    assert (root / prefix / "share/man/man8/mkvirtinitrd.8").exists()
+    for script in ("mkvirtinitrd", "chrootvm"):
+        command = [sys.executable, str(root / prefix / "bin" / script), "--version"]
+        run = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/")
+        assert run.stdout.startswith(script)
+    make("uninstall", tmp_path, *variables)
+    assert files(tmp_path) == set()
+
+
+def test_nothing_is_installed_outside_of_the_prefix(tmp_path: Path) -> None:
+    make("install", tmp_path, "PREFIX=/usr")
+    assert {path.split("/")[0] for path in files(tmp_path)} == {"usr"}
