@@ -1,0 +1,128 @@
+"""Measure what users wait and pay for: a table, and build/bench/bench.json.
+
+    python3 -m bench [--short] [--output DIRECTORY]
+
+Instruction counts are exact and can be compared between commits; times are those of this machine in
+this hour. A figure over its budget is marked and fails nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from bench import icount, start
+from tests.boot import assets
+
+INIT = Path("dist/init")
+MEGA = 1e6
+STREAM = 100_000_000  # bytes through a command's standard output
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value, with the most (or least) that it should be."""
+
+    name: str
+    value: float
+    unit: str
+    budget: float | None = None
+    more_is_better: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Tell whether the budget is kept; a figure without one always does."""
+        if self.budget is None:
+            return True
+        return self.value >= self.budget if self.more_is_better else self.value <= self.budget
+
+    def row(self) -> str:
+        """Return the figure as a line of the table."""
+        sign = "≥" if self.more_is_better else "≤"
+        budget = "" if self.budget is None else f"{sign} {self.budget:g} {self.unit}"
+        mark = "" if self.met else "  over budget"
+        return f"{self.name:52}{self.value:10.2f} {self.unit:5} {budget:12}{mark}"
+
+
+def seconds(command: Sequence[str], runs: int) -> float:
+    """Return the median wall-clock time of a command in seconds, after one run to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begin)
+    return median(times[1:])
+
+
+def start_of_init(_runs: int) -> list[Figure]:
+    """Count the guest's instructions from "Run /init" on."""
+    image = icount.initramfs(INIT.read_bytes())
+    kernel = assets.kernel("bookworm").image
+    found = start.phases(icount.boot(kernel, image, start.CALLS, "initrd.timeout=0.001"))
+    return [
+        Figure('"Run /init" to the first line of init.py', found[start.FIRST_LINE] / MEGA, "M", 60),
+        Figure('"Run /init" to main()', found["to main()"] / MEGA, "M"),
+    ]
+
+
+def sizes(_runs: int) -> list[Figure]:
+    """Measure what is shipped."""
+    return [Figure("dist/init", INIT.stat().st_size / MEGA, "MB", 16)]
+
+
+def image_maker(runs: int) -> list[Figure]:
+    """Time mkvirtinitrd on Debian 12's modules."""
+    modules = assets.kernel("bookworm").modules
+    with tempfile.TemporaryDirectory() as top:
+        command = [sys.executable, "scripts/mkvirtinitrd", str(INIT), modules, f"{top}/image"]
+        taken = seconds(command, runs * 2)
+        size = Path(f"{top}/image").stat().st_size
+    return [
+        Figure("mkvirtinitrd on Debian 12's modules", taken, "s", 0.5),
+        Figure("its image", size / MEGA, "MB"),
+    ]
+
+
+def commands(runs: int) -> list[Figure]:
+    """Time chrootvm with a command: nothing at all, and much output."""
+    chrootvm = [sys.executable, "scripts/chrootvm", assets.busybox_root(), "--"]
+    idle = seconds([*chrootvm, "true"], runs)
+    busy = seconds([*chrootvm, "head", "-c", str(STREAM), "/dev/zero"], runs)
+    rate = STREAM / MEGA / max(busy - idle, 0.001)
+    return [
+        Figure("chrootvm ROOT -- true", idle, "s"),
+        Figure("standard output of a command", rate, "MB/s", 40, more_is_better=True),
+    ]
+
+
+MEASURES: tuple[Callable[[int], list[Figure]], ...] = (
+    start_of_init,
+    sizes,
+    image_maker,
+    commands,
+)
+
+
+def main() -> None:
+    """Measure, print, and keep the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--short", action="store_true", help="one run of each")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIRECTORY")
+    given = parser.parse_args()
+    figures = []
+    for measure in MEASURES:
+        for figure in measure(1 if given.short else 5):
+            print(figure.row(), flush=True)
+            figures.append(asdict(figure) | {"met": figure.met})
+    given.output.mkdir(parents=True, exist_ok=True)
+    (given.output / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
