@@ -1,0 +1,156 @@
+# Everything starts here: `make help` lists the targets.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+PYTHON ?= python3
+BUILD := build
+DIST := dist
+# Kernels and root directories that the demo and the boot tests download or make.
+CACHE ?= $(BUILD)/cache
+# How many virtual machines the boot tests run at the same time.
+JOBS ?= $(shell nproc)
+
+VENV := $(BUILD)/venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+export PYTHON
+
+.DELETE_ON_ERROR:
+.PHONY: all build demo check unit lint tools built boot bench bench-short install uninstall dist distcheck vendor clean help
+.PHONY: packages-build packages-demo packages-check pin
+all: build ## the same as `build`
+
+include initrd/freeze/build.mk
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+# --- what the rest needs -------------------------------------------------------------------------
+
+packages-build packages-demo packages-check: packages-%:
+	@tools/packages $*
+
+# Pinned, with hashes; from vendor/ without any network when `make vendor` filled it.
+$(INSTALLED): constraints.txt | packages-build
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV_PYTHON) -m pip install -q --disable-pip-version-check --require-hashes -r constraints.txt \
+		$(if $(wildcard vendor/*.whl),--no-index --find-links vendor)
+	@touch $@
+
+PIN_OPTIONS := --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+pin: ## pin the newest of what requirements.in names in constraints.txt
+	$(PYTHON) -m venv $(BUILD)/pin
+	$(BUILD)/pin/bin/pip install -q pip-tools
+	$(BUILD)/pin/bin/pip-compile -q --upgrade $(PIN_OPTIONS) -o constraints.txt requirements.in
+
+vendor: $(INSTALLED) ## download the pinned wheels to vendor/, for a build without network
+	$(VENV_PYTHON) -m pip download -q --require-hashes -r constraints.txt --only-binary :all: -d $@
+
+# --- tests ---------------------------------------------------------------------------------------
+
+# A Python that has pytest: the pinned one if it is there, else the system's own if that will do.
+TESTER = $(or $(if $(wildcard $(INSTALLED)),$(VENV_PYTHON)), \
+	$(shell $(PYTHON) -c 'import pytest' 2>/dev/null && echo $(PYTHON)))
+
+STAGES := lint unit tools built boot bench-short
+check: packages-check ## everything CI runs: lint, unit tests, build, tests of what was built, boots
+	@for stage in $(STAGES); do \
+		echo "=== $$stage"; \
+		$(MAKE) --no-print-directory $$stage || exit; \
+	done
+	@echo "=== all passed"
+
+unit: $(if $(strip $(TESTER)),,$(INSTALLED)) ## unit tests: no root, no QEMU, no network
+	$(or $(strip $(TESTER)),$(VENV_PYTHON)) -m pytest -q -m 'not boot and not built and not tools'
+
+tools: export CACHE := $(abspath $(CACHE))
+tools: $(INSTALLED) packages-check ## tests that compare with other programs
+	$(VENV_PYTHON) -m pytest -q -m tools
+
+built: build $(INSTALLED) ## tests of dist/init itself, without a virtual machine
+	$(VENV_PYTHON) -m pytest -q -m built
+
+demo: export CACHE := $(abspath $(CACHE))
+demo: packages-demo build ## boot something real: `make demo`, or `make demo ROOTFS=DIR`
+	tools/demo $(if $(ROOTFS),"$(ROOTFS)")
+
+boot: export CACHE := $(abspath $(CACHE))
+boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
+	$(VENV_PYTHON) -m pytest -q -m boot -n $(JOBS) --dist loadfile --timeout 600
+
+# BENCH=--short for one run of each.
+bench: export CACHE := $(abspath $(CACHE))
+bench: build $(INSTALLED) packages-check ## measure instructions, times and sizes
+	$(VENV_PYTHON) -m bench $(BENCH)
+
+bench-short:
+	@$(MAKE) --no-print-directory bench BENCH=--short
+
+lint: $(INSTALLED) ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(foreach script,$(wildcard scripts/*),$(VENV)/bin/mypy $(script) &&) true
+	$(foreach script,tools/packages tools/demo demo/hello .ci/run,sh -n $(script) &&) true
+
+# --- what is installed ---------------------------------------------------------------------------
+
+# The checkout's layout below LIBDIR/initrd, so that the scripts find the package beside them.
+LIBRARY := $(DESTDIR)$(LIBDIR)/initrd
+INIT := $(DESTDIR)$(LIBDIR)/osbuild/initrd/initrd
+MODULES := $(filter-out initrd/init.py,$(wildcard initrd/*.py initrd/host/*.py))
+SCRIPTS := $(notdir $(wildcard scripts/*))
+MANUALS := $(notdir $(wildcard man/*.[1-8]))
+# In a shell's loop, where $$page is initrd.8: the file of its section.
+MANUAL := $(DESTDIR)$(MANDIR)/man$${page\#\#*.}/$$page
+
+install: $(DIST)/init ## install below PREFIX (and DESTDIR)
+	install -D -m 0755 "$(DIST)/init" "$(INIT)"
+	for file in $(MODULES); do install -D -m 0644 $$file "$(LIBRARY)/$$file" || exit; done
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" "$(LIBRARY)/initrd"
+	install -d "$(DESTDIR)$(BINDIR)"
+	for script in $(SCRIPTS); do \
+		install -D -m 0755 scripts/$$script "$(LIBRARY)/scripts/$$script" && \
+		ln -sfr "$(LIBRARY)/scripts/$$script" "$(DESTDIR)$(BINDIR)/$$script" || exit; \
+	done
+	for page in $(MANUALS); do install -D -m 0644 man/$$page "$(MANUAL)" || exit; done
+
+uninstall: ## remove what `install` put there
+	for script in $(SCRIPTS); do rm -f "$(DESTDIR)$(BINDIR)/$$script" || exit; done
+	for page in $(MANUALS); do rm -f "$(MANUAL)" || exit; done
+	rm -f "$(INIT)"
+	rm -rf "$(LIBRARY)"
+	-rmdir -p --ignore-fail-on-non-empty "$(DESTDIR)$(LIBDIR)/osbuild/initrd"
+
+# --- releases ------------------------------------------------------------------------------------
+
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' initrd/__init__.py)
+NAME := initrd-$(VERSION)
+TARBALL := $(DIST)/$(NAME).tar.gz
+
+dist: ## the source tarball
+	@mkdir -p $(DIST)
+	git archive --format=tar --prefix=$(NAME)/ HEAD | gzip -n >$(TARBALL)
+
+# Unpacks the tarball elsewhere and lives in it: unit tests, build, install, uninstall.
+DISTCHECK := $(abspath $(BUILD)/distcheck)
+distcheck: dist ## check that the tarball builds, installs and uninstalls
+	rm -rf $(DISTCHECK)
+	mkdir -p $(DISTCHECK)
+	tar -xf $(TARBALL) -C $(DISTCHECK)
+	$(MAKE) -C $(DISTCHECK)/$(NAME) unit build
+	$(MAKE) -C $(DISTCHECK)/$(NAME) install DESTDIR=$(DISTCHECK)/root
+	$(DISTCHECK)/root$(LIBDIR)/osbuild/initrd/initrd --version
+	$(foreach script,$(SCRIPTS),$(DISTCHECK)/root$(BINDIR)/$(script) --version &&) true
+	$(MAKE) -C $(DISTCHECK)/$(NAME) uninstall DESTDIR=$(DISTCHECK)/root
+	@left=$$(find $(DISTCHECK)/root ! -type d) && \
+		if [ -n "$$left" ]; then echo "uninstall left: $$left" >&2; exit 1; fi
+	rm -rf $(DISTCHECK)
+
+clean: ## remove everything that was made here
+	rm -rf --one-file-system $(BUILD) $(DIST) .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f initrd/guest/_syscalls.*.so
