@@ -62,10 +62,12 @@ class Host:
                 raise Hung(f"no {word!r}, but {self.messages}{self.remark()}")
         return self.message(word) or ""
 
-    def expect_output(self, name: str, data: bytes, seconds: float = DEADLINE) -> None:
-        """Wait until `data` has come from a port. Raises Hung."""
+    def expect_output(
+        self, name: str, data: bytes, seconds: float = DEADLINE, *, after: int = 0
+    ) -> None:
+        """Wait until `data` has come from a port, beyond the first `after` bytes. Raises Hung."""
         deadline = time.monotonic() + seconds
-        while data not in self.received[name]:
+        while data not in self.received[name][after:]:
             if time.monotonic() > deadline or not self.read(0.1):
                 raise Hung(f"{data!r} is not in {self.received[name][-2000:]!r} of {name}")
 
@@ -87,7 +89,8 @@ class Host:
         deadline = time.monotonic() + seconds
         while not (self._last() and self._has_all()):
             if time.monotonic() > deadline or not self.read(0.1):
-                raise Hung(f"no end: {self.messages}{self.remark()}")
+                shown = {name: data[-500:] for name, data in self.received.items()}
+                raise Hung(f"no end, but {shown}{self.remark()}")
         return self._last()
 
     def _last(self) -> str:
