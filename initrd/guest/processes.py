@@ -4,10 +4,10 @@ import errno
 import posix as os
 
 from initrd.guest import _syscalls
-from initrd.guest.files import read_file
 from initrd.guest.launch import Launch, launch
 
 _SPARED = "/run/sendsigs.omit.d"
+_LONGEST_LIST = 1 << 16  # bytes
 
 
 class Processes:
@@ -68,17 +68,37 @@ class Processes:
         return [pid for pid in _pids() if pid != 1 and pid not in spared and _is_user_process(pid)]
 
     def _spared(self) -> "frozenset[int]":
-        """Return the processes that are listed as needed until the very end."""
-        words: list[bytes] = []
-        for name in _names(_SPARED):
-            words += read_file(f"{_SPARED}/{name}").split()
-        return frozenset(int(word) for word in words if word.isdigit())
+        return spared(_SPARED)
+
+
+def spared(directory: str) -> "frozenset[int]":
+    """Return the processes that files in `directory` list as needed until the very end.
+
+    Anybody in the machine may put things there: what cannot be read as a list spares nobody.
+    """
+    words: list[bytes] = []
+    for name in _names(directory):
+        words += _read_list(f"{directory}/{name}").split()
+    return frozenset(int(word) for word in words if word.isdigit())
+
+
+def _read_list(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not wait
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _LONGEST_LIST)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _names(path: str) -> "list[str]":
     try:
         return os.listdir(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

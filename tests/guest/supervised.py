@@ -48,7 +48,11 @@ class HostKernel(FakeKernel):
 
 def descendants(pid: int) -> list[int]:
     found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return []
+    for child in children.split():
         found += [int(child), *descendants(int(child))]
     return found
 
