@@ -61,10 +61,10 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     check(machine)
     arch = find_arch(machine.arch)
     cache = locate.cache_directory(environment)
-    kernel = _kernel(machine)
+    kernel = kernel_of(machine)
     cmdline = command_line(machine, arch)
     return Launch(
-        qemu=_qemu(machine, arch, environment),
+        qemu=qemu_of(machine, arch, environment),
         virtiofsd=ask(locate.find_virtiofsd(machine.virtiofsd, environment)),
         hardware=Hardware(
             arch,
@@ -77,7 +77,7 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         image=open_boot_image(
             locate.find_init(machine.init_program, environment),
             kernel.modules,
-            (*needs.for_cmdline(cmdline), *_needs(machine)),
+            wanted(machine, cmdline),
             machine.command,
             cache,
         ),
@@ -145,7 +145,8 @@ def command_line(machine: Machine, arch: Arch) -> str:
     return text
 
 
-def _kernel(machine: Machine) -> Kernel:
+def kernel_of(machine: Machine) -> Kernel:
+    """Return the kernel to boot, and its modules. Raises HostError."""
     if not machine.kernel:
         found = find_kernel(machine.root)
         return found.replace(modules=machine.modules) if machine.modules else found
@@ -156,14 +157,16 @@ def _kernel(machine: Machine) -> Kernel:
     return Kernel(release, image, machine.modules or module_directory(machine.root, release))
 
 
-def _qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
+def qemu_of(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
+    """Return the path of the QEMU to use. Raises HostError."""
     hint = f"install it (package {arch.package}), or --qemu BIN"
     return locate.find_program(machine.qemu or arch.qemu, environment, hint)
 
 
-def _needs(machine: Machine) -> tuple[needs.Need, ...]:
-    wanted = tuple(needs.module(name) for name in machine.module)
-    return (*wanted, PORTS) if machine.command else wanted
+def wanted(machine: Machine, cmdline: str) -> tuple[needs.Need, ...]:
+    """Return what the kernel's modules are needed for."""
+    asked = tuple(needs.module(name) for name in machine.module)
+    return (*needs.for_cmdline(cmdline), *asked, *((PORTS,) if machine.command else ()))
 
 
 def _disks(machine: Machine) -> tuple[str, ...]:
