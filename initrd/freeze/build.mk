@@ -5,6 +5,10 @@ FREEZE_SOURCES := initrd/freeze
 SOURCE_DATE_EPOCH ?= 0
 export SOURCE_DATE_EPOCH
 
+# What is made is said in a line each; `make V=1` shows the commands.
+Q := $(if $(V),,@)
+said = $(if $(V),,@echo "  $@")
+
 # Nothing of the build machine's directories goes into an object.
 CFLAGS ?= -O2 -Wall -Wextra
 FREEZE_CFLAGS = $(CFLAGS) -Wno-unused-parameter -Wno-missing-field-initializers -fno-pie \
@@ -27,11 +31,13 @@ SYSCALLS_LINK := initrd/guest/_syscalls.abi3.so
 extension unit: $(SYSCALLS_LINK)
 
 $(SYSCALLS): initrd/guest/_syscalls.c
+	$(said)
 	@mkdir -p $(@D)
-	$(CC) $(FREEZE_CFLAGS) -fPIC -shared -Wl,--build-id=none -o $@ $<
+	$(Q)$(CC) $(FREEZE_CFLAGS) -fPIC -shared -Wl,--build-id=none -o $@ $<
 
 $(SYSCALLS_LINK): $(SYSCALLS)
-	ln -sfn ../../$< $@
+	$(said)
+	$(Q)ln -sfn ../../$< $@
 
 # --- dist/init -----------------------------------------------------------------------------------
 
@@ -42,27 +48,32 @@ FREEZE_OBJECTS := $(addprefix $(FREEZE)/,launcher.o unpack.o loader.o python.o _
 
 $(FREEZE)/analysis.json: $(addprefix $(FREEZE_SOURCES)/,init.spec entry.py analysis.py) \
 		$(GUEST_MODULES) $(INSTALLED) $(SYSCALLS_LINK)
+	$(said)
 	@mkdir -p $(@D)
-	PYINSTALLER_CONFIG_DIR='$(abspath $(FREEZE))' $(FREEZE_PYTHON) -m PyInstaller \
-		--log-level ERROR --clean --workpath $(FREEZE) --distpath $(FREEZE) \
+	$(Q)PYINSTALLER_CONFIG_DIR='$(abspath $(FREEZE))' PYI_LOG_LEVEL=ERROR \
+		$(FREEZE_PYTHON) -m PyInstaller --clean --workpath $(FREEZE) --distpath $(FREEZE) \
 		$(FREEZE_SOURCES)/init.spec
-	mv $(FREEZE)/init/analysis.json $@
+	$(Q)mv $(FREEZE)/init/analysis.json $@
 
 $(FREEZE)/modules.c: $(FREEZE)/analysis.json $(FREEZE_SOURCES)/modules.py
-	$(FREEZE_PYTHON) $(FREEZE_SOURCES)/modules.py $< $(@D)
+	$(said)
+	$(Q)$(FREEZE_PYTHON) $(FREEZE_SOURCES)/modules.py $< $(@D)
 
-$(addprefix $(FREEZE)/,launcher.o unpack.o loader.o): FREEZE_CFLAGS += $(BARE_CFLAGS)
+$(addprefix $(FREEZE)/,launcher.o unpack.o loader.o): private FREEZE_CFLAGS += $(BARE_CFLAGS)
 $(FREEZE)/%.o: $(FREEZE_SOURCES)/%.c $(wildcard $(FREEZE_SOURCES)/*.h) $(INSTALLED)
+	$(said)
 	@mkdir -p $(@D)
-	$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
 
 $(FREEZE)/_syscalls.o: initrd/guest/_syscalls.c $(INSTALLED)
+	$(said)
 	@mkdir -p $(@D)
-	$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
 
-$(FREEZE)/modules.o: FREEZE_CFLAGS += $(if $(filter shared,$(call libpython,kind)),,-DINITRD_STATIC)
+$(FREEZE)/modules.o: private FREEZE_CFLAGS += $(if $(filter shared,$(call libpython,kind)),,-DINITRD_STATIC)
 $(FREEZE)/modules.o: $(FREEZE)/modules.c
-	$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
+	$(said)
+	$(Q)$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
 
 # Where it begins is the launcher.
 link = $(CC) -no-pie -o $@ $(FREEZE_OBJECTS) $(1) \
@@ -70,18 +81,23 @@ link = $(CC) -no-pie -o $@ $(FREEZE_OBJECTS) $(1) \
 	-Wl,-e,initrd_entry -Wl,--build-id=none -Wl,-z,noseparate-code
 
 $(FREEZE)/empty.o: $(FREEZE_SOURCES)/payload.S
+	$(said)
 	@mkdir -p $(@D)
-	$(CC) -c -DNO_PAYLOAD -o $@ $<
+	$(Q)$(CC) -c -DNO_PAYLOAD -o $@ $<
 
 $(FREEZE)/needs: $(FREEZE_OBJECTS) $(FREEZE)/names.o $(FREEZE)/empty.o
-	$(call link,$(FREEZE)/empty.o)
+	$(said)
+	$(Q)$(call link,$(FREEZE)/empty.o)
 
 $(FREEZE)/libraries.cpio: $(FREEZE)/needs $(FREEZE)/analysis.json $(FREEZE_SOURCES)/payload.py
-	$(FREEZE_PYTHON) $(FREEZE_SOURCES)/payload.py $(FREEZE)/analysis.json $< $(@D)
+	$(said)
+	$(Q)$(FREEZE_PYTHON) $(FREEZE_SOURCES)/payload.py $(FREEZE)/analysis.json $< $(@D)
 
 $(FREEZE)/payload.o: $(FREEZE_SOURCES)/payload.S $(FREEZE)/libraries.cpio $(FREEZE)/modules.c
-	$(CC) -c -Wa,-I$(FREEZE) -o $@ $<
+	$(said)
+	$(Q)$(CC) -c -Wa,-I$(FREEZE) -o $@ $<
 
 $(DIST)/init: $(FREEZE_OBJECTS) $(FREEZE)/payload.o
+	$(said)
 	@mkdir -p $(@D)
-	$(call link,$(FREEZE)/payload.o)
+	$(Q)$(call link,$(FREEZE)/payload.o)
