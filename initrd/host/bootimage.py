@@ -8,22 +8,33 @@ from initrd.host import cpio
 from initrd.host.cache import Image, open_image
 from initrd.host.failure import HostError
 from initrd.host.needs import Need
+from initrd.record import Record
 
 PORTS = Need(("virtio_console",), "the streams of a command")
+NAMELESS = "initrd.img"  # what to call an image that the cache does not keep
 _DEPMOD_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo")
+
+
+class BootImage(Record):
+    """An image that is ready to be used."""
+
+    descriptor: int
+    path: str  # of the part that the cache keeps, without a command
 
 
 def open_boot_image(
     init: str, modules: str, wanted: tuple[Need, ...], command: Command | None, cache: str
-) -> int:
-    """Return a descriptor of the image with the program `init` and the modules that are wanted.
+) -> BootImage:
+    """Return the image with the program `init` and the modules that are wanted.
 
     `modules` is the kernel's directory of them; empty: it has none. `cache` is ours.
     """
     key = repr((init, modules, wanted))
     folder = os.path.join(cache, "images")
     image = open_image(folder, key, lambda: make_image(init, modules, wanted))
-    return image if command is None else with_command(image, command)
+    path = os.readlink(f"/proc/self/fd/{image}")
+    known = path if os.path.exists(path) else NAMELESS
+    return BootImage(image if command is None else with_command(image, command), known)
 
 
 def make_image(init: str, directory: str, wanted: tuple[Need, ...]) -> Image:

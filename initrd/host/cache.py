@@ -45,7 +45,8 @@ def open_image(
     began = clock()
     image = make()
     _remember(folder, name, image, began)
-    return _in_memory(image.content)
+    kept = _open_known(name)
+    return _in_memory(image.content) if kept is None else kept
 
 
 def _open_known(name: str) -> int | None:

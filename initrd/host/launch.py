@@ -11,7 +11,7 @@ from initrd.cmdline import Share as GuestShare
 from initrd.host import locate, needs
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.arch import Arch, find_arch
-from initrd.host.bootimage import PORTS, open_boot_image
+from initrd.host.bootimage import PORTS, BootImage, open_boot_image
 from initrd.host.failure import HostError
 from initrd.host.kernel import Kernel, find_kernel, module_directory, release_of
 from initrd.host.machine import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
@@ -34,10 +34,11 @@ class Launch(Record):
     virtiofsd: Dialect
     hardware: Hardware
     kernel: str
-    image: int  # a descriptor of the initramfs image
+    image: BootImage
     cmdline: str
     directories: tuple[tuple[str, Directory], ...] = ()  # by tag
     disks: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()  # the names of a command's
     log: str = ""  # where the console of a failed boot is kept
     network: bool = False
     extra: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         cmdline=cmdline,
         directories=directories(machine),
         disks=_disks(machine),
+        ports=machine.command.ports if machine.command else (),
         log=os.path.join(cache, "failed-boot.log"),
         network=machine.network,
         extra=machine.qemu_arguments,
@@ -130,7 +132,7 @@ def command_line(machine: Machine, arch: Arch) -> str:
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
         why = "the kernel does not hand the argument -- to init"
         raise HostError("cannot write the kernel command line", why, _WITHOUT_LIMITS)
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *([] if machine.debug else ["quiet"])]
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *(["quiet"] if machine.quiet else [])]
     try:
         text = " ".join([*words, *machine.append, render(options, machine.arguments)])
     except CmdlineError as error:

@@ -37,7 +37,8 @@ class Machine(Record):
     init_program: str = ""  # the `/init` of the image; empty: the one that was built or installed
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
-    debug: bool = False
+    debug: bool = False  # /init says every step
+    quiet: bool = True  # the kernel says nothing unless something is wrong
     qemu: str = ""
     virtiofsd: str = ""
     qemu_arguments: tuple[str, ...] = ()

@@ -129,12 +129,17 @@ def _qemu(
             qemu.Filesystem(tag, qemu.descriptor(connection.fileno()))
             for tag, connection in shares.items()
         ),
-        initrd=f"/proc/self/fd/{launch.image}",
+        initrd=f"/proc/self/fd/{launch.image.descriptor}",
     )
     setup = setup.replace(
         ports=tuple(qemu.Port(name, qemu.descriptor(number)) for name, number in streams.ports),
         monitor=qemu.descriptor(streams.monitor) if streams.monitor >= 0 else "",
     )
     sockets = (connection.fileno() for connection in (console, *shares.values()))
-    numbers = (launch.image, streams.monitor, *sockets, *(number for _, number in streams.ports))
+    numbers = (
+        launch.image.descriptor,
+        streams.monitor,
+        *sockets,
+        *(number for _, number in streams.ports),
+    )
     return Program(qemu.command(setup), tuple(number for number in numbers if number >= 0))

@@ -34,6 +34,7 @@ def machine_of(arguments: Arguments) -> Machine:
         append=arguments.values("--append"),
         network=arguments.has("--net"),
         debug=arguments.has("--debug"),
+        quiet=not (arguments.has("--debug") or _watches(arguments)),
         qemu=arguments.value("--qemu"),
         virtiofsd=arguments.value("--virtiofsd"),
         qemu_arguments=arguments.values("--qemu-arg"),
@@ -91,6 +92,11 @@ def _accel(text: str) -> str:
     if text not in CHOICES:
         raise HostError(f"cannot use {text!r} as the accelerator", f"one of {', '.join(CHOICES)}")
     return text
+
+
+def _watches(arguments: Arguments) -> bool:
+    """Tell whether the console is for reading, and not a command's terminal."""
+    return arguments.has("--verbose") and arguments.command is not None
 
 
 def _overlay(arguments: Arguments) -> str:

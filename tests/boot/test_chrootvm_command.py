@@ -168,7 +168,7 @@ def test_too_little_memory_is_called_that(tmp_path: Path) -> None:
 
 
 def test_verbose_shows_the_console_and_the_commands(tmp_path: Path) -> None:
-    _, output, errors = command(tmp_path, "echo", "hi", options=("--verbose", "--debug"))
+    _, output, errors = command(tmp_path, "echo", "hi", options=("--verbose",))
     assert output == "hi\n"
     assert "virtiofsd" in errors
     assert "Linux version" in errors

@@ -81,6 +81,19 @@ def test_what_is_not_asked_for_has_a_default() -> None:
     assert machine_of(parse(["/srv"])) == Machine("/srv")
 
 
+@pytest.mark.parametrize(
+    ("words", "quiet"),
+    [
+        (["/"], True),
+        (["--verbose", "/"], True),  # the console is the terminal
+        (["--verbose", "/", "--", "true"], False),
+        (["--debug", "/", "--", "true"], False),
+    ],
+)
+def test_the_kernel_speaks_where_it_is_listened_to(words: list[str], quiet: bool) -> None:
+    assert machine_of(parse(words)).quiet is quiet
+
+
 def test_every_wish_reaches_the_machine() -> None:
     words = ["--rw", "--memory=512M", "--cpus=2", "--accel=tcg", "--machine=pc", "--arch=arm64"]
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
@@ -102,6 +115,7 @@ def test_every_wish_reaches_the_machine() -> None:
         append=("x=1",),
         network=True,
         debug=True,
+        quiet=False,
         qemu="Q",
         virtiofsd="V",
         qemu_arguments=("-s",),

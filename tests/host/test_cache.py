@@ -48,6 +48,14 @@ def test_an_image_is_made_once(workshop: Workshop) -> None:
     assert workshop.made == 1
 
 
+def test_an_image_that_is_kept_is_used_from_its_file_at_once(workshop: Workshop) -> None:
+    workshop.open()
+    descriptor = open_image(str(workshop.cache), "other", workshop.make, lambda: time.time() + 60)
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    os.close(descriptor)
+    assert Path(path).parent == workshop.cache
+
+
 def test_another_key_is_another_image(workshop: Workshop) -> None:
     workshop.open("one")
     workshop.open("two")

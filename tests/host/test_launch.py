@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.cmdline import parse
+from initrd.command import Command
 from initrd.host import locate
 from initrd.host.arch import find_arch
 from initrd.host.dryrun import commands
@@ -49,17 +50,29 @@ def test_a_plan_has_everything_that_is_needed(machine: Machine, tmp_path: Path) 
     assert launch.virtiofsd.family == "rust"
     assert launch.kernel.endswith("6.1/vmlinuz")
     assert [tag for tag, _ in launch.directories] == ["rootfs"]
-    assert b"ELF and more" in os.pread(launch.image, 10000, 0)
-    os.close(launch.image)
+    assert b"ELF and more" in os.pread(launch.image.descriptor, 10000, 0)
+    os.close(launch.image.descriptor)
 
 
 def test_the_commands_can_be_pasted_into_a_shell(machine: Machine, tmp_path: Path) -> None:
     launch = plan(machine, {"XDG_CACHE_HOME": str(tmp_path)})
     virtiofsd, qemu = commands(launch).splitlines()
-    os.close(launch.image)
+    os.close(launch.image.descriptor)
     assert f"'--shared-dir={machine.root}'" in virtiofsd
     assert virtiofsd.endswith(" &")
     assert "path=rootfs.sock" in qemu
+
+
+def test_the_commands_for_a_command_say_what_they_lack(machine: Machine, tmp_path: Path) -> None:
+    with open(f"{machine.root}/usr/lib/modules/6.1/modules.builtin", "a", encoding="ascii") as file:
+        file.write("a/virtio_console.ko\n")
+    wish = machine.replace(command=Command((b"true",), ()))
+    launch = plan(wish, {"XDG_CACHE_HOME": str(tmp_path)})
+    os.close(launch.image.descriptor)
+    _, remark, qemu = commands(launch).splitlines()
+    assert "COMMAND in a small archive behind the image" in remark
+    assert "path=initrd.stdout.sock,server=on,wait=off" in qemu
+    assert " -initrd initrd.img " in qemu  # made, but too new to be kept
 
 
 def test_the_guest_reads_back_what_was_wished(machine: Machine) -> None:
@@ -86,7 +99,7 @@ def test_an_overlay_is_named_as_the_guest_sees_it(
 
 def test_the_kernel_is_quiet_unless_asked(machine: Machine) -> None:
     assert "quiet" in command_line(machine, ARCH).split()
-    assert "quiet" not in command_line(machine.replace(debug=True), ARCH).split()
+    assert "quiet" not in command_line(machine.replace(quiet=False), ARCH).split()
 
 
 def test_the_users_words_come_before_init(machine: Machine) -> None:
