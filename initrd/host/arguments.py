@@ -56,6 +56,7 @@ OPTIONS = (
     Option("--timeout", ("SECONDS",), "end the machine after that, with exit status 124"),
     Option("--debug", help="have /init say every step"),
     Option("--verbose", help="say the commands, and what they say"),
+    Option("--doctor", help="boot nothing, but say whether this would boot, and why not"),
     Option("--dry-run", help="only print the commands"),
     Option("--qemu", ("BIN",), "QEMU to use"),
     Option("--virtiofsd", ("BIN",), "virtiofsd to use"),

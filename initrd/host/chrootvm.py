@@ -53,7 +53,12 @@ def run(arguments: Arguments) -> int:
     """Do what was asked for; return the exit status."""
     seconds = seconds_of(arguments.value("--timeout")) if arguments.has("--timeout") else None
     command = command_of(arguments, os.environ)
-    launch = plan(machine_of(arguments).replace(command=command), os.environ)
+    machine = machine_of(arguments).replace(command=command)
+    if arguments.has("--doctor"):
+        from initrd.host.doctor import doctor  # noqa: PLC0415 - seldom needed
+
+        return doctor(machine, os.environ)
+    launch = plan(machine, os.environ)
     verbose = arguments.has("--verbose")
     if arguments.has("--dry-run"):
         print(commands(launch))

@@ -69,6 +69,16 @@ def release_of(image: str) -> str:
     return name.removeprefix("vmlinuz-") if name != "vmlinuz" else os.path.basename(folder)
 
 
+def check_readable(image: str) -> None:
+    """Raise HostError for a kernel that this user may not read: some distributions have such."""
+    if not os.access(image, os.R_OK):
+        raise HostError(
+            f"cannot read the kernel {image}",
+            "it is not for this user",
+            f"sudo chmod o+r {image}, or a copy of it: --kernel FILE",
+        )
+
+
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
     """Return what versions sort by: numbers as numbers, `~` and release candidates first."""
     return (*(_token_key(token) for token in _TOKEN.findall(version)), (0, 0, ""))

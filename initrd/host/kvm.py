@@ -12,19 +12,12 @@ import ctypes
 import fcntl
 import mmap
 import os
-import select
-import signal
 import struct
 
 from initrd.host.failure import reason
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
+from initrd.host.guarded import run_guarded
 
 WORKS = "works"
-_DEADLINE = 1.0  # seconds; the guest needs microseconds
 _CREATE_VM, _GET_VCPU_MMAP_SIZE, _CREATE_VCPU, _RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 _SET_USER_MEMORY_REGION = 0x4020AE46
 _GET_REGS, _SET_REGS, _REGS_SIZE = 0x8090AE81, 0x4090AE82, 144
@@ -43,40 +36,16 @@ def probe(device: str = "/dev/kvm") -> str:
     except OSError as error:
         return f"{device} cannot be opened: {reason(error)}"
     try:
-        return run_guarded(lambda: _run_guest(kvm))
+        return run_guarded(lambda: _try_guest(kvm)) or "a guest of three instructions hangs"
     finally:
         os.close(kvm)
 
 
-def run_guarded(experiment: "Callable[[], str]", deadline: float = _DEADLINE) -> str:
-    """Return what `experiment` says, run in a process of its own that a hang cannot outlive."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        _report(experiment, writer, deadline)
-    os.close(writer)
+def _try_guest(kvm: int) -> str:
     try:
-        answered, _, _ = select.select([reader], [], [], deadline)
-        said = os.read(reader, 1024).decode() if answered else ""
-    finally:
-        os.close(reader)
-    if not answered:
-        os.kill(pid, signal.SIGKILL)
-    # A process stuck in the kernel cannot be waited for: it is left to whoever reaps us.
-    os.waitpid(pid, 0 if answered else os.WNOHANG)
-    return said or "a guest of three instructions hangs"
-
-
-def _report(experiment: "Callable[[], str]", writer: int, deadline: float) -> "NoReturn":
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    signal.setitimer(signal.ITIMER_REAL, deadline)
-    try:
-        os.write(writer, experiment().encode())
+        return _run_guest(kvm)
     except OSError as error:
-        os.write(writer, f"KVM refuses a guest: {reason(error)}".encode())
-    finally:
-        os._exit(0)
+        return f"KVM refuses a guest: {reason(error)}"
 
 
 def _run_guest(kvm: int) -> str:

@@ -13,7 +13,13 @@ from initrd.host.accel import choose, why_no_kvm
 from initrd.host.arch import Arch, find_arch
 from initrd.host.bootimage import PORTS, BootImage, open_boot_image
 from initrd.host.failure import HostError
-from initrd.host.kernel import Kernel, find_kernel, module_directory, release_of
+from initrd.host.kernel import (
+    Kernel,
+    check_readable,
+    find_kernel,
+    module_directory,
+    release_of,
+)
 from initrd.host.machine import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
 from initrd.host.qemu import Boot, Console, Disk, Filesystem, Hardware, Setup
 from initrd.host.virtiofsd import Dialect, Directory, ask
@@ -151,10 +157,12 @@ def kernel_of(machine: Machine) -> Kernel:
     """Return the kernel to boot, and its modules. Raises HostError."""
     if not machine.kernel:
         found = find_kernel(machine.root)
+        check_readable(found.image)
         return found.replace(modules=machine.modules) if machine.modules else found
     image = os.path.abspath(machine.kernel)
     if not os.path.isfile(image):
         raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
+    check_readable(image)
     release = release_of(image)
     return Kernel(release, image, machine.modules or module_directory(machine.root, release))
 
@@ -166,9 +174,13 @@ def qemu_of(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> s
 
 
 def wanted(machine: Machine, cmdline: str) -> tuple[needs.Need, ...]:
-    """Return what the kernel's modules are needed for."""
+    """Return what the kernel's modules are needed for. Raises HostError."""
+    try:
+        booting = needs.for_cmdline(cmdline)
+    except CmdlineError as error:  # in what the user has added
+        raise HostError("cannot use the kernel command line", str(error)) from error
     asked = tuple(needs.module(name) for name in machine.module)
-    return (*needs.for_cmdline(cmdline), *asked, *((PORTS,) if machine.command else ()))
+    return (*booting, *asked, *((PORTS,) if machine.command else ()))
 
 
 def _disks(machine: Machine) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import stat
 
 from initrd.host.failure import HostError
 from initrd.host.kernel import resolve_inside
+from initrd.host.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,15 @@ def find_target(root: str, init: str) -> str:
             return f"/{folder}/{init}"
     where = ", ".join(f"/{folder}" for folder in TARGET_FOLDERS)
     raise HostError(f"cannot find {init} in {root}", f"no such program in {where}", "its path")
+
+
+def is_in_guest(machine: Machine, path: str) -> bool:
+    """Tell whether the guest has a program at an absolute path, in its root or in a share."""
+    for share in machine.shares:
+        top = share.destination or f"/run/mnt/{share.tag}"
+        if path.startswith(f"{top}/"):
+            return _is_program(resolve_inside(share.path, path.removeprefix(top)))
+    return _is_program(resolve_inside(machine.root, path))
 
 
 def cache_directory(environment: "Mapping[str, str]") -> str:

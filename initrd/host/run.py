@@ -4,10 +4,11 @@ Everything is started in a `with` and gone when that ends, whatever ends it. vir
 start at the same time; neither waits for a file or for a socket's name to appear.
 """
 
+import os
 import socket
 from contextlib import ExitStack, closing, contextmanager
 
-from initrd.host import qemu
+from initrd.host import qemu, virtiofsd
 from initrd.host.console import ConsoleLog, Ending, ending
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch
@@ -97,6 +98,8 @@ def _ended(what: str, process: Process, words: Words) -> HostError:
 @contextmanager
 def running(launch: Launch, loop: Loop, streams: Streams) -> "Iterator[Running]":
     """Start a machine; when the `with` ends it is gone, with all that belongs to it."""
+    directories = (directory for _, directory in launch.directories)
+    virtiofsd.check(launch.virtiofsd, directories, root=os.geteuid() == 0)
     with ExitStack() as stack:
         enter = stack.enter_context
         ours, theirs = (enter(closing(end)) for end in socket.socketpair())

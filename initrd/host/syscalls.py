@@ -8,7 +8,7 @@ import ctypes
 import os
 
 PR_SET_PDEATHSIG = 1
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
@@ -43,9 +43,14 @@ def die_with_parent(signal: int) -> None:
     _checked("prctl", _libc.prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
+def enter_user_namespace() -> None:
+    """Enter a new user namespace, in which this process may do what only root may elsewhere."""
+    _checked("unshare(CLONE_NEWUSER)", _libc.unshare(CLONE_NEWUSER))
+
+
 def leave_mount_namespace() -> None:
     """Enter a copy of the mount namespace whose changes nobody else sees."""
-    _checked("unshare", _libc.unshare(CLONE_NEWNS))
+    _checked("unshare(CLONE_NEWNS)", _libc.unshare(CLONE_NEWNS))
     _checked("mount", _libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
 
 

@@ -7,10 +7,15 @@ by what they say of themselves, never by their path.
 import os
 import subprocess
 
+from initrd.host import sandbox
 from initrd.host.failure import HostError, reason
 from initrd.host.process import Program
 from initrd.host.syscalls import leave_mount_namespace, mount_read_only
 from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
 
@@ -60,8 +65,33 @@ def understand(program: str, answer: str) -> Dialect:
     )
 
 
-def check(dialect: Dialect, directory: Directory, *, root: bool) -> None:
-    """Raise HostError unless this virtiofsd can share `directory`. `root`: whether we are root."""
+def check(dialect: Dialect, directories: "Iterable[Directory]", *, root: bool) -> None:
+    """Raise HostError unless this virtiofsd can share these. `root`: whether we are root."""
+    for directory in directories:
+        _check_access(directory)
+        check_dialect(dialect, directory, root=root)
+    why_not = sandbox.why_no_namespaces(root=root)
+    if why_not:
+        raise HostError(
+            "cannot share a directory",
+            f"{'' if root else 'run by an ordinary user, '}virtiofsd needs "
+            f"{'mounts of its own' if root else 'a user namespace'}, and gets none ({why_not})",
+            sandbox.advice(root=root),
+        )
+
+
+def _check_access(directory: Directory) -> None:
+    what = f"cannot share {directory.path}"
+    try:
+        os.close(os.open(directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        raise HostError(what, reason(error)) from error
+    if not os.access(directory.path, os.X_OK):
+        raise HostError(what, "its files are not for this user (no search permission)")
+
+
+def check_dialect(dialect: Dialect, directory: Directory, *, root: bool) -> None:
+    """Raise HostError when a virtiofsd of this kind cannot share a directory in this way."""
     if dialect.family == "c" and not root:
         raise HostError(
             f"cannot share {directory.path}",

@@ -9,7 +9,8 @@ import pytest
 from initrd.host.accel import choose, remember, why_no_kvm
 from initrd.host.arch import ARCHES, Arch, find_arch, is_native
 from initrd.host.failure import HostError
-from initrd.host.kvm import probe, run_guarded
+from initrd.host.guarded import run_guarded
+from initrd.host.kvm import probe
 
 NATIVE = find_arch()
 FOREIGN = next(arch for arch in ARCHES if not is_native(arch))
@@ -90,14 +91,14 @@ def test_an_experiment_that_hangs_is_ended() -> None:
         time.sleep(60)
         return "woke up"
 
-    assert run_guarded(hang, deadline=0.05) == "a guest of three instructions hangs"
+    assert run_guarded(hang, deadline=0.05) == ""
 
 
 def test_an_experiment_that_is_killed_has_not_worked() -> None:
     def crash() -> str:
         raise SystemExit
 
-    assert run_guarded(crash) == "a guest of three instructions hangs"
+    assert run_guarded(crash) == ""
 
 
 @pytest.mark.parametrize(

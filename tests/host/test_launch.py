@@ -13,35 +13,9 @@ from initrd.host.dryrun import commands
 from initrd.host.failure import HostError
 from initrd.host.launch import check, command_line, directories, plan
 from initrd.host.machine import Machine, Share
+from tests.host.conftest import program
 
 ARCH = find_arch("x86_64")
-
-
-def program(path: Path, script: str = "exit 0") -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """A root whose kernel has everything built in, and fake programs."""
-    root = tmp_path / "root, with a comma"
-    modules = root / "usr/lib/modules/6.1"
-    modules.mkdir(parents=True)
-    (modules / "vmlinuz").write_text("")
-    (modules / "modules.dep").write_text("")
-    (modules / "modules.builtin").write_text("a/virtio_pci.ko\na/virtiofs.ko\n")
-    program(root / "usr/sbin/busybox")
-    (tmp_path / "init").write_bytes(b"\x7fELF and more")
-    return Machine(
-        root=str(root),
-        accel="tcg",
-        init_program=str(tmp_path / "init"),
-        qemu=program(tmp_path / "qemu"),
-        virtiofsd=program(tmp_path / "virtiofsd", "echo --shared-dir --readonly"),
-    )
 
 
 def test_a_plan_has_everything_that_is_needed(machine: Machine, tmp_path: Path) -> None:
@@ -164,6 +138,7 @@ def test_an_init_that_cannot_be_is_named(machine: Machine, init: str, why: str) 
         ({"kernel": "/nowhere/vmlinuz"}, "there is no such file"),
         ({"arch": "vax"}, "'vax'"),
         ({"module": ("nosuch",)}, "no module nosuch"),
+        ({"append": ("mount=../x",)}, "cannot use the kernel command line: mount=../x"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from initrd.host import sandbox
 from initrd.host.failure import HostError
-from initrd.host.virtiofsd import Dialect, Directory, ask, check, command, serve, understand
+from initrd.host.virtiofsd import (
+    Dialect,
+    Directory,
+    ask,
+    check,
+    check_dialect,
+    command,
+    serve,
+    understand,
+)
 
 C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
 RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
@@ -96,7 +106,7 @@ def test_what_cannot_be_done_is_refused(
     dialect: Dialect, directory: Directory, root: bool, why: str
 ) -> None:
     with pytest.raises(HostError, match=f"{why}.*\ntry: "):
-        check(dialect, directory, root=root)
+        check_dialect(dialect, directory, root=root)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +116,17 @@ def test_what_cannot_be_done_is_refused(
 def test_what_can_be_done_is_not_refused(
     dialect: Dialect, directory: Directory, root: bool
 ) -> None:
-    assert check(dialect, directory, root=root) is None  # type: ignore[func-returns-value]
+    assert check_dialect(dialect, directory, root=root) is None  # type: ignore[func-returns-value]
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=f"cannot share {tmp_path}/gone: No such file"):
+        check(RUST, [Directory(f"{tmp_path}/gone")], root=True)
+
+
+def test_what_the_kernel_refuses_is_told_with_what_may_help(tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user/max_user_namespaces").write_text("0\n")
+    how = "sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
+    assert sandbox.advice(root=False, settings=str(tmp_path)) == how
+    assert "CAP_SYS_ADMIN" in sandbox.advice(root=True)

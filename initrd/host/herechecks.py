@@ -1,0 +1,75 @@
+"""What --doctor looks at on this machine: the programs, the permissions, the hardware."""
+
+import os
+from functools import partial
+
+from initrd.host import launch, locate, qemuprobe, virtiofsd
+from initrd.host.accel import choose, why_no_kvm
+from initrd.host.explain import megabytes
+from initrd.host.failure import HostError
+from initrd.host.finding import OK, WARNING, Finding, Patient
+from initrd.host.freememory import free_memory
+from initrd.host.image import read_init
+
+
+def init_program(patient: Patient) -> Finding:
+    """Whether there is an `/init` for the image."""
+    path = locate.find_init(patient.machine.init_program, patient.environment)
+    return Finding("/init", OK, f"{path} ({len(read_init(path)) >> 10} kB)")
+
+
+def server(patient: Patient) -> Finding:
+    """Which virtiofsd shares the directories."""
+    dialect = _dialect(patient)
+    language = {"c": "C", "rust": "Rust"}[dialect.family]
+    return Finding("virtiofsd", OK, f"{dialect.program}, the one in {language}")
+
+
+def permissions(patient: Patient) -> Finding | None:
+    """Whether that virtiofsd may share what it shall."""
+    directories = tuple(directory for _, directory in launch.directories(patient.machine))
+    try:
+        dialect = _dialect(patient)
+    except HostError:  # that is another check's
+        return None
+    virtiofsd.check(dialect, directories, root=os.geteuid() == 0)
+    shared = ", ".join(
+        f"{one.path} ({'writable' if one.writable else 'read-only'})" for one in directories
+    )
+    return Finding("permissions", OK, f"may share {shared}")
+
+
+def qemu(patient: Patient) -> Finding:
+    """Which QEMU runs the machine."""
+    program = launch.qemu_of(patient.machine, patient.arch, patient.environment)
+    qemuprobe.check(program)
+    return Finding("QEMU", OK, f"{program}, version {qemuprobe.version(program)}")
+
+
+def accelerator(patient: Patient) -> Finding:
+    """Whether the guest runs on the processor."""
+    wanted, cache = patient.machine.accel, locate.cache_directory(patient.environment)
+    ask = partial(why_no_kvm, cache)
+    if choose(wanted, patient.arch, ask) == "kvm":
+        return Finding("accelerator", OK, "KVM works")
+    if wanted == "tcg":
+        return Finding("accelerator", OK, "none (--accel tcg)")
+    why = ""
+    try:
+        choose("kvm", patient.arch, ask)
+    except HostError as error:
+        why = error.why
+    return Finding("accelerator", WARNING, f"no KVM, so it will be slow: {why}")
+
+
+def memory(patient: Patient) -> Finding:
+    """Whether the machine's memory fits into what is free here."""
+    wanted, free = patient.machine.memory, free_memory()
+    text = f"{megabytes(wanted)} wanted, {megabytes(free)} free"
+    if wanted <= free:
+        return Finding("memory", OK, text)
+    return Finding("memory", WARNING, f"{text}: it may be killed", f"--memory {megabytes(free)}")
+
+
+def _dialect(patient: Patient) -> virtiofsd.Dialect:
+    return virtiofsd.ask(locate.find_virtiofsd(patient.machine.virtiofsd, patient.environment))

@@ -1,0 +1,56 @@
+"""Whether virtiofsd can shut itself in here: what its sandbox takes is tried in its place.
+
+It would say no more than that it failed. What may be in its way are the kernel's settings in
+user_namespaces(7), and those that distributions have added.
+"""
+
+from initrd.host.failure import reason
+from initrd.host.guarded import run_guarded
+from initrd.host.syscalls import enter_user_namespace, leave_mount_namespace
+
+_MAY = "may"
+# A file below /proc/sys, the values in it with which the kernel refuses, and how to allow it.
+_SETTINGS = (
+    ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+    ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
+
+def why_no_namespaces(*, root: bool) -> str:
+    """Return why this process cannot have mounts of its own; empty when it can.
+
+    An ordinary user needs a user namespace for that; `root` does not.
+    """
+    said = run_guarded(lambda: _try(root=root))
+    return "" if said == _MAY else said or "it hangs"
+
+
+def _try(*, root: bool) -> str:
+    try:
+        if not root:
+            enter_user_namespace()
+        leave_mount_namespace()
+    except OSError as error:
+        return f"{error.filename}: {reason(error)}"
+    return _MAY
+
+
+def advice(*, root: bool, settings: str = "/proc/sys") -> str:
+    """Return what may help, going by the kernel's settings."""
+    if root:
+        return "outside of this container, or with the capability CAP_SYS_ADMIN in it"
+    found = (how for name, refuses, how in _SETTINGS if _read(f"{settings}/{name}") == refuses)
+    return " ".join([*(f"{how} as root, or" for how in found), "run chrootvm as root"])
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # this kernel has no such setting
+        return ""

@@ -1,0 +1,37 @@
+"""A machine that could be launched, were its programs real."""
+
+from pathlib import Path
+
+import pytest
+
+from initrd.host.machine import Machine
+
+
+def program(path: Path, script: str = "exit 0") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+QEMU = "echo QEMU emulator version 9.9 with vhost-user-fs-pci"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A root whose kernel has everything built in, and fake programs."""
+    root = tmp_path / "root, with a comma"
+    modules = root / "usr/lib/modules/6.1"
+    modules.mkdir(parents=True)
+    (modules / "vmlinuz").write_text("")
+    (modules / "modules.dep").write_text("")
+    (modules / "modules.builtin").write_text("a/virtio_pci.ko\na/virtiofs.ko\n")
+    program(root / "usr/sbin/busybox")
+    (tmp_path / "init").write_bytes(b"\x7fELF and more")
+    return Machine(
+        root=str(root),
+        accel="tcg",
+        init_program=str(tmp_path / "init"),
+        qemu=program(tmp_path / "qemu", QEMU),
+        virtiofsd=program(tmp_path / "virtiofsd", "echo --shared-dir --readonly"),
+    )

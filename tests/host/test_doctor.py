@@ -1,0 +1,176 @@
+"""--doctor: what it finds is what launching would say, and where that succeeds it finds nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command
+from initrd.host.doctor import doctor, examine
+from initrd.host.failure import HostError
+from initrd.host.finding import MISSING, OK, WARNING, Finding, missing, table, verdict
+from initrd.host.freememory import free_memory
+from initrd.host.launch import plan
+from initrd.host.machine import Machine, Share
+from tests.host.conftest import program
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(folder), "PATH": "/nowhere"}
+
+
+def found(machine: Machine, folder: Path) -> dict[str, Finding]:
+    return {one.subject: one for one in examine(machine, environment(folder))}
+
+
+def states(machine: Machine, folder: Path) -> dict[str, str]:
+    return {name: one.state for name, one in found(machine, folder).items()}
+
+
+def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
+    all_found = found(machine.replace(init="busybox", memory=1 << 20), tmp_path)
+    all_found.pop("permissions", None)  # these are of whoever runs the test
+    assert {name: one.text for name, one in all_found.items() if one.state == OK} == {
+        "kernel": f"6.1 ({machine.root}/usr/lib/modules/6.1/vmlinuz)",
+        "modules": "none is needed: all is built into the kernel",
+        "init": "/usr/sbin/busybox",
+        "/init": f"{machine.init_program} (0 kB)",
+        "virtiofsd": f"{machine.virtiofsd}, the one in Rust",
+        "QEMU": f"{machine.qemu}, version 9.9",
+        "accelerator": "none (--accel tcg)",
+        "memory": all_found["memory"].text,
+    }
+    assert verdict(all_found.values()) == "it will boot"
+
+
+def test_the_exit_status_tells(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor(machine.replace(qemu="/nowhere/qemu"), environment(tmp_path)) == 1
+    assert "missing  QEMU         cannot run /nowhere/qemu: no such" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject"),
+    [
+        ({"root": "/nowhere"}, "kernel"),
+        ({"kernel": "/nowhere/vmlinuz"}, "kernel"),
+        ({"module": ("nosuch",)}, "modules"),
+        ({"network": True}, "modules"),
+        ({"overlay": "ram"}, "modules"),
+        ({"command": Command((b"true",))}, "modules"),
+        ({"modules": "/nowhere"}, "modules"),
+        ({"init": "nosuch"}, "init"),
+        ({"init_program": "/nowhere/init"}, "/init"),
+        ({"init_program": "/etc/passwd"}, "/init"),
+        ({"virtiofsd": "/etc/passwd"}, "virtiofsd"),
+        ({"virtiofsd": "/bin/true"}, "virtiofsd"),
+        ({"qemu": "/nowhere/qemu"}, "QEMU"),
+        ({"qemu": "no-such-qemu"}, "QEMU"),
+        ({"arch": "s390x", "accel": "kvm"}, "accelerator"),
+    ],
+)
+def test_what_launching_would_say_is_found(
+    machine: Machine, tmp_path: Path, changes: dict[str, object], subject: str
+) -> None:
+    sick = machine.replace(**changes)
+    with pytest.raises(HostError) as error:
+        plan(sick, environment(tmp_path))
+    assert found(sick, tmp_path)[subject] == missing(subject, error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"writable": True, "overlay": "ram"},
+        {"shares": (Share("a", "/a"), Share("a", "/b"))},
+        {"append": ("mount=../x",)},
+        {"arguments": ("--",)},
+        {"arch": "vax"},
+    ],
+)
+def test_wishes_that_make_no_sense_are_no_finding(
+    machine: Machine, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    with pytest.raises(HostError):
+        examine(machine.replace(**changes), environment(tmp_path))
+
+
+def test_one_thing_that_is_missing_hides_no_other(machine: Machine, tmp_path: Path) -> None:
+    sick = machine.replace(root="/nowhere", qemu="/nowhere", init_program="/nowhere")
+    bad = [name for name, state in states(sick, tmp_path).items() if state == MISSING]
+    assert bad == ["kernel", "init", "/init", "permissions", "QEMU"]
+    assert verdict(examine(sick, environment(tmp_path))) == (
+        "it will not boot: see kernel, init, /init, permissions, QEMU"
+    )
+
+
+def test_an_init_may_be_in_a_share(machine: Machine, tmp_path: Path) -> None:
+    program(tmp_path / "share/a/run")
+    shares = (Share("s", f"{tmp_path}/share"), Share("t", f"{tmp_path}/share", "/srv/x"))
+    machine = machine.replace(shares=shares)
+    for path, state in {
+        "/run/mnt/s/a/run": OK,
+        "/srv/x/a/run": OK,
+        "/srv/xa/run": MISSING,
+        "/run/mnt/s/b": MISSING,
+    }.items():
+        assert states(machine.replace(init=path), tmp_path)["init"] == state
+
+
+def test_an_init_may_be_in_an_overlay_that_was_kept(machine: Machine, tmp_path: Path) -> None:
+    machine = machine.replace(init="/new", overlay="/kept.img")
+    assert states(machine, tmp_path)["init"] == WARNING
+
+
+@pytest.mark.parametrize(
+    ("word", "state"), [("busybox", OK), ("/usr/sbin/busybox", OK), ("nosuch", WARNING)]
+)
+def test_a_command_that_is_not_there_is_no_failed_boot(
+    machine: Machine, tmp_path: Path, word: str, state: str
+) -> None:
+    machine = machine.replace(command=Command((os.fsencode(word),)))
+    assert states(machine, tmp_path)["command"] == state
+
+
+def test_a_kernel_that_cannot_run_commands_is_told_of(machine: Machine, tmp_path: Path) -> None:
+    assert states(machine, tmp_path)["-- COMMAND"] == WARNING
+
+
+def test_more_memory_than_there_is(machine: Machine, tmp_path: Path) -> None:
+    assert states(machine.replace(memory=1 << 60), tmp_path)["memory"] == WARNING
+
+
+def test_a_kernel_without_modules(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_text("")
+    sick = machine.replace(kernel=f"{tmp_path}/vmlinuz")
+    assert states(sick, tmp_path)["modules"] == WARNING
+
+
+def test_a_qemu_that_cannot_share(machine: Machine, tmp_path: Path) -> None:
+    lean = machine.replace(qemu=program(tmp_path / "lean/qemu", "echo version 7"))
+    assert found(lean, tmp_path)["QEMU"].text.endswith("it has no vhost-user-fs device")
+
+
+def test_a_table_has_a_line_for_each_and_one_for_what_to_try() -> None:
+    both = (Finding("a", OK, "fine"), Finding("b", MISSING, "gone\nfor good", "this"))
+    margin = " " * 22
+    assert table(both).splitlines() == [
+        "ok       a            fine",
+        "missing  b            gone",
+        f"{margin}for good",
+        f"{margin}try: this",
+    ]
+
+
+def test_memory_is_what_the_machine_and_the_control_groups_leave(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   4000 kB\n")
+    arguments = (str(tmp_path / "proc"), str(tmp_path / "groups"))
+    assert free_memory(*arguments) == 4000 << 10
+    (tmp_path / "proc/self/cgroup").write_text("1:name=x:/other\n0::/a/b\n")
+    for group, limit, used in (("a", "max", 1), ("a/b", "3000000", 1000000)):
+        (tmp_path / "groups" / group).mkdir(parents=True)
+        (tmp_path / "groups" / group / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "groups" / group / "memory.stat").write_text(f"anon {used}\nfile 9\n")
+    assert free_memory(*arguments) == 2000000
