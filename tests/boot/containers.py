@@ -1,0 +1,74 @@
+"""A container for the tests' machines: a bundle, and crun from Debian's package to run it."""
+
+import json
+import os
+import shutil
+import subprocess
+
+from tests.boot import assets
+from tests.boot.conftest import write
+
+# What a container runtime looks at before it does anything, even when told to leave it alone.
+CGROUPS = "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+# crun uses pivot_root(2) unless told not to. It says its version first: so it is really there.
+RUN = "crun --root /run/crun --cgroup-manager=disabled run --bundle {} test"
+SCRIPT = """
+echo "pid $$"; echo "root $(awk '$2 == "/" { print $3 }' /proc/mounts)"; ls /
+echo written 2>&1 >/written; cat /written
+"""
+_FOLDERS = ("bin", "dev", "proc", "sys", "tmp")
+
+
+def add_runtime(root: str) -> None:
+    """Put crun and the libraries that it needs into a root directory."""
+    debian = assets.debian_root()
+    for path in ("/usr/bin/crun", *_libraries(debian, "/usr/bin/crun")):
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        shutil.copy(debian + path, root + path)
+
+
+def make_bundle(path: str, *, rootfs: str = "rootfs", readonly: bool = False) -> str:
+    """Make a bundle whose system is in the directory `rootfs` of it; return its path."""
+    for name in {rootfs, "rootfs"}:
+        os.makedirs(f"{path}/{name}")
+    for name in _FOLDERS:
+        os.mkdir(f"{path}/{rootfs}/{name}")
+    shutil.copy(assets.busybox(), f"{path}/{rootfs}/bin/busybox")
+    for name in ("awk", "cat", "ls", "sh"):
+        os.symlink("busybox", f"{path}/{rootfs}/bin/{name}")
+    write(f"{path}/config.json", json.dumps(_config(readonly=readonly)))
+    return path
+
+
+def check(said: str, *, fstype: str = "") -> None:
+    """Assert that the container of `make_bundle` has run, on a root of this type."""
+    assert "pid 1\n" in said, said
+    assert f"root {fstype}" in said, said
+    assert {*_FOLDERS} <= set(said.split()), said
+    assert "c" not in said.split(), "the machine's root shows in the container"
+
+
+def _config(*, readonly: bool) -> dict[str, object]:
+    """Return the configuration of the smallest container; OCI runtime specification."""
+    return {
+        "ociVersion": "1.0.0",
+        "root": {"path": "rootfs", "readonly": readonly},
+        "process": {
+            "cwd": "/",
+            "args": ["/bin/sh", "-c", SCRIPT],
+            "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0},
+        },
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": name} for name in ("pid", "mount", "ipc", "uts")]},
+    }
+
+
+def _libraries(root: str, program: str) -> list[str]:
+    """Return the paths in a root directory of all that a program there is linked with."""
+    loader = "/lib64/ld-linux-x86-64.so.2"
+    places = ":".join(f"{root}{top}/lib/x86_64-linux-gnu" for top in ("", "/usr"))
+    command = [root + loader, "--library-path", places, "--list", root + program]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = [word for line in listed.splitlines() for word in line.split()[2:3]]
+    return [loader, *(word.removeprefix(root) for word in words if word.startswith(root))]
