@@ -54,7 +54,7 @@ def prepare(path: str, kernel: "Kernel", log: Log) -> None:
         for step in layers(path) if layered else mount_point(path):
             execute((step,), kernel, log)
             mounted += [step.target] if isinstance(step, Mount) else []
-    except BootError:
+    except BaseException:  # by hand also Ctrl-C
         for target in reversed(mounted):
             _unmount(target, kernel, log)  # a failure here must not hide the one that counts
         raise
@@ -149,11 +149,18 @@ def main(arguments: list[str]) -> int:
     log = Log(kernel)
     log.set_verbose(False)
     try:
-        actions[arguments[0]](kernel.real_path(arguments[1]), kernel, log)
-    except (BootError, OSError) as error:
+        actions[arguments[0]](_where(arguments[0], arguments[1], kernel), kernel, log)
+    except BootError as error:
         print(f"initrd: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _where(action: str, path: str, kernel: "Kernel") -> str:
+    try:
+        return kernel.real_path(path)
+    except OSError as error:
+        raise BootError(f"cannot {action} the bundle {path}", reason(error)) from error
 
 
 if __name__ == "__main__":
