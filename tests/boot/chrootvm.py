@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.boot import assets
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = (sys.executable, os.path.join(TOP, "scripts/chrootvm"))
 DEADLINE = 180.0  # seconds; a boot takes three of them, a slow machine ten times that
@@ -22,7 +24,7 @@ class Session:
     def __init__(self, words: tuple[str, ...], folder: Path, **streams: int) -> None:
         self.mark = f"{MARK}={folder}"
         self.folder = folder
-        self.mounts = mounts()
+        self.mounts = self._mounts()
         environment = {**os.environ, MARK: str(folder), "TMPDIR": str(folder)}
         pipe = subprocess.PIPE
         streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, **streams}
@@ -58,12 +60,17 @@ class Session:
 
     def left(self) -> list[str]:
         """Return what is left after the end: processes, files, mounts."""
-        deadline = time.monotonic() + 10  # orphans are ended by the kernel, not by us
+        deadline = time.monotonic() + DEADLINE  # orphans are ended by the kernel, not by us
         while self.running() and time.monotonic() < deadline:
             time.sleep(0.02)
         processes = [program_of(pid) for pid in self.running()]
         files = [path.name for path in self.folder.iterdir() if "chrootvm-" in path.name]
-        return [*processes, *files, *(mounts() - self.mounts)]
+        return [*processes, *files, *(self._mounts() - self.mounts)]
+
+    def _mounts(self) -> set[str]:
+        """Return the mounts here of anything that chrootvm knows of; others mount things too."""
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            return {line for line in file if assets.cache() in line or str(self.folder) in line}
 
 
 @contextmanager
@@ -103,9 +110,3 @@ def program_of(pid: int) -> str:
             return file.read().replace("\0", " ")
     except OSError:
         return ""
-
-
-def mounts() -> set[str]:
-    """Return what is mounted here."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        return set(file)

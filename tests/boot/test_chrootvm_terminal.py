@@ -23,9 +23,10 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self._socket = str(folder / "tmux")
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh")
+        shell = "env PS1='here> ' sh"
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell)
         self._tmux("set-option", "-g", "window-size", "manual")
-        self.run("PS1='here> '")
+        self.expect("here>")  # tmux has set the terminal's modes by then
 
     def _tmux(self, *words: str) -> str:
         command = ["tmux", "-S", self._socket, *words]
