@@ -43,10 +43,18 @@ def through_init(shared_directory: str) -> machine.Boot:
     return _boot(shared_directory, "init", image)
 
 
-def _boot(directory: str, name: str, image: str | None) -> machine.Boot:
+@pytest.fixture(scope="module")
+def from_tmpfs(shared_directory: str) -> machine.Boot:
+    """The same without `root=`: the kernel unpacks the initramfs to a tmpfs then, else a ramfs."""
+    image = images.make(assets.kernel("trixie"), f"{shared_directory}/image-tmpfs")
+    append = APPEND.replace("root=rootfs rootfstype=virtiofs", "rootfs=rootfs")
+    return _boot(shared_directory, "tmpfs", image, append)
+
+
+def _boot(directory: str, name: str, image: str | None, append: str = APPEND) -> machine.Boot:
     root = make_root(f"{directory}/{name}-root", INSPECT)
     shares = (machine.Share("rootfs", root),)
-    it = machine.Machine(assets.kernel("trixie").image, APPEND, image, shares)
+    it = machine.Machine(assets.kernel("trixie").image, append, image, shares)
     return machine.boot(it, f"{directory}/{name}")
 
 
@@ -59,10 +67,12 @@ def limits(boot: machine.Boot) -> dict[str, str]:
     return {line[:26].strip(): line[26:].strip() for line in boot.section("limits").splitlines()}
 
 
-def shmem(boot: machine.Boot) -> int:
-    """Return the memory in tmpfs and the initramfs, in kB."""
+def in_files(boot: machine.Boot) -> int:
+    """Return the memory that tmpfs (Shmem) and ramfs (Unevictable) hold, in kB."""
     lines = boot.section("meminfo").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Shmem:"))
+    return sum(
+        int(line.split()[1]) for line in lines if line.startswith(("Shmem:", "Unevictable:"))
+    )
 
 
 def test_its_status_is_the_same(plain: machine.Boot, through_init: machine.Boot) -> None:
@@ -98,5 +108,8 @@ def test_no_more_processes_were_created(plain: machine.Boot, through_init: machi
     assert found <= wanted + 20
 
 
-def test_the_initramfs_is_gone(plain: machine.Boot, through_init: machine.Boot) -> None:
-    assert shmem(through_init) <= shmem(plain) + 256
+@pytest.mark.parametrize("kind", ["through_init", "from_tmpfs"])
+def test_the_initramfs_is_gone(
+    plain: machine.Boot, kind: str, request: pytest.FixtureRequest
+) -> None:
+    assert in_files(request.getfixturevalue(kind)) <= in_files(plain) + 256
