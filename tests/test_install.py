@@ -1,6 +1,7 @@
 """`make install` and `make uninstall`, below a directory of the test's own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,32 @@ def test_what_is_installed_works_and_goes_without_a_trace(
 def test_nothing_is_installed_outside_of_the_prefix(tmp_path: Path) -> None:
     make("install", tmp_path, "PREFIX=/usr")
     assert {path.split("/")[0] for path in files(tmp_path)} == {"usr"}
+
+
+@pytest.mark.built
+def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("initrd", "scripts", "dist"):
+        shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        shutil.copy(TOP / name, source)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install"]
+    options = ["--no-index", "--no-deps", "--no-build-isolation", f"--target={tmp_path}/site"]
+    subprocess.run([*pip, *options, str(source)], check=True)
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "from initrd.host.locate import find_init\n"
+        "(plugin,) = (one for one in entry_points(group='pytest11') if 'initrd' in one.value)\n"
+        "print(find_init('', {}), plugin.load().__name__)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}/site"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, check=True, env=environ, cwd="/", capture_output=True, text=True)
+    assert run.stdout.split() == [
+        f"{tmp_path}/site/initrd/freeze/init",
+        "initrd.host.pytest_plugin",
+    ]
+    assert os.access(tmp_path / "site/initrd/freeze/init", os.X_OK)
+    script = [sys.executable, str(tmp_path / "site/bin/chrootvm"), "--version"]
+    run = subprocess.run(script, check=True, env=environ, capture_output=True, text=True, cwd="/")
+    assert run.stdout.startswith("chrootvm")

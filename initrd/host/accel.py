@@ -7,6 +7,7 @@ host, because neither the processor nor the kernel changes before that.
 import os
 
 from initrd.host.arch import Arch, is_native
+from initrd.host.atomic import replace_file
 from initrd.host.failure import HostError
 from initrd.host.kvm import WORKS, probe
 
@@ -49,7 +50,7 @@ def remember(path: str, boot: str, ask: "Callable[[], str]") -> str:
     answer = ask()
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        _write(path, f"{boot} {answer}\n")
+        replace_file(path, f"{boot} {answer}\n".encode())
     except OSError:  # a cache that cannot be written costs milliseconds, the next time
         pass
     return answer
@@ -61,13 +62,6 @@ def _read(path: str) -> str:
             return file.read().rstrip("\n")
     except OSError:  # not there yet, or not ours to read: then it is asked again
         return ""
-
-
-def _write(path: str, line: str) -> None:
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(line)
-    os.rename(temporary, path)
 
 
 def boot_id() -> str:

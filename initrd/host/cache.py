@@ -11,6 +11,7 @@ import json
 import os
 import time
 
+from initrd.host.atomic import replace_file
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -39,6 +40,8 @@ def open_image(
 ) -> int:
     """Return a descriptor of the image that `make` returns, or returned before for this key."""
     name = os.path.join(folder, _digest(key.encode()))
+    if not _is_ours(folder):
+        return _in_memory(make().content)
     found = _open_known(name)
     if found is not None:
         return found
@@ -47,6 +50,14 @@ def open_image(
     _remember(folder, name, image, began)
     kept = _open_known(name)
     return _in_memory(image.content) if kept is None else kept
+
+
+def _is_ours(folder: str) -> bool:
+    """Tell whether nobody else can put an image there: as with another user's $HOME, under sudo."""
+    try:
+        return os.stat(folder).st_uid == os.geteuid()
+    except OSError:  # it is not there yet
+        return True
 
 
 def _open_known(name: str) -> int | None:
@@ -72,8 +83,8 @@ def _remember(folder: str, name: str, image: Image, began: float) -> None:
     note = json.dumps({"image": path, "inputs": states})
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        _write(path, image.content)
-        _write(f"{name}.json", note.encode())
+        replace_file(path, image.content)
+        replace_file(f"{name}.json", note.encode())
         _forget_oldest(folder)
     except OSError:  # no home, no space, read-only: then it is made again the next time
         pass
@@ -86,13 +97,6 @@ def _state(path: str) -> "State | None":
     except OSError:
         return None
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _write(path: str, content: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.rename(temporary, path)
 
 
 def _forget_oldest(folder: str) -> None:

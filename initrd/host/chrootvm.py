@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 
 from initrd import __version__
 from initrd.host.arguments import Arguments, parse, usage
-from initrd.host.commanded import command_of
+from initrd.host.commanded import command_of, terminals
 from initrd.host.dryrun import commands
 from initrd.host.explain import explain
 from initrd.host.failure import HostError
@@ -53,7 +53,7 @@ def open_standard_streams() -> None:
 def run(arguments: Arguments) -> int:
     """Do what was asked for; return the exit status."""
     seconds = seconds_of(arguments.value("--timeout")) if arguments.has("--timeout") else None
-    command = command_of(arguments, os.environ)
+    command = command_of(arguments, os.environ, terminals())
     machine = machine_of(arguments).replace(command=command)
     if arguments.has("--doctor"):
         from initrd.host.doctor import doctor  # noqa: PLC0415 - seldom needed

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 _ONLY_HERE = ("--env", "--chdir", "--user")
 
 
-def command_of(arguments: Arguments, environment: "Mapping[str, str]") -> Command | None:
-    """Return the command that was asked for; None: there is none, but an init."""
+def command_of(
+    arguments: Arguments, environment: "Mapping[str, str]", tty: tuple[int, ...]
+) -> Command | None:
+    """Return the command that was asked for; None: there is none, but an init.
+
+    `tty`: which of its descriptors shall be a terminal.
+    """
     if arguments.command is None:
         for name in _ONLY_HERE:
             if arguments.has(name):
                 raise HostError(f"cannot use {name}", "there is no -- COMMAND that it is for")
         return None
-    tty = terminals()
     kind = [f"TERM={environment['TERM']}"] if tty and "TERM" in environment else []
     given = [variable(word, environment) for word in arguments.values("--env")]
     return Command(

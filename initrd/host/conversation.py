@@ -47,6 +47,7 @@ class Conversation:
         self._line = b""
         self._announced: dict[str, int] = {}  # bytes of each stream that has ended
         self._input: Relay | None = None
+        self._input_sink: Sink | None = None
         self.started = False  # the command runs
         self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
@@ -73,8 +74,8 @@ class Conversation:
         """Begin to read standard input."""
         if self._input is None and self._ends.stdin >= 0:
             name = "stdin" if f"{PREFIX}stdin" in self._sockets else "tty"
-            sink = Sink(self._sockets[PREFIX + name].fileno())
-            self._input = Relay(self._loop, self._ends.stdin, sink)
+            self._input_sink = Sink(self._sockets[PREFIX + name].fileno())
+            self._input = Relay(self._loop, self._ends.stdin, self._input_sink)
             self._input.on_end = lambda: self._end_input(name)
 
     def tell(self, message: str) -> None:
@@ -89,6 +90,8 @@ class Conversation:
         self._loop.ignore(self._control.fileno())
         for relay in (*self._outputs.values(), *([self._input] if self._input else [])):
             relay.stop()
+        if self._input_sink:
+            self._input_sink.close()
 
     def _output(self, name: str) -> Relay:
         source = self._sockets[PREFIX + name].fileno()

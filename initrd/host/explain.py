@@ -1,6 +1,5 @@
 """What a user can do about a boot that failed: from the words of the kernel to ours."""
 
-import os
 import re
 
 from initrd.host.failure import HostError
@@ -18,7 +17,7 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
 
     `memory` is the guest's, in bytes; `kernel` the path of its kernel.
     """
-    what, _, hint = why.partition("\n")
+    what, _, hint = why.removeprefix("boot failed: ").partition("\n")
     if _MEMORY.search(why):
         return HostError(
             f"the boot failed: out of memory at {megabytes(memory)}",
@@ -44,16 +43,3 @@ def out_of_memory(console: str, memory: int) -> str:
 def megabytes(size: int) -> str:
     """Return a size as --memory takes it."""
     return f"{size >> 20}M"
-
-
-def keep_log(path: str, text: str) -> str:
-    """Keep what the console of a failed boot said; return where, or nothing if it cannot be."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(temporary, path)
-    except OSError:  # no home, or a full one: the reason is told all the same
-        return ""
-    return path

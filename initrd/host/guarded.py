@@ -4,6 +4,8 @@ import os
 import select
 import signal
 
+from initrd.host.forking import fork
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +20,7 @@ def run_guarded(experiment: "Callable[[], str]", deadline: float = _DEADLINE) ->
     It may do to its process what it likes, and must not raise.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if not pid:
         _report(experiment, writer, deadline)
     os.close(writer)

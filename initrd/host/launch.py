@@ -45,7 +45,7 @@ class Launch(Record):
     directories: tuple[tuple[str, Directory], ...] = ()  # by tag
     disks: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()  # the names of a command's
-    log: str = ""  # where the console of a failed boot is kept
+    logs: str = ""  # the directory in which the console of a failed boot is kept
     network: bool = False
     extra: tuple[str, ...] = ()
 
@@ -92,7 +92,7 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         directories=directories(machine),
         disks=_disks(machine),
         ports=machine.command.ports if machine.command else (),
-        log=os.path.join(cache, "failed-boot.log"),
+        logs=os.path.join(locate.state_directory(environment), "failed-boots"),
         network=machine.network,
         extra=machine.qemu_arguments,
     )

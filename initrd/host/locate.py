@@ -22,6 +22,7 @@ VIRTIOFSD_PLACES = (
 _TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 INIT_PLACES = (
     os.path.join(_TOP, "dist/init"),  # a checkout
+    os.path.join(_TOP, "initrd/freeze/init"),  # a wheel
     os.path.join(os.path.dirname(_TOP), "osbuild/initrd/initrd"),  # installed beside us
     "/usr/lib/osbuild/initrd/initrd",
     "/usr/local/lib/osbuild/initrd/initrd",
@@ -95,9 +96,18 @@ def is_in_guest(machine: Machine, path: str) -> bool:
 
 def cache_directory(environment: "Mapping[str, str]") -> str:
     """Return our directory for what can be made again; it need not exist."""
-    top = environment.get("XDG_CACHE_HOME", "")
+    return _own_directory(environment, "XDG_CACHE_HOME", ".cache")
+
+
+def state_directory(environment: "Mapping[str, str]") -> str:
+    """Return our directory for what has happened; it need not exist."""
+    return _own_directory(environment, "XDG_STATE_HOME", ".local/state")
+
+
+def _own_directory(environment: "Mapping[str, str]", variable: str, default: str) -> str:
+    top = environment.get(variable, "")
     if not top.startswith("/"):  # the specification says to ignore others
-        top = os.path.join(os.path.expanduser("~"), ".cache")
+        top = os.path.join(os.path.expanduser("~"), default)
     return os.path.join(top, "initrd")
 
 

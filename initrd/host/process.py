@@ -11,6 +11,7 @@ import sys
 import time
 
 from initrd.host.failure import HostError, reason
+from initrd.host.forking import fork
 from initrd.host.syscalls import die_with_parent
 from initrd.record import Record
 
@@ -48,7 +49,7 @@ class Process:
         try:
             parent = os.getpid()
             reader, writer = os.pipe()
-            self.pid = os.fork()
+            self.pid = fork()
             if not self.pid:
                 _become(program, parent, writer, stderr)
         finally:

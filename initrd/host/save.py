@@ -1,9 +1,10 @@
-"""Write a file whole or not at all: under a temporary name beside it, then renamed."""
+"""Write what a user asked for to where the user asked for it."""
 
 import os
 import stat
 import sys
 
+from initrd.host.atomic import replace_file
 from initrd.host.failure import HostError, reason
 
 
@@ -18,15 +19,10 @@ def save(content: bytes, output: str) -> None:
         return
     target = os.path.realpath(output)
     _check(output, target)
-    temporary = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.tmp"
     try:
-        _write(temporary, content)
-        os.replace(temporary, target)
-    except BaseException as error:  # also Ctrl-C: nothing shall be left
-        _remove(temporary)
-        if isinstance(error, OSError):
-            raise HostError(f"cannot write {output}", reason(error)) from error
-        raise
+        replace_file(target, content)
+    except OSError as error:
+        raise HostError(f"cannot write {output}", reason(error)) from error
 
 
 def _print(content: bytes) -> None:
@@ -51,16 +47,3 @@ def _check(output: str, target: str) -> None:
         raise HostError(
             f"cannot write {output}", "it is no regular file", "the name of a file, or -"
         )
-
-
-def _write(path: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o666), "wb") as file:
-        file.write(content)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:  # it had not come that far
-        pass

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMED_OUT = 124  # exit status
-_KILLED = 128 + signal.SIGKILL
 _ENOUGH = 3  # signals that ask to end: then it ends, whatever the command makes of them
 _FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -77,18 +76,9 @@ def run_command(command: Command, launch: Launch, seconds: float | None, *, verb
         user = User(talk, command, lambda: enter(voice.raw()))
         signals.call, talk.guest.on_start = user.signal, user.begin
         over = talk.wait(lambda: user.gives_up, seconds)
-        status = None if user.gives_up or not over else _status(talk, voice)
+        status = None if user.gives_up or not over else talk.status(voice.say)
     if user.gives_up:
         die_of(signals.received)
     if status is None:
         voice.say(f"the command still runs after {seconds:g} s; ending it")
     return TIMED_OUT if status is None else status
-
-
-def _status(talk: Talk, voice: Voice) -> int:
-    """Return the exit status of the command; say what the kernel did to it."""
-    status = talk.status()
-    memory = talk.out_of_memory() if status == _KILLED else ""
-    if memory:
-        voice.say(memory)
-    return status

@@ -1,10 +1,12 @@
 """Runs a command in a machine: the sockets that its ports are, and what happens until it ends."""
 
+import signal
 import socket
 from contextlib import ExitStack, closing, contextmanager
 
+from initrd.host import bootlog
 from initrd.host.conversation import Conversation, Ends
-from initrd.host.explain import explain, keep_log, out_of_memory
+from initrd.host.explain import explain, out_of_memory
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch
 from initrd.host.loop import Loop
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _SWITCHED_OFF = "the machine was switched off before the command ended"
+_KILLED = 128 + signal.SIGKILL
 _BETWEEN = 1.0  # seconds for what was said before the machine ended to be read
 
 
@@ -34,22 +37,28 @@ class Talk:
         """Wait for the end, or for something else; return False when time is up before."""
         return self.machine.loop.run(lambda: self.over or until(), seconds)
 
-    def status(self) -> int:
-        """Return the exit status of the command. Raises HostError when there is none."""
+    def status(self, say: "Callable[[str], object]") -> int:
+        """Return the exit status of the command, and `say` what the guest's kernel did to it.
+
+        Raises HostError when there is no status.
+        """
         self.machine.loop.run(lambda: self.guest.over, 0 if self.guest.over else _BETWEEN)
         if self.guest.last is None:
             raise self._explained(self.machine.ending().failure or _SWITCHED_OFF)
         if self.guest.failure:
             raise self._explained(self.guest.failure)
-        return self.guest.status()
+        status = self.guest.status()
+        memory = self._out_of_memory() if status == _KILLED else ""
+        if memory:
+            say(memory)
+        return status
 
-    def out_of_memory(self) -> str:
-        """Return what to say when the guest's kernel has killed something for want of memory."""
+    def _out_of_memory(self) -> str:
         return out_of_memory(self.machine.log.text, self._launch.hardware.memory)
 
     def _explained(self, why: str) -> HostError:
         error = explain(why, self._launch.hardware.memory, self._launch.kernel)
-        kept = keep_log(self._launch.log, self.machine.log.text)
+        kept = bootlog.keep(self._launch.logs, self.machine.log.text)
         seen = f" (the guest's console is kept in {kept})" if kept else ""
         return HostError(error.what, error.why + seen, error.hint)
 

@@ -15,6 +15,12 @@ def _built() -> None:
     assert os.path.exists(images.INIT), "dist/init is not there; run: make build"
 
 
+@pytest.fixture(scope="session")
+def vm_root() -> str:
+    """What the fixture `vm` of our own plugin boots."""
+    return assets.busybox_root()
+
+
 @pytest.fixture(scope="module")
 def shared_directory() -> Iterator[str]:
     """A directory for the boots that several tests of a module look at."""
