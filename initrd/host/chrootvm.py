@@ -11,7 +11,6 @@ from initrd.host.dryrun import commands
 from initrd.host.explain import explain
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch, plan
-from initrd.host.layerfile import layer_files
 from initrd.host.loop import Loop
 from initrd.host.relay import Relay
 from initrd.host.run import Running, Streams, running
@@ -66,10 +65,9 @@ def run(arguments: Arguments) -> int:
         return 0
     if verbose:
         print(commands(launch), file=sys.stderr)
-    with layer_files(launch.disks, os.environ):
-        if command is not None:
-            return run_command(command, launch, seconds, verbose=verbose)
-        return boot(launch, seconds, verbose=verbose)
+    if command is not None:
+        return run_command(command, launch, seconds, verbose=verbose)
+    return boot(launch, seconds, verbose=verbose)
 
 
 def boot(launch: Launch, seconds: float | None, *, verbose: bool) -> int:

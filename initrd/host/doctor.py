@@ -25,6 +25,7 @@ CHECKS: "tuple[tuple[str, Callable[[Patient], Finding | None]], ...]" = (
     ("/init", herechecks.init_program),
     ("virtiofsd", herechecks.server),
     ("permissions", herechecks.permissions),
+    ("overlay", herechecks.overlay),
     ("QEMU", herechecks.qemu),
     ("accelerator", herechecks.accelerator),
     ("memory", herechecks.memory),

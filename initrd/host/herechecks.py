@@ -3,13 +3,14 @@
 import os
 from functools import partial
 
-from initrd.host import launch, locate, qemuprobe, virtiofsd
+from initrd.host import launch, layerfile, locate, qemuprobe, virtiofsd
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.explain import megabytes
 from initrd.host.failure import HostError
 from initrd.host.finding import OK, WARNING, Finding, Patient
 from initrd.host.freememory import free_memory
 from initrd.host.image import read_init
+from initrd.host.machine import OVERLAY_IN_MEMORY
 
 
 def init_program(patient: Patient) -> Finding:
@@ -37,6 +38,20 @@ def permissions(patient: Patient) -> Finding | None:
         f"{one.path} ({'writable' if one.writable else 'read-only'})" for one in directories
     )
     return Finding("permissions", OK, f"may share {shared}")
+
+
+def overlay(patient: Patient) -> Finding | None:
+    """Whether the disk image of an overlay can be used, or made."""
+    path = patient.machine.overlay
+    if path in ("", OVERLAY_IN_MEMORY):
+        return None
+    if os.path.lexists(path):
+        os.close(layerfile.hold(path, patient.environment))
+        return Finding("overlay", OK, path)
+    layerfile.find_mkfs(patient.environment)
+    if os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        return Finding("overlay", OK, f"{path}, which will be made")
+    raise HostError(f"cannot make {path} for the overlay", "its directory cannot be written to")
 
 
 def qemu(patient: Patient) -> Finding:

@@ -12,6 +12,7 @@ from initrd.host import qemu, virtiofsd
 from initrd.host.console import ConsoleLog, Ending, ending
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch
+from initrd.host.layerfile import layer_files
 from initrd.host.loop import READABLE, Loop
 from initrd.host.process import Process, Program
 from initrd.host.relay import Relay
@@ -102,6 +103,7 @@ def running(launch: Launch, loop: Loop, streams: Streams) -> "Iterator[Running]"
     virtiofsd.check(launch.virtiofsd, directories, root=os.geteuid() == 0)
     with ExitStack() as stack:
         enter = stack.enter_context
+        enter(layer_files(launch.disks, os.environ))
         ours, theirs = (enter(closing(end)) for end in socket.socketpair())
         machine = Running(loop, ours, streams.output)
         stack.callback(machine.stop)

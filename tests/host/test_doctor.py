@@ -123,6 +123,16 @@ def test_an_init_may_be_in_an_overlay_that_was_kept(machine: Machine, tmp_path: 
     assert states(machine, tmp_path)["init"] == WARNING
 
 
+def test_an_overlay_that_can_be_neither_used_nor_made(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "no ext4").write_text("")
+    for path, why in {
+        f"{tmp_path}/no ext4": "it does not hold an ext4 file system",
+        "/nowhere/disk": "its directory cannot be written to",
+    }.items():
+        finding = found(machine.replace(overlay=path), tmp_path)["overlay"]
+        assert (finding.state, why in finding.text) == (MISSING, True)
+
+
 @pytest.mark.parametrize(
     ("word", "state"), [("busybox", OK), ("/usr/sbin/busybox", OK), ("nosuch", WARNING)]
 )
