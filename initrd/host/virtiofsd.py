@@ -118,6 +118,8 @@ def command(dialect: Dialect, directory: Directory, listen: str, source: str) ->
         *(dialect.program, listen, f"--shared-dir={source}"),
         *("--announce-submounts", "--xattr", "--log-level=warn"),
         *(() if directory.writable else ("--readonly",)),
+        # It cannot pivot into what is its root already; and there is nothing to shut it out of.
+        *(("--sandbox=none",) if source == "/" else ()),
     )
 
 

@@ -76,6 +76,12 @@ def test_rust_has_a_read_only_mode() -> None:
     assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
 
 
+def test_rust_is_not_shut_into_what_is_its_root_anyway() -> None:
+    slash = Directory("/")
+    assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.path)
+    assert "--sandbox=none" not in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+
+
 def test_c_is_told_a_descriptor_because_a_comma_would_end_the_path() -> None:
     program = serve(C, WRITABLE, listener=5, top=6)
     assert "-f" in program.command
