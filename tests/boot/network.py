@@ -6,8 +6,11 @@ else answers, and nothing of it reaches this machine's own network.
 
 import os
 import socket
+import socketserver
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +23,7 @@ NAMES = {"server.example.org": OURS, "far.example.org": "192.0.2.7"}
 OPTIONS = addresses(1, "255.255.255.0") + addresses(3, OURS) + addresses(6, OURS)
 OPTIONS += option(15, b"example.org") + option(26, b"\x05\x78") + option(51, b"\0\0\x0e\x10")
 MAC = bytes.fromhex("525400000001")
+GREETING = b"hello from the host\n"
 _IP, _ARP = 0x0800, 0x0806
 _UDP = 17
 
@@ -106,3 +110,22 @@ def _datagram(payload: bytes, port: int, to: bytes, to_port: int) -> bytes:
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
     head += socket.inet_aton(OURS) + to
     return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + udp
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """A server on this machine's loopback that greets and closes; its port."""
+
+    class Greet(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(GREETING)
+            self.request.shutdown(socket.SHUT_WR)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Greet) as it:
+        thread = threading.Thread(target=it.serve_forever)
+        thread.start()
+        try:
+            yield it.server_address[1]
+        finally:
+            it.shutdown()
+            thread.join()

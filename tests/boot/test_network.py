@@ -2,22 +2,16 @@
 
 import os
 import re
-import socket
-import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests.boot import assets, images, machine
 from tests.boot.conftest import write
-from tests.boot.network import GUEST, OURS, Network
+from tests.boot.network import GREETING, GUEST, OURS, Network, server
 
 pytestmark = pytest.mark.boot
 
 USER = ("-netdev", "user,id=user", "-device", "virtio-net-pci,netdev=user,mac=52:54:00:00:00:0a")
-GREETING = b"hello from the host\n"
 DISCOVER, REQUEST = 1, 3
 BEFORE = "exec >/dev/ttyS1 2>&1\n"
 AFTER = "\necho '=== end'\necho o >/proc/sysrq-trigger\nsleep 60\n"
@@ -41,25 +35,6 @@ def boot(
     append = f"quiet mount-ro=test {ip} init=/bin/sh -- /run/mnt/test/script"
     it = machine.Machine(kernel.image, append, image, shares, qemu_arguments=cards)
     return machine.boot(it, f"{directory}/machine")
-
-
-@contextmanager
-def server() -> Iterator[int]:
-    """A server on this machine's loopback that greets and closes; its port."""
-
-    class Greet(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(GREETING)
-            self.request.shutdown(socket.SHUT_WR)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Greet) as it:
-        thread = threading.Thread(target=it.serve_forever)
-        thread.start()
-        try:
-            yield it.server_address[1]
-        finally:
-            it.shutdown()
-            thread.join()
 
 
 def root_with(directory: str, name: str, text: str = "", *, link: str = "") -> str:
