@@ -76,10 +76,15 @@ class Word(Record):
     name: str
     value: str | None = None
 
-    @property
-    def key(self) -> str:
-        """The name in its canonical form: the kernel takes `-` and `_` as the same."""
-        return self.name.replace("-", "_")
+    def __init__(self, name: str, value: str | None = None) -> None:
+        super().__init__(name, value)
+        # The name in its canonical form: the kernel takes `-` and `_` as the same.
+        self.key: str
+        self.__dict__["key"] = name.replace("-", "_")  # once: every option looks at every word
+
+    def is_flag(self, *names: str) -> bool:
+        """Tell whether this is one of these names, without a value."""
+        return self.value is None and self.name in names
 
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}={self.value}"
@@ -90,7 +95,7 @@ def split(text: str) -> list[Word]:
     words = []
     for raw in _split_raw(text):
         word = _parse_word(raw)
-        if word == Word("--"):
+        if word.is_flag("--"):
             break
         words.append(word)
     return words
@@ -126,7 +131,7 @@ def parse(text: str) -> BootOptions:
         root=root,
         shares=_parse_shares(words, root),
         init=_parse_init(words),
-        debug=any(word == Word("debug") for word in words),
+        debug=any(word.is_flag("debug") for word in words),
         overlay=_parse_overlay(words),
         overlay_size=_parse_size(words),
         union=_parse_union(words),
@@ -167,7 +172,7 @@ def _parse_root(words: list[Word]) -> Root:
             )
     root = candidates[-1] if candidates else Root()
     flags = _last(words, "rootflags")
-    access = [word.key for word in words if word in (Word("ro"), Word("rw"))][-1:]
+    access = [word.key for word in words if word.is_flag("ro", "rw")][-1:]
     return root.replace(
         flags=(flags.value or "") if flags else "",
         # What was the initramfs can be written to, as the initramfs can; all else has to be asked.

@@ -69,11 +69,12 @@ class Boot:
     def read_options(self) -> None:
         """Parse the kernel command line."""
         text = self.kernel.read("/proc/cmdline")
-        self.failure = Failure(onfail_of(text))
         try:
             self.options = parse(text)
+            self.failure = Failure(self.options.onfail)
             self.read_ip()
         except CmdlineError as error:
+            self.failure = Failure(onfail_of(text))
             raise BootError("cannot understand the kernel command line", str(error)) from error
         self.log.set_verbose(self.options.debug)
 

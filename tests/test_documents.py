@@ -30,11 +30,11 @@ def understood() -> set[str]:
     """The names that initrd.cmdline looks for, as read from its code."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(read("initrd/cmdline.py"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("_last", "_parse_choice"):
-                names.update(constants(node.args[1]))
-            if node.func.id == "Word" and len(node.args) == 1:
-                names.update(constants(node.args[0]))
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and called in ("_last", "_parse_choice"):
+            names.update(constants(node.args[1]))
+        if isinstance(node, ast.Call) and called.endswith(".is_flag"):
+            names.update(name for part in node.args for name in constants(part))
         if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".key"):
             names.update(name for part in node.comparators for name in constants(part))
     return {name.replace("_", "-") for name in names if name not in ("--", "")}
