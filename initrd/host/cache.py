@@ -37,8 +37,12 @@ def open_image(
     key: str,
     make: "Callable[[], Image]",
     clock: "Callable[[], float]" = time.time,
+    kept: int = KEPT,
 ) -> int:
-    """Return a descriptor of the image that `make` returns, or returned before for this key."""
+    """Return a descriptor of the image that `make` returns, or returned before for this key.
+
+    The folder holds no more than the `kept` images that were used last.
+    """
     name = os.path.join(folder, _digest(key.encode()))
     if not _is_ours(folder):
         return _in_memory(make().content)
@@ -47,9 +51,9 @@ def open_image(
         return found
     began = clock()
     image = make()
-    _remember(folder, name, image, began)
-    kept = _open_known(name)
-    return _in_memory(image.content) if kept is None else kept
+    _remember(name, image, began, kept)
+    found = _open_known(name)
+    return _in_memory(image.content) if found is None else found
 
 
 def _is_ours(folder: str) -> bool:
@@ -75,7 +79,8 @@ def _open_known(name: str) -> int | None:
     return descriptor
 
 
-def _remember(folder: str, name: str, image: Image, began: float) -> None:
+def _remember(name: str, image: Image, began: float, kept: int) -> None:
+    folder = os.path.dirname(name)
     states = {path: _state(path) for path in image.inputs}
     if any(state and state[-1] > (began - _RACY) * 1e9 for state in states.values()):
         return
@@ -85,7 +90,7 @@ def _remember(folder: str, name: str, image: Image, began: float) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         replace_file(path, image.content)
         replace_file(f"{name}.json", note.encode())
-        _forget_oldest(folder)
+        _forget_oldest(folder, kept)
     except OSError:  # no home, no space, read-only: then it is made again the next time
         pass
 
@@ -99,7 +104,7 @@ def _state(path: str) -> "State | None":
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _forget_oldest(folder: str) -> None:
+def _forget_oldest(folder: str, kept: int) -> None:
     """Remove all but the images that were used last, and what crashes have left."""
     newest: list[tuple[int, str]] = []
     with os.scandir(folder) as entries:
@@ -111,7 +116,7 @@ def _forget_oldest(folder: str) -> None:
                 os.unlink(entry.path)
     for suffix in (".img", ".json"):
         alike = [path for _, path in sorted(newest, reverse=True) if path.endswith(suffix)]
-        for path in alike[KEPT:]:
+        for path in alike[kept:]:
             os.unlink(path)
 
 

@@ -27,7 +27,9 @@ def commands(launch: Launch) -> str:
 def _qemu(launch: Launch) -> tuple[str, ...]:
     shares = (qemu.Filesystem(tag, qemu.path(f"{tag}.sock")) for tag, _ in launch.directories)
     console = qemu.Console("stdio,signal=off", menu=True)
-    setup = launch.setup(console, tuple(shares), initrd=launch.image.path)
+    setup = launch.setup(
+        console, tuple(shares), initrd=launch.image.path, kernel=launch.direct.path
+    )
     ports = (
         qemu.Port(name, f"{qemu.path(f'{name}.sock')},server=on,wait=off") for name in launch.ports
     )

@@ -12,6 +12,7 @@ from initrd.host import locate, needs
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.arch import Arch, find_arch
 from initrd.host.bootimage import PORTS, BootImage, open_boot_image
+from initrd.host.direct import Direct, direct_start
 from initrd.host.failure import HostError
 from initrd.host.kernel import (
     Kernel,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _WITHOUT_LIMITS = "chrootvm ROOTFS -- COMMAND, which does not use the kernel's command line"
-_KERNEL_WORDS = ("panic=-1",)  # a panic ends the machine, instead of standing still for ever
+_KERNEL_WORDS = (
+    "panic=-1",  # a panic ends the machine, instead of standing still for ever
+    "cryptomgr.notests",  # the kernel's tests of its own ciphers: a fifth of an emulated boot
+)
 
 
 class Launch(Record):
@@ -48,13 +52,20 @@ class Launch(Record):
     logs: str = ""  # the directory in which the console of a failed boot is kept
     network: bool = False
     extra: tuple[str, ...] = ()
+    direct: Direct = Direct()
 
-    def setup(self, console: Console, shares: tuple[Filesystem, ...], initrd: str) -> Setup:
-        """Return what QEMU is told, with these connections and the image at the path `initrd`."""
+    def files(self) -> tuple[int, ...]:
+        """Return the descriptors that QEMU inherits, and that are to be closed afterwards."""
+        return tuple(fd for fd in (self.image.descriptor, self.direct.elf) if fd >= 0)
+
+    def setup(
+        self, console: Console, shares: tuple[Filesystem, ...], initrd: str, kernel: str = ""
+    ) -> Setup:
+        """Return what QEMU is told, with these connections and the files at these paths."""
         return Setup(
             program=self.qemu,
             hardware=self.hardware,
-            boot=Boot(self.kernel, initrd, self.cmdline),
+            boot=Boot(kernel or self.kernel, initrd, self.cmdline, firmware=self.direct.firmware),
             console=console,
             filesystems=shares,
             disks=tuple(Disk(path) for path in self.disks),
@@ -70,16 +81,13 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     cache = locate.cache_directory(environment)
     kernel = kernel_of(machine)
     cmdline = command_line(machine, arch)
+    qemu = qemu_of(machine, arch, environment)
+    accelerator = choose(machine.accel, arch, partial(why_no_kvm, cache))
+    hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     return Launch(
-        qemu=qemu_of(machine, arch, environment),
+        qemu=qemu,
         virtiofsd=ask(locate.find_virtiofsd(machine.virtiofsd, environment)),
-        hardware=Hardware(
-            arch,
-            choose(machine.accel, arch, partial(why_no_kvm, cache)),
-            machine.memory,
-            machine.cpus,
-            machine.machine,
-        ),
+        hardware=hardware,
         kernel=kernel.image,
         image=open_boot_image(
             locate.find_init(machine.init_program, environment),
@@ -95,6 +103,7 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         logs=os.path.join(locate.state_directory(environment), "failed-boots"),
         network=machine.network,
         extra=machine.qemu_arguments,
+        direct=direct_start(hardware, kernel.image, qemu, cache),
     )
 
 
@@ -138,7 +147,8 @@ def command_line(machine: Machine, arch: Arch) -> str:
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
         why = "the kernel does not hand the argument -- to init"
         raise HostError("cannot write the kernel command line", why, _WITHOUT_LIMITS)
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *(["quiet"] if machine.quiet else [])]
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.words]
+    words += ["quiet"] if machine.quiet else []
     try:
         text = " ".join([*words, *machine.append, render(options, machine.arguments)])
     except CmdlineError as error:

@@ -27,6 +27,7 @@ INIT_PLACES = (
     "/usr/lib/osbuild/initrd/initrd",
     "/usr/local/lib/osbuild/initrd/initrd",
 )
+FIRMWARE_PLACES = ("/usr/share/qemu", "/usr/share/qemu-kvm")
 TARGET_FOLDERS = ("usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin")
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -55,6 +56,16 @@ def find_virtiofsd(wanted: str, environment: "Mapping[str, str]") -> str:
     except HostError:
         places = ", ".join(VIRTIOFSD_PLACES)
         raise HostError("cannot find virtiofsd", f"not on the path nor at {places}", hint) from None
+
+
+def find_firmware(name: str, qemu: str) -> str:
+    """Return the path of a firmware that comes with the program `qemu`; empty: it is not there."""
+    top = os.path.dirname(os.path.dirname(os.path.realpath(qemu)))
+    for folder in (os.path.join(top, "share/qemu"), *FIRMWARE_PLACES):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    return ""
 
 
 def find_init(wanted: str, environment: "Mapping[str, str]") -> str:

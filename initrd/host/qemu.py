@@ -29,6 +29,7 @@ class Boot(Record):
     kernel: str
     initrd: str
     cmdline: str
+    firmware: str = ""  # a file; empty: QEMU's own
 
 
 class Filesystem(Record):
@@ -142,7 +143,8 @@ def _machine(hardware: Hardware) -> tuple[str, ...]:
 
 
 def _boot(boot: Boot) -> tuple[str, ...]:
-    return ("-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline)
+    firmware = ("-bios", boot.firmware) if boot.firmware else ()
+    return (*firmware, "-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline)
 
 
 def _chardev(name: str, stream: str, options: str = "") -> tuple[str, str]:

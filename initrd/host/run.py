@@ -134,7 +134,8 @@ def _qemu(
             qemu.Filesystem(tag, qemu.descriptor(connection.fileno()))
             for tag, connection in shares.items()
         ),
-        initrd=f"/proc/self/fd/{launch.image.descriptor}",
+        initrd=_inherited(launch.image.descriptor),
+        kernel=_inherited(launch.direct.elf),
     )
     setup = setup.replace(
         ports=tuple(qemu.Port(name, qemu.descriptor(number)) for name, number in streams.ports),
@@ -142,9 +143,14 @@ def _qemu(
     )
     sockets = (connection.fileno() for connection in (console, *shares.values()))
     numbers = (
-        launch.image.descriptor,
+        *launch.files(),
         streams.monitor,
         *sockets,
         *(number for _, number in streams.ports),
     )
     return Program(qemu.command(setup), tuple(number for number in numbers if number >= 0))
+
+
+def _inherited(number: int) -> str:
+    """Return a path that is an inherited descriptor; empty for none."""
+    return f"/proc/self/fd/{number}" if number >= 0 else ""

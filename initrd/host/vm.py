@@ -99,7 +99,8 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
         files = (collect.source(stdin, data), collect.target(stdout), collect.target(stderr))
         read, write, complain = (stack.enter_context(file) for file in files)
         launch = planned(os.fspath(rootfs), [os.fsdecode(word) for word in argv], chosen)
-        stack.callback(os.close, launch.image.descriptor)
+        for descriptor in launch.files():
+            stack.callback(os.close, descriptor)
         ended = collect.converse(launch, read, write, complain, timeout)
     out, err = (data.decode(*_CODE) if text else data for data in (ended.stdout, ended.stderr))
     if ended.status is None:
