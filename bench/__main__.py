@@ -13,41 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 from bench import icount, start
+from bench.figure import MEGA, Figure
 from tests.boot import assets
 
 INIT = Path("dist/init")
-MEGA = 1e6
 STREAM = 100_000_000  # bytes through a command's standard output
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured value, with the most (or least) that it should be."""
-
-    name: str
-    value: float
-    unit: str
-    budget: float | None = None
-    more_is_better: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Tell whether the budget is kept; a figure without one always does."""
-        if self.budget is None:
-            return True
-        return self.value >= self.budget if self.more_is_better else self.value <= self.budget
-
-    def row(self) -> str:
-        """Return the figure as a line of the table."""
-        sign = "≥" if self.more_is_better else "≤"
-        budget = "" if self.budget is None else f"{sign} {self.budget:g} {self.unit}"
-        mark = "" if self.met else "  over budget"
-        return f"{self.name:52}{self.value:10.2f} {self.unit:5} {budget:12}{mark}"
 
 
 def seconds(command: Sequence[str], runs: int) -> float:

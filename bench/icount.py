@@ -20,6 +20,7 @@ QEMU = "qemu-system-x86_64"
 MACHINE = ("-m", "512M", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio")
 COUNTED = ("-accel", "tcg", "-icount", "shift=0,sleep=off")
 CONSOLE = "console=ttyS0 panic=-1"
+LINE = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\] (.*?)\r?$", re.MULTILINE)
 
 
 class Event(NamedTuple):
@@ -61,5 +62,5 @@ def boot(
 
 def parse(log: str) -> Iterator[Event]:
     """Yield the lines of a kernel log that carry a timestamp."""
-    for seconds, microseconds, text in re.findall(r"^\[ *(\d+)\.(\d{6})\] (.*?)\r?$", log, re.M):
+    for seconds, microseconds, text in LINE.findall(log):
         yield Event((int(seconds) * 1_000_000 + int(microseconds)) * 1000, text)
