@@ -1,7 +1,6 @@
 """chrootvm: boots a directory and runs something in it. The program, told as a story."""
 
 import os
-import sys
 from contextlib import ExitStack, closing
 
 from initrd import __version__
@@ -18,7 +17,7 @@ from initrd.host.session import TIMED_OUT, run_command
 from initrd.host.signals import Signals, die_of
 from initrd.host.stream import Sink
 from initrd.host.terminal import RawTerminal, is_terminal
-from initrd.host.voice import STDERR, STDIN, STDOUT, Voice
+from initrd.host.voice import STDERR, STDIN, STDOUT, Voice, show
 from initrd.host.wishes import machine_of, seconds_of
 
 TYPE_CHECKING = False
@@ -34,11 +33,11 @@ def main(words: "Sequence[str]") -> int:
     try:
         arguments = parse(words)
         if arguments.has("--help") or arguments.has("--version"):
-            print(usage() if arguments.has("--help") else f"chrootvm {__version__}")
+            show(usage() if arguments.has("--help") else f"chrootvm {__version__}")
             return 0
         return run(arguments)
     except HostError as error:
-        print(f"chrootvm: {error}", file=sys.stderr)
+        Voice().say(str(error))
         return FAILED
 
 
@@ -61,10 +60,10 @@ def run(arguments: Arguments) -> int:
     launch = plan(machine, os.environ)
     verbose = arguments.has("--verbose")
     if arguments.has("--dry-run"):
-        print(commands(launch))
+        show(commands(launch))
         return 0
     if verbose:
-        print(commands(launch), file=sys.stderr)
+        Voice().pass_on(os.fsencode(f"{commands(launch)}\n"))
     if command is not None:
         return run_command(command, launch, seconds, verbose=verbose)
     return boot(launch, seconds, verbose=verbose)

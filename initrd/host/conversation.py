@@ -48,6 +48,7 @@ class Conversation:
         self._announced: dict[str, int] = {}  # bytes of each stream that has ended
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
+        self.heard = False  # the guest has said something
         self.started = False  # the command runs
         self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
@@ -127,6 +128,7 @@ class Conversation:
             self._loop.ignore(self._control.fileno())
 
     def _understand(self, message: str) -> None:
+        self.heard = True
         word, _, text = message.partition(" ")
         if word == "started":
             self.started = True

@@ -9,6 +9,7 @@ from initrd.host.arch import find_arch
 from initrd.host.failure import HostError
 from initrd.host.finding import MISSING, Finding, Patient
 from initrd.host.machine import Machine
+from initrd.host.voice import show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ CHECKS: "tuple[tuple[str, Callable[[Patient], Finding | None]], ...]" = (
 def doctor(machine: Machine, environment: "Mapping[str, str]") -> int:
     """Print what was found; return the exit status. Raises HostError for wishes that are none."""
     findings = examine(machine, environment)
-    print(finding.table(findings))
-    print(finding.verdict(findings))
+    show("\n".join((finding.table(findings), finding.verdict(findings))))
     return int(any(one.state == MISSING for one in findings))
 
 

@@ -6,8 +6,11 @@ from initrd.host.failure import HostError
 
 _MEMORY = re.compile(
     r"System is deadlocked on memory|Out of memory and no killable|too little memory"
-    r"|Initramfs unpacking failed|reset itself before its kernel"
+    r"|Initramfs unpacking failed"
 )
+_RESET = re.compile(r"reset itself before its kernel")
+_SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most likely lacked memory
+_NO_MODULE = re.compile(r"no module \w+ in the image")
 _NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
 _KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
@@ -18,12 +21,16 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
     `memory` is the guest's, in bytes; `kernel` the path of its kernel.
     """
     what, _, hint = why.removeprefix("boot failed: ").partition("\n")
-    if _MEMORY.search(why):
+    if _MEMORY.search(why) or (_RESET.search(why) and memory < _SMALL):
         return HostError(
             f"the boot failed: out of memory at {megabytes(memory)}",
             what,
             f"--memory {megabytes(2 * memory)}",
         )
+    if _RESET.search(why):
+        hint = f"another kernel: {kernel} is damaged, or not for this machine"
+    if _NO_MODULE.search(why):
+        hint = f"--modules DIR, the lib/modules/VERSION of {kernel}"
     if _NO_INITRAMFS.search(why):
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     return HostError("the boot failed", what, hint.removeprefix("try: "))

@@ -44,7 +44,7 @@ class Talk:
         """
         self.machine.loop.run(lambda: self.guest.over, 0 if self.guest.over else _BETWEEN)
         if self.guest.last is None:
-            raise self._explained(self.machine.ending().failure or _SWITCHED_OFF)
+            raise self._explained(self._why_it_ended())
         if self.guest.failure:
             raise self._explained(self.guest.failure)
         status = self.guest.status()
@@ -53,12 +53,19 @@ class Talk:
             say(memory)
         return status
 
+    def _why_it_ended(self) -> str:
+        """Return why there is no status. A guest that has said something did not fail to start."""
+        failure = self.machine.ending().failure
+        silent = self.guest.heard and not self.machine.log.text
+        return _SWITCHED_OFF if silent or not failure else failure
+
     def _out_of_memory(self) -> str:
         return out_of_memory(self.machine.log.text, self._launch.hardware.memory)
 
     def _explained(self, why: str) -> HostError:
         error = explain(why, self._launch.hardware.memory, self._launch.kernel)
-        kept = bootlog.keep(self._launch.logs, self.machine.log.text)
+        said = self.machine.log.text
+        kept = bootlog.keep(self._launch.logs, said) if said else ""
         seen = f" (the guest's console is kept in {kept})" if kept else ""
         return HostError(error.what, error.why + seen, error.hint)
 

@@ -1,8 +1,11 @@
 """Our own words to the user, on standard error: also while the terminal is the guest's."""
 
 import os
+import signal
 from contextlib import contextmanager
 
+from initrd.host.failure import HostError, reason
+from initrd.host.signals import die_of
 from initrd.host.terminal import RawTerminal
 
 TYPE_CHECKING = False
@@ -10,6 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+def show(text: str) -> None:
+    """Print what the user asked to be shown. Raises HostError; ends us when nobody reads it."""
+    try:
+        with open(STDOUT, "wb", closefd=False) as output:  # whatever the locale is
+            output.write(os.fsencode(f"{text}\n"))
+    except BrokenPipeError:
+        die_of(signal.SIGPIPE)
+    except OSError as error:
+        raise HostError("cannot write to standard output", reason(error)) from error
 
 
 class Voice:

@@ -44,10 +44,10 @@ def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_the_exit_status_tells(
-    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor(machine.replace(qemu="/nowhere/qemu"), environment(tmp_path)) == 1
-    assert "missing  QEMU         cannot run /nowhere/qemu: no such" in capsys.readouterr().out
+    assert "missing  QEMU         cannot run /nowhere/qemu: no such" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
