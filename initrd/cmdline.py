@@ -170,7 +170,7 @@ def _parse_root(words: list[Word]) -> Root:
                 f"two different roots asked for, {word.source} ({word.kind}) and "
                 f"{other.source} ({other.kind}); keep one of rootfs= and root="
             )
-    root = candidates[-1] if candidates else Root()
+    root = candidates[-1] if candidates else _default_root(words)
     flags = _last(words, "rootflags")
     access = [word.key for word in words if word.is_flag("ro", "rw")][-1:]
     return root.replace(
@@ -178,6 +178,13 @@ def _parse_root(words: list[Word]) -> Root:
         # What was the initramfs can be written to, as the initramfs can; all else has to be asked.
         writable=access == ["rw"] or (root.kind == "tmpfs" and not access),
     )
+
+
+def _default_root(words: list[Word]) -> Root:
+    fstype = _last(words, "rootfstype")
+    if fstype and _value(fstype) != "virtiofs":
+        raise CmdlineError(f"{fstype}: of what? write root=/dev/NAME too")
+    return Root()
 
 
 def _root_source(word: Word, words: list[Word]) -> Root:
@@ -191,6 +198,8 @@ def _root_source(word: Word, words: list[Word]) -> Root:
     if fstype == "virtiofs":
         return Root("virtiofs", _tag(word, source))
     if source == "tmpfs":
+        if fstype not in ("", "tmpfs"):
+            raise CmdlineError(f"{word}, but rootfstype={fstype}; leave rootfstype= out")
         return Root("tmpfs", "tmpfs", "tmpfs")
     if source.startswith(DEVICE_PREFIXES):
         if source in DEVICE_PREFIXES or ".." in source.split("/"):

@@ -183,6 +183,8 @@ def test_what_cannot_be_understood_is_named(word: str) -> None:
         "rootfs=a root=/dev/vda",
         "root=/dev/vda root=/dev/vdb",
         "rootfs=a rootfstype=ext4",
+        "root=tmpfs rootfstype=ext4",
+        "rootfstype=squashfs",
     ],
 )
 def test_two_different_roots_are_refused(text: str) -> None:

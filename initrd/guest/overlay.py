@@ -6,6 +6,9 @@ the merged tree: what the target reads in its mount table is where the layers ar
 Sources: the kernel's `Documentation/filesystems/overlayfs.rst` and `tmpfs.rst`.
 """
 
+import errno
+
+from initrd.cmdline import DEFAULT_OVERLAY_SIZE
 from initrd.guest.console import Log
 from initrd.guest.execute import execute
 from initrd.guest.failure import BootError
@@ -47,10 +50,19 @@ def check_union(union: str, kernel: "Kernel") -> None:
     raise BootError(f"cannot make the overlay root with {union}", why, f"{image} --module fuse")
 
 
+class Layer(Mount):
+    """The mount of the writable layer's file system; says what to do when that is damaged."""
+
+    def hint(self, error: OSError) -> str:
+        """Name the way to mend it."""
+        damaged = error.errno in (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EINVAL)
+        return "check the file system with e2fsck" if damaged else ""
+
+
 def layers(device: str, size: str) -> tuple[Step, ...]:
     """Return how the upper layer is mounted, beside the lower one."""
     # errors=remount-ro: go on reading, but write nothing more, when the file system is damaged
-    layer = Mount(device, LAYER, "ext4", MS_NOATIME, "errors=remount-ro")
+    layer = Layer(device, LAYER, "ext4", MS_NOATIME, "errors=remount-ro")
     memory = Mount("tmpfs", LAYER, "tmpfs", MS_NOATIME, f"mode=0755,size={size}")
     return (
         layer if device else memory,
@@ -65,10 +77,10 @@ def merge() -> Mount:
     return Mount("overlay", SYSROOT, "overlay", MS_NOATIME, data)
 
 
-def show_layers() -> tuple[Step, ...]:
-    """Return how the layers come to be reachable in the merged tree."""
+def show_layers(*, volumes: bool) -> tuple[Step, ...]:
+    """Return how the layers come to be reachable in the merged tree; with /volumes if asked for."""
     return (
-        Directory(SYSROOT + VOLUMES),
+        *((Directory(SYSROOT + VOLUMES),) if volumes else ()),
         Directory(SYSROOT + LOWER),
         Move(LOWER, SYSROOT + LOWER),
         # visible, so that a shutdown can bring its file system to rest
@@ -93,6 +105,8 @@ def check_places(kernel: "Kernel", log: Log) -> None:
 
 def add_overlay(options: "BootOptions", device: str, kernel: "Kernel", log: Log) -> None:
     """Put a writable layer over the root at /rom, and mount the merged tree at /sysroot."""
+    if device and options.overlay_size != DEFAULT_OVERLAY_SIZE:
+        log.warn(f"initrd.overlay_size= is for overlay_root=ram; {device} has its own size")
     execute(layers(device, options.overlay_size), kernel, log)
     if FILESYSTEM[options.union or "overlay"] == "fuse":
         from initrd.guest.union import start_union  # noqa: PLC0415
@@ -101,4 +115,5 @@ def add_overlay(options: "BootOptions", device: str, kernel: "Kernel", log: Log)
     else:
         execute((merge(),), kernel, log)
     check_places(kernel, log)
-    execute(show_layers(), kernel, log)
+    # Whatever the root has there, a link to a directory perhaps, is its own.
+    execute(show_layers(volumes=not kernel.exists(SYSROOT + VOLUMES)), kernel, log)

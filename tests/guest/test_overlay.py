@@ -65,6 +65,25 @@ def test_a_layer_that_was_written_before_is_left_as_it_is() -> None:
     assert kernel.named("copy_access") == []
 
 
+def test_a_size_is_not_for_a_disk() -> None:
+    kernel = virtio(disks={"vdb": ext()})
+    run(kernel, "overlay_root=vdb initrd.overlay_size=1g")
+    assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.said
+    assert LAYER_ON_DISK in kernel.calls
+
+
+def test_a_damaged_disk_is_to_be_checked() -> None:
+    errors: Any = {("mount", "/dev/vdb"): errno.EUCLEAN}
+    with pytest.raises(BootError, match=r"(?s)cannot mount /dev/vdb \(ext4\).*try: .*e2fsck"):
+        run(virtio(disks={"vdb": ext()}, errors=errors), "overlay_root=vdb")
+
+
+@pytest.mark.parametrize("there", [{"links": {"/sysroot/volumes": "/srv"}}, {}])
+def test_volumes_of_the_roots_own_are_left_alone(there: dict[str, Any]) -> None:
+    kernel = virtio(**there) if there else virtio("/sysroot/volumes")
+    assert ("make_directory", "/sysroot/volumes") not in run(kernel, "overlay_root=ram")
+
+
 def test_the_lower_layer_is_read_only_even_with_rw() -> None:
     calls = run(virtio(), "rw overlay_root=ram")
     assert ("mount", "rootfs", "/rom", "virtiofs", MS_RDONLY, "") in calls
