@@ -67,6 +67,9 @@ class LayerKernel(FakeKernel):
     def write_file(self, path: str, text: str) -> None:
         self._call("write_file", path, text)
 
+    def make_fifo(self, path: str) -> None:
+        self._call("make_fifo", path)
+
     def remove_directory(self, path: str) -> None:
         self._call("remove_directory", path)
 

@@ -60,6 +60,10 @@ class LayerFiles:
         finally:
             os.close(fd)
 
+    def make_fifo(self, path: str) -> None:
+        """mkfifo(3) with mode 0600."""
+        os.mkfifo(path, 0o600)
+
     def remove_directory(self, path: str) -> None:
         """rmdir(2)."""
         os.rmdir(path)

@@ -38,6 +38,20 @@ class DirectoryLike(Step):
             kernel.copy_access(self.model, self.path)
 
 
+class Fifo(Step):
+    """Create a named pipe, for root alone."""
+
+    path: str
+
+    def describe(self) -> str:
+        """Name it."""
+        return f"create the named pipe {self.path}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Make it: mkfifo(3)."""
+        kernel.make_fifo(self.path)
+
+
 class File(Step):
     """Write a small file."""
 

@@ -18,7 +18,7 @@ from initrd.guest.inroot import resolve
 from initrd.guest.overlay import LAYER, LOWER, UPPER, WORK
 from initrd.guest.plan import MOVED, SYSROOT
 from initrd.guest.steps import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, Mount, Move, Node, Step
-from initrd.guest.treesteps import Directory, File
+from initrd.guest.treesteps import Directory, Fifo, File
 from initrd.guest.waiting import wait_until
 
 TYPE_CHECKING = False
@@ -94,10 +94,14 @@ def home() -> tuple[Step, ...]:
     private = MS_NOSUID | MS_NODEV | MS_NOEXEC
     return (
         Mount(LOWER, HOME, "", MS_BIND),  # the program and its libraries
-        # Its own devices, without a console: unionfs-fuse would write to that all the time.
         Mount("tmpfs", f"{HOME}/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k"),
         Node(f"{HOME}/dev/fuse", 0o600, 10, 229),
         Node(f"{HOME}/dev/null", 0o666, 1, 3),
+        # A console that nobody reads. unionfs-fuse 1.0 has a thread that passes its messages on,
+        # one for every isatty(3) of anybody, and that may leave a lock behind for which all others
+        # wait for ever. There is no /dev/log, so syslog(3) turns to the console, and that thread
+        # waits here from the first message on; the others drop what it does not take.
+        Fifo(f"{HOME}/dev/console"),
         Mount("/proc", f"{HOME}/proc", "", MS_BIND),  # files by /proc/self/fd
         # For root alone: whoever changes a layer below the merged tree breaks it. Small, because a
         # daemon may say much in its life.

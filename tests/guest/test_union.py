@@ -80,6 +80,10 @@ def test_its_pid_is_left_for_the_shutdown_to_spare() -> None:
     assert ("write_file", "/run/sendsigs.omit.d/initrd-union", "42\n") in run(UnionKernel())
 
 
+def test_the_daemons_console_is_one_that_nobody_reads() -> None:
+    assert ("make_fifo", "/run/initramfs/union/dev/console") in run(UnionKernel())
+
+
 @pytest.mark.parametrize(("acls", "option"), [(True, ""), (False, ",noacl")])
 def test_fuse_overlayfs_is_told_where_there_are_no_acls(acls: bool, option: str) -> None:
     kernel = UnionKernel()
