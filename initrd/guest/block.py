@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What a driver answers when the device does not hold its file system; or there is no such driver.
 _NOT_MINE = (errno.EINVAL, errno.ENODEV)
 _DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+_NEVER_WRITTEN = ("squashfs", "erofs", "iso9660", "cramfs")  # the kernel mounts these read-only
 
 
 def find_device(source: str, timeout: float, kernel: "Kernel", log: Log) -> str:
@@ -85,6 +86,8 @@ def mount_device(root: "Root", device: str, target: str, kernel: "Kernel", log: 
     for fstype in types:
         mount = Mount(device, target, fstype, flags | readonly, data)
         if _fits(mount, kernel, log, last=fstype == types[-1]):
+            if root.writable and fstype in _NEVER_WRITTEN:
+                log.warn(f"rw: {fstype} cannot be written to, so the root is read-only")
             return
 
 
@@ -135,6 +138,11 @@ def _explain(mount: Mount, error: OSError, kernel: "Kernel") -> tuple[str, str]:
         )
     if error.errno in _DAMAGED:
         return f"{reason(error)}: the file system is damaged", "check it with its fsck"
+    if error.errno == errno.EROFS and mount.flags & MS_RDONLY:
+        return (
+            "its journal has to be read in first, and the device is write-protected",
+            "attach it writable once, or rootflags=noload",
+        )
     if error.errno in (errno.EROFS, errno.EACCES):
         return f"{reason(error)}: the device is write-protected", "leave out rw"
     return reason(error), ""

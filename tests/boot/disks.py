@@ -56,6 +56,12 @@ def mbr(path: str, content: str) -> str:
     return f"{SIGNATURE:08x}-01"
 
 
+def leave_journal(path: str) -> str:
+    """Leave an ext4 image as a power cut would, with a journal to read in; return its path."""
+    _run("debugfs", "-w", "-R", "feature +needs_recovery", path)
+    return path
+
+
 def overwrite(path: str, offset: int, data: bytes) -> str:
     """Damage an image; return its path."""
     with open(path, "r+b") as image:

@@ -11,6 +11,7 @@ from tests.boot.conftest import make_root
 
 pytestmark = pytest.mark.boot
 
+UNCHANGED = ",snapshot=on"  # the disk
 INSPECT = """
 echo; echo "=== mounts"; grep -E '^[^ ]+ (/|/rom|/overlay) ' /proc/mounts
 echo; echo "=== write"; echo hello 2>&1 >/written; cat /written
@@ -59,7 +60,7 @@ CASES = {
         "squashfs", "root=PARTUUID={GPT}", "/dev/vda3 / squashfs ro"
     ),
     "squashfs, the second of two types": Case(
-        "squashfs", "root=/dev/vda rootfstype=ext4,squashfs", "/dev/vda / squashfs ro", "trixie"
+        "squashfs", "root=/dev/vda rw rootfstype=ext4,squashfs", "/dev/vda / squashfs ro", "trixie"
     ),
     "squashfs below an overlay": Case(
         "squashfs", "root=/dev/vda overlay_root=ram", "/dev/vda /rom squashfs ro", writable=True
@@ -85,10 +86,12 @@ def test_a_root_on_a_disk(case: Case, contents: dict[str, str], directory: str) 
         words["MBR"] = disks.mbr(disk, contents[case.content])
     else:
         os.link(contents[case.content], disk)
-    boot = _boot(directory, case.append.format(**words), disk, suite=case.suite, snapshot=True)
+    boot = _boot(directory, case.append.format(**words), disk, suite=case.suite, options=UNCHANGED)
     assert re.search(rf"^{case.mounted}\b", boot.section("mounts"), re.M), boot.section("mounts")
     said = "hello" if case.writable else "Read-only file system"
     assert said in boot.section("write")
+    unwritable = "rw" in case.append.split() and not case.writable
+    assert ("squashfs cannot be written to, so the root is read-only" in boot.console) == unwritable
     assert boot.status == 0
 
 
@@ -162,11 +165,20 @@ def test_what_is_wrong_with_a_disk_is_said(
         disks.ext4(disk)
         zeros, nonsense = (1024, bytes(1024)), (1024 + 0x18, b"\xff" * 4)  # s_log_block_size
         disks.overwrite(disk, *(zeros if content == "gone" else nonsense))
-    boot = _boot(directory, f"initrd.timeout=0.5 {append}", disk, snapshot=True)
+    boot = _boot(directory, f"initrd.timeout=0.5 {append}", disk, options=UNCHANGED)
     for text in ("initrd: boot failed: ", *says):
         assert text in boot.console
     assert "Power down" in boot.console
     assert "Traceback" not in boot.console
+
+
+def test_a_journal_that_cannot_be_read_in_is_said(directory: str) -> None:
+    disk = disks.ext4(f"{directory}/disk")
+    disks.leave_journal(disk)
+    boot = _boot(directory, "root=/dev/vda", disk, options=",readonly=on")
+    assert "cannot mount /dev/vda (ext4)" in boot.console
+    assert "its journal has to be read in first" in boot.console
+    assert "rootflags=noload" in boot.console
 
 
 def _machine(
@@ -179,8 +191,8 @@ def _machine(
 
 
 def _boot(
-    directory: str, append: str, disk: str, *, suite: str = "bookworm", snapshot: bool = False
+    directory: str, append: str, disk: str, *, suite: str = "bookworm", options: str = ""
 ) -> machine.Boot:
-    """Boot with a disk, which stays as it is with `snapshot`."""
-    arguments = disks.drives(disk, options=",snapshot=on" if snapshot else "")
+    """Boot with a disk, which has more options of QEMU's."""
+    arguments = disks.drives(disk, options=options)
     return machine.boot(_machine(directory, append, suite, arguments), directory)

@@ -145,9 +145,25 @@ FAILURES = {
     "damaged inside": (ext(), "", errno.EUCLEAN, "the file system is damaged.*fsck"),
     "unreadable inside": (ext(), "", errno.EIO, "the file system is damaged"),
     "no driver": (squashfs(), "", errno.ENODEV, "has no squashfs.*mkvirtinitrd --module squashfs"),
-    "write-protected": (ext(), "", errno.EROFS, "write-protected.*leave out rw"),
+    "write-protected": (ext(), "", errno.EROFS, "journal.*write-protected.*rootflags=noload"),
     "busy": (ext(), "", errno.EBUSY, "busy"),
 }
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_write_protected_disk_cannot_be_writable(number: int) -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, errors={"mount": number})
+    with pytest.raises(BootError, match=r"(?s)the device is write-protected.*leave out rw"):
+        mount(kernel, writable=True)
+
+
+@pytest.mark.parametrize(("writable", "told"), [(True, True), (False, False)])
+def test_a_file_system_that_is_never_written_to_is_said_to_be_one(
+    writable: bool, told: bool
+) -> None:
+    kernel = LayerKernel(disks={"vda": squashfs()})
+    mount(kernel, writable=writable)
+    assert ("squashfs cannot be written to, so the root is read-only" in kernel.said) == told
 
 
 @pytest.mark.parametrize(("data", "fstype", "number", "text"), FAILURES.values(), ids=FAILURES)
