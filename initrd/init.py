@@ -34,6 +34,7 @@ class Boot:
     def __init__(self, kernel: "Kernel", arguments: list[str]) -> None:
         self.kernel = kernel
         self.arguments = arguments
+        self.began = kernel.monotonic()
         self.log = Log(kernel)
         self.options = BootOptions()
         self.failure = Failure()
@@ -57,7 +58,7 @@ class Boot:
             self.prepare_bundles()
             free_initramfs(old_root, self.kernel, self.log)
             self.run_command()
-            execute_target(self.options.init, self.arguments, self.kernel)
+            execute_target(self.options.init, self.arguments, self.kernel, self.log)
         except Exception as error:  # whatever it is, PID 1 must not die of it
             self.give_up(error)
 
@@ -76,6 +77,10 @@ class Boot:
         except CmdlineError as error:
             self.failure = Failure(onfail_of(text))
             raise BootError("cannot understand the kernel command line", str(error)) from error
+        if self.options.debug:
+            from initrd.guest.beginning import tell_beginning  # noqa: PLC0415 - on request
+
+            tell_beginning(self.began, self.kernel, self.log)
         self.log.set_verbose(self.options.debug)
 
     def read_ip(self) -> None:

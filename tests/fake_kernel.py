@@ -158,6 +158,9 @@ class FakeKernel:
     def open_log(self) -> int:
         return 99
 
+    def read_log(self) -> list[bytes]:
+        return [line.encode() for line in self.read("/dev/kmsg").splitlines()]
+
     def write(self, fd: int, data: bytes) -> None:
         self.written.append((fd, data))
 

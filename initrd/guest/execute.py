@@ -18,7 +18,7 @@ def execute(steps: "Iterable[Step]", kernel: "Kernel", log: Log) -> None:
 
 
 def timed(what: object, action: "Callable[[], None]", kernel: "Kernel", log: Log) -> None:
-    """Do something; with `debug`, say it before, and again with its duration after.
+    """Do something; with `debug`, say it before, and again with its duration and its time after.
 
     `what` is text or a step. A step that hangs is the last one that was said.
     """
@@ -27,7 +27,12 @@ def timed(what: object, action: "Callable[[], None]", kernel: "Kernel", log: Log
     start = kernel.monotonic()
     action()
     if log.verbose is not False:
-        log.progress(f"{what} [{(kernel.monotonic() - start) * 1000:.1f} ms]")
+        log.progress(taken(what, start, kernel.monotonic()))
+
+
+def taken(what: object, start: float, end: float) -> str:
+    """Return the line that tells when something was done; times in seconds since the start."""
+    return f"{what} [{(end - start) * 1000:.1f} ms, at {start:.4f} s]"
 
 
 def _apply(step: Step, kernel: "Kernel") -> None:

@@ -15,3 +15,16 @@ def read_file(path: "str | bytes", limit: "int | None" = None) -> bytes:
         return read_all(fd) if limit is None else os.read(fd, limit)
     finally:
         os.close(fd)
+
+
+def read_records(path: str) -> "list[bytes]":
+    """Return what each read(2) gives of a device, until it would have to wait. Raises OSError."""
+    records: list[bytes] = []
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while True:
+            records.append(os.read(fd, 65536))
+    except BlockingIOError:
+        return records
+    finally:
+        os.close(fd)

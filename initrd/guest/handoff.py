@@ -3,6 +3,7 @@
 import posix
 
 from initrd.cmdline import OUR_WORDS
+from initrd.guest.execute import taken
 from initrd.guest.failure import BootError
 from initrd.guest.text import encode
 
@@ -10,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from initrd.guest.console import Log
     from initrd.guest.kernel import Kernel
 
 
@@ -22,8 +24,11 @@ def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
     return {name: value for name, value in environ.items() if name.replace(b"-", b"_") not in ours}
 
 
-def execute_target(path: str, arguments: "list[str]", kernel: "Kernel") -> "NoReturn":
+def execute_target(path: str, arguments: "list[str]", kernel: "Kernel", log: "Log") -> "NoReturn":
     """Replace this process by the target: execve(2). Raises BootError."""
+    if log.verbose:
+        now = kernel.monotonic()
+        log.progress(taken(f"execute {path}", now, now))
     kernel.reset_signals()
     argv = [encode(path), *(encode(word) for word in arguments)]
     try:

@@ -11,7 +11,7 @@ from _stat import S_IFCHR, S_ISDIR
 
 from initrd.guest import _syscalls
 from initrd.guest.emptying import empty
-from initrd.guest.files import read_file
+from initrd.guest.files import read_file, read_records
 from initrd.guest.layerfiles import LayerFiles
 from initrd.guest.text import decode, encode
 
@@ -164,6 +164,10 @@ class Kernel(LayerFiles):
     def open_log(self) -> int:
         """Return a descriptor of /dev/kmsg, closed at the next execve(2)."""
         return os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+
+    def read_log(self) -> "list[bytes]":
+        """Return the records of the kernel log."""
+        return read_records("/dev/kmsg")
 
     def reset_signals(self) -> None:
         """Give every signal its default disposition and empty the mask."""

@@ -96,7 +96,28 @@ def test_debug_says_every_step_with_its_duration() -> None:
     boot(kernel)
     lines = kernel.said.splitlines()
     for subject in ("/sys", "/dev/pts", "/sysroot", "/run/mnt/data", "move the mount /run"):
-        assert any(subject in line and line.endswith(" ms]") for line in lines)
+        assert any(subject in line and line.endswith(" ms, at 0.0000 s]") for line in lines)
+
+
+def test_debug_says_when_the_kernel_started_init() -> None:
+    kernel = BootKernel("debug")
+    kernel.clock = 2.5
+    kernel.files["/dev/kmsg"] = "6,1,900;other\n6,400,2250000,-;Run /init as init process\n"
+    boot(kernel)
+    assert "initrd: the kernel [2250.0 ms, at 0.0000 s]\n" in kernel.said
+    assert "initrd: start Python [250.0 ms, at 2.2500 s]\n" in kernel.said
+    assert "initrd: execute /bin/sh [0.0 ms, at 2.5000 s]\n" in kernel.said
+
+
+@pytest.mark.parametrize("log", ["6,1,900;other", "6,1,9900000;Run /init as init process", None])
+def test_a_log_that_does_not_tell_is_no_failure(log: str | None) -> None:
+    kernel = BootKernel("debug")
+    kernel.clock = 2.5
+    if log is not None:
+        kernel.files["/dev/kmsg"] = log
+    boot(kernel)
+    assert "start Python" not in kernel.said
+    assert kernel.named("execute")
 
 
 def test_debug_says_a_step_before_it_is_done() -> None:

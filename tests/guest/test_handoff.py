@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from initrd.guest.console import Log
 from initrd.guest.failure import BootError
 from initrd.guest.handoff import execute_target, target_environment
 from tests.fake_kernel import FakeKernel
@@ -35,11 +36,11 @@ def test_our_options_do_not_leak(name: bytes) -> None:
 def test_signals_are_reset_before_the_target_runs() -> None:
     kernel = FakeKernel()
     with pytest.raises(AssertionError):
-        execute_target("/bin/x", ["a"], kernel)  # type: ignore[arg-type]
+        execute_target("/bin/x", ["a"], kernel, Log(kernel))  # type: ignore[arg-type]
     assert [call[0] for call in kernel.calls] == ["reset_signals", "execute"]
 
 
 def test_the_error_names_the_target() -> None:
     kernel = FakeKernel(errors={"execute": errno.ENOENT})
     with pytest.raises(BootError, match="/no/such/init"):
-        execute_target("/no/such/init", [], kernel)  # type: ignore[arg-type]
+        execute_target("/no/such/init", [], kernel, Log(kernel))  # type: ignore[arg-type]
