@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMED_OUT = 124  # exit status
+_LOOK = 0.2  # seconds, in the background, until we look where we are
 _ENOUGH = 3  # signals that ask to end: then it ends, whatever the command makes of them
 _FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -58,9 +59,17 @@ class User:
             self._talk.guest.tell("resize {} {}".format(*terminal.size(STDOUT)))
 
     def _take_input(self) -> None:
-        """Read standard input, unless that would stop us: a job in the background may not."""
-        if self._talk.guest.started and terminal.in_foreground(STDIN):
+        """Read standard input, unless that would stop us: a job in the background may not.
+
+        A shell does not tell a running job that it is in the foreground now.
+        """
+        if not self._talk.guest.started:
+            return
+        if terminal.in_foreground(STDIN):
+            self._talk.machine.loop.pulse(None, self._take_input)
             self._talk.guest.take_input()
+        else:
+            self._talk.machine.loop.pulse(_LOOK, self._take_input)
 
 
 def run_command(command: Command, launch: Launch, seconds: float | None, *, verbose: bool) -> int:

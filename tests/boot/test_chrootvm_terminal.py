@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -152,3 +153,15 @@ def test_a_killed_chrootvm_leaves_the_terminal_usable(terminal: Terminal, tmp_pa
     terminal.expect_modes(before)
     terminal.run("echo status $?")
     terminal.expect("status 137")
+
+
+def test_a_job_in_the_background_reads_when_it_comes_to_the_front(terminal: Terminal) -> None:
+    terminal.run("PS1='bash> ' exec bash --norc")
+    terminal.expect("bash>")
+    script = "echo; echo it runs; read words; echo heard $words"
+    terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c '{script}' &")
+    terminal.expect("it runs")
+    terminal.run("clear; fg")  # bash sends no SIGCONT to what was not stopped
+    terminal.expect(sys.executable)
+    terminal.run("some words")
+    terminal.expect("heard some words")
