@@ -9,6 +9,7 @@ from initrd.host.guarded import run_guarded
 from initrd.host.syscalls import enter_user_namespace, leave_mount_namespace
 
 _MAY = "may"
+_CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
 # A file below /proc/sys, the values in it with which the kernel refuses, and how to allow it.
 _SETTINGS = (
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
@@ -24,10 +25,18 @@ _SETTINGS = (
 def why_no_namespaces(*, root: bool) -> str:
     """Return why this process cannot have mounts of its own; empty when it can.
 
-    An ordinary user needs a user namespace for that; `root` does not.
+    An ordinary user needs a user namespace for that; `root` does not, unless it was deprived.
     """
+    if root and may_administer(_read("/proc/self/status")):
+        return ""
     said = run_guarded(lambda: _try(root=root))
     return "" if said == _MAY else said or "it hangs"
+
+
+def may_administer(status: str) -> bool:
+    """Tell from /proc/PID/status whether a process has the capability CAP_SYS_ADMIN."""
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return bool(int(fields.get("CapEff", "0"), 16) & _CAP_SYS_ADMIN)
 
 
 def _try(*, root: bool) -> str:

@@ -136,3 +136,9 @@ def test_what_the_kernel_refuses_is_told_with_what_may_help(tmp_path: Path) -> N
     how = "sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
     assert sandbox.advice(root=False, settings=str(tmp_path)) == how
     assert "CAP_SYS_ADMIN" in sandbox.advice(root=True)
+
+
+def test_a_root_that_was_deprived_is_not_taken_for_one_that_may_mount() -> None:
+    assert sandbox.may_administer("Name:\tx\nCapEff:\t000001ffffffffff\n")
+    assert not sandbox.may_administer("Name:\tx\nCapEff:\t00000000a80425fb\n")
+    assert not sandbox.may_administer("")
