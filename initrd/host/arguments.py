@@ -57,6 +57,12 @@ OPTIONS = (
     Option("--debug", help="have /init say every step"),
     Option("--verbose", help="say the commands, and what they say"),
     Option("--doctor", help="boot nothing, but say whether this would boot, and why not"),
+    Option(
+        "--report",
+        ("FILE",),
+        "write how long what took to FILE: JSON, or a picture if it ends with .svg",
+        many=True,
+    ),
     Option("--dry-run", help="only print the commands"),
     Option("--qemu", ("BIN",), "QEMU to use"),
     Option("--virtiofsd", ("BIN",), "virtiofsd to use"),

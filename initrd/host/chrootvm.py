@@ -18,6 +18,7 @@ from initrd.host.signals import Signals, die_of
 from initrd.host.stream import Sink
 from initrd.host.terminal import RawTerminal, is_terminal
 from initrd.host.voice import STDERR, STDIN, STDOUT, Voice, show
+from initrd.host.watch import END, Watch
 from initrd.host.wishes import machine_of, seconds_of
 
 TYPE_CHECKING = False
@@ -64,19 +65,26 @@ def run(arguments: Arguments) -> int:
         return 0
     if verbose:
         Voice().pass_on(os.fsencode(f"{commands(launch)}\n"))
-    if command is not None:
-        return run_command(command, launch, seconds, verbose=verbose)
-    return boot(launch, seconds, verbose=verbose)
+    with ExitStack() as stack:
+        watch = Watch()
+        if arguments.has("--report"):
+            from initrd.host.report import reporting  # noqa: PLC0415 - seldom needed
+
+            watch = stack.enter_context(reporting(arguments.values("--report"), launch))
+        if command is not None:
+            return run_command(command, launch, seconds, watch, verbose=verbose)
+        return boot(launch, seconds, watch, verbose=verbose)
 
 
-def boot(launch: Launch, seconds: float | None, *, verbose: bool) -> int:
+def boot(launch: Launch, seconds: float | None, watch: Watch, *, verbose: bool) -> int:
     """Boot a machine with its console here; return the exit status."""
     loop, voice = Loop(), Voice()
     with Signals(loop) as signals, closing(Sink(STDOUT)) as output:
-        streams = Streams(output=output, menu=is_terminal(STDIN))
+        streams = Streams(output=output, menu=is_terminal(STDIN), watch=watch)
         streams = streams.replace(hear=voice.pass_on) if verbose else streams
         with running(launch, loop, streams) as machine:
             over = attend(machine, signals, seconds)
+            watch.mark(END)
             status = judge(machine, launch) if over else TIMED_OUT
     if signals.received:
         die_of(signals.received)

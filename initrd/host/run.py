@@ -18,6 +18,7 @@ from initrd.host.process import Process, Program
 from initrd.host.relay import Relay
 from initrd.host.sharing import serving
 from initrd.host.stream import Sink
+from initrd.host.watch import KERNEL, Watch
 from initrd.host.words import Words
 from initrd.record import Record
 
@@ -35,20 +36,26 @@ class Streams(Record):
     menu: bool = False  # Ctrl-A on the console is QEMU's
     ports: tuple[tuple[str, int], ...] = ()  # by name: descriptors that QEMU inherits
     monitor: int = -1  # one more, for QMP; -1: none
+    watch: Watch = Watch()
     hear: "Callable[[bytes], object]" = staticmethod(lambda _: None)  # what the programs say
 
 
 class Running:
     """A machine that runs; `running` makes it."""
 
-    def __init__(self, loop: Loop, console: socket.socket, output: Sink | None) -> None:
+    def __init__(self, loop: Loop, console: socket.socket, streams: Streams) -> None:
         self.loop = loop
         self.console = console  # what is sent there is typed in the guest
         self.log = ConsoleLog()
         self.over = False  # it does no more
-        self._output = Relay(loop, console.fileno(), output, self.log.see)
+        self._watch = streams.watch
+        self._output = Relay(loop, console.fileno(), streams.output, self._see)
         self._failure: HostError | None = None
         self._qemu: Process | None = None
+
+    def _see(self, data: bytes) -> None:
+        self.log.see(data)
+        self._watch.see(data)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the machine is off, or for so long; return whether it is off."""
@@ -105,7 +112,7 @@ def running(launch: Launch, loop: Loop, streams: Streams) -> "Iterator[Running]"
         enter = stack.enter_context
         enter(layer_files(launch.disks, os.environ))
         ours, theirs = (enter(closing(end)) for end in socket.socketpair())
-        machine = Running(loop, ours, streams.output)
+        machine = Running(loop, ours, streams)
         stack.callback(machine.stop)
         shares = []
         for tag, directory in launch.directories:
@@ -121,6 +128,7 @@ def running(launch: Launch, loop: Loop, streams: Streams) -> "Iterator[Running]"
         stack.callback(loop.ignore, process.pidfd)
         for end in (theirs, *sockets.values()):
             end.close()
+        streams.watch.mark(KERNEL)
         yield machine
 
 

@@ -13,6 +13,7 @@ from initrd.host.signals import ENDING, Signals, die_of
 from initrd.host.stream import Sink
 from initrd.host.talk import Talk, talking
 from initrd.host.voice import STDERR, STDIN, STDOUT, Voice
+from initrd.host.watch import COMMAND, END, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ _FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 class User:
     """Whoever called us: types, resizes the window, sends signals, loses patience."""
 
-    def __init__(self, talk: Talk, command: Command, enter: "Callable[[], object]") -> None:
+    def __init__(
+        self, talk: Talk, command: Command, enter: "Callable[[], object]", watch: Watch
+    ) -> None:
         self._talk, self._command, self._enter = talk, command, enter
+        self._watch = watch
         self._asked = 0
         self.gives_up = False
 
     def begin(self) -> None:
         """The command runs: what is typed is for it."""
+        self._watch.mark(COMMAND)
         if self._command.tty:
             self._enter()
             self._resize()
@@ -72,7 +77,9 @@ class User:
             self._talk.machine.loop.pulse(_LOOK, self._take_input)
 
 
-def run_command(command: Command, launch: Launch, seconds: float | None, *, verbose: bool) -> int:
+def run_command(
+    command: Command, launch: Launch, seconds: float | None, watch: Watch, *, verbose: bool
+) -> int:
     """Run a command in a machine; return the exit status. Raises HostError."""
     loop, voice = Loop(), Voice()
     with ExitStack() as stack:
@@ -80,11 +87,13 @@ def run_command(command: Command, launch: Launch, seconds: float | None, *, verb
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
         ends = Ends(STDIN, out, err, warn=voice.say)
-        streams = Streams(output=log, hear=voice.pass_on) if verbose else Streams()
+        streams = Streams(watch=watch)
+        streams = streams.replace(output=log, hear=voice.pass_on) if verbose else streams
         talk = enter(talking(launch, command.ports, ends, loop, streams))
-        user = User(talk, command, lambda: enter(voice.raw()))
+        user = User(talk, command, lambda: enter(voice.raw()), watch)
         signals.call, talk.guest.on_start = user.signal, user.begin
         over = talk.wait(lambda: user.gives_up, seconds)
+        watch.mark(END)
         status = None if user.gives_up or not over else talk.status(voice.say)
     if user.gives_up:
         die_of(signals.received)

@@ -8,6 +8,7 @@ from initrd.host.failure import HostError
 from initrd.host.machine import OVERLAY_IN_MEMORY, Machine, Share
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
+_STEPS = ("debug", "quiet")  # /init says each step; the kernel, which heeds the last, is quiet
 
 
 def machine_of(arguments: Arguments) -> Machine:
@@ -31,7 +32,7 @@ def machine_of(arguments: Arguments) -> Machine:
         modules=arguments.value("--modules"),
         module=arguments.values("--module"),
         init_program=arguments.value("--init"),
-        append=arguments.values("--append"),
+        append=(*arguments.values("--append"), *(_STEPS if arguments.has("--report") else ())),
         network=arguments.has("--net"),
         debug=arguments.has("--debug"),
         quiet=not (arguments.has("--debug") or _watches(arguments)),

@@ -1,6 +1,7 @@
 """chrootvm ROOTFS -- COMMAND: as if it had run here."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -172,3 +173,19 @@ def test_verbose_shows_the_console_and_the_commands(tmp_path: Path) -> None:
     assert output == "hi\n"
     assert "virtiofsd" in errors
     assert "Linux version" in errors
+
+
+def test_a_report_tells_how_long_everything_took(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("report.json", "report.svg")]
+    options = tuple(word for file in files for word in ("--report", str(file)))
+    assert command(tmp_path, "cat", "/proc/sys/kernel/printk", options=options)[0] == 0
+    report = json.loads(files[0].read_text())
+    names = [phase["name"] for phase in report["phases"]]
+    assert names[:3] == ["find files, make the image", "start the programs", "kernel"]
+    assert names[-2:] == ["command", "power off"]
+    assert any(name.startswith("load module") for name in names)
+    assert "mount rootfs (virtiofs) on /sysroot (ro)" in names
+    assert report["about"]["accelerator"] in ("kvm", "tcg")
+    assert all(phase["ms"] >= 0 for phase in report["phases"])
+    assert report["total_ms"] >= sum(phase["ms"] for phase in report["phases"]) * 0.99
+    assert "free the initramfs" in files[1].read_text()

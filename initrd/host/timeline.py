@@ -1,0 +1,97 @@
+"""When a boot did what: the host's phases as they are told, the guest's as `/init` says them.
+
+With `debug`, /init says each step on the console with its duration; when that line comes tells
+where the step belongs. What lies between two phases that are known is left empty.
+"""
+
+import os
+import re
+import time
+
+from initrd.host.watch import COMMAND, END, KERNEL, PREPARE, START, Watch
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HAND_OVER = "start the command"
+_STEP = re.compile(rb"^initrd: (.*) \[(\d+\.\d) ms\]\r?$", re.MULTILINE)
+_HOST, _GUEST, _INIT = "host", "kernel", "init"
+_KINDS = {PREPARE: _HOST, START: _HOST, KERNEL: _GUEST, COMMAND: "command", END: _HOST}
+
+
+class Phase(Record):
+    """One bar of the picture. Times in milliseconds since the process was started."""
+
+    name: str
+    kind: str  # `host`, `kernel`, `init` or `command`
+    start: float
+    length: float
+
+    @property
+    def end(self) -> float:
+        """When it was over."""
+        return self.start + self.length
+
+
+class Timeline(Watch):
+    """Keeps what it is told, and when."""
+
+    def __init__(self, now: "Callable[[], float]" = time.monotonic, age: float = 0.0) -> None:
+        """Begin. `age`: for how many seconds the process has run already."""
+        self._now = now
+        self._begin = now() - age
+        self._marks = [(PREPARE, 0.0)]
+        self._steps: list[Phase] = []
+        self._line = b""
+
+    def mark(self, name: str) -> None:
+        """Something begins: what came before is over."""
+        self._marks.append((name, self._elapsed()))
+
+    def see(self, data: bytes) -> None:
+        """Find the steps of /init in what the guest prints."""
+        lines, newline, rest = (self._line + data).rpartition(b"\n")
+        self._line = rest
+        for name, length in _STEP.findall(lines + newline):
+            self._add(name.decode(errors="replace"), float(length))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return all phases in their order."""
+        ends = [start for _, start in self._marks[1:]] + [self._elapsed()]
+        found = []
+        for (name, start), end in zip(self._marks, ends, strict=True):
+            if name == KERNEL:
+                found += self._guest(start, end)
+            else:
+                found.append(Phase(name, _KINDS[name], start, end - start))
+        return tuple(found)
+
+    def _guest(self, start: float, end: float) -> list[Phase]:
+        """Return what happened between the start of QEMU and that of the command."""
+        if not self._steps:
+            return [Phase(KERNEL, _GUEST, start, end - start)]
+        first, last = self._steps[0].start, self._steps[-1].end
+        told = any(name == COMMAND for name, _ in self._marks)
+        rest = Phase(HAND_OVER, _INIT, last, end - last) if told else None
+        rest = rest or Phase(COMMAND, _KINDS[COMMAND], last, end - last)
+        return [Phase(KERNEL, _GUEST, start, first - start), *self._steps, rest]
+
+    def _add(self, name: str, length: float) -> None:
+        """Add a step that is over now; the first ones are said late, all at once."""
+        earliest = self._steps[-1].end if self._steps else 0.0
+        self._steps.append(Phase(name, _INIT, max(earliest, self._elapsed() - length), length))
+
+    def _elapsed(self) -> float:
+        return (self._now() - self._begin) * 1000
+
+
+def process_age() -> float:
+    """Return for how many seconds this process has run: proc_pid_stat(5), `starttime`."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):  # no /proc: then the start of Python is not counted
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
