@@ -1,7 +1,8 @@
 """When a boot did what: the host's phases as they are told, the guest's as `/init` says them.
 
-With `debug`, /init says each step on the console with its duration; when that line comes tells
-where the step belongs. What lies between two phases that are known is left empty.
+With `debug`, /init says each step on the console with its duration and with the guest's time. The
+line that came with the least delay tells when that clock started. What lies between two phases that
+are known is left empty.
 """
 
 import os
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HAND_OVER = "start the command"
-_STEP = re.compile(rb"^initrd: (.*) \[(\d+\.\d) ms\]\r?$", re.MULTILINE)
+_STEP = re.compile(rb"^initrd: (.*) \[(\d+\.\d) ms, at (\d+\.\d+) s\]\r?$", re.MULTILINE)
+_KERNEL = "the kernel"  # as /init says it
 _HOST, _GUEST, _INIT = "host", "kernel", "init"
 _KINDS = {PREPARE: _HOST, START: _HOST, KERNEL: _GUEST, COMMAND: "command", END: _HOST}
 
@@ -43,7 +45,8 @@ class Timeline(Watch):
         self._now = now
         self._begin = now() - age
         self._marks = [(PREPARE, 0.0)]
-        self._steps: list[Phase] = []
+        self._steps: list[Phase] = []  # by the guest's clock
+        self._delays: list[float] = []  # milliseconds from the guest's clock to ours
         self._line = b""
 
     def mark(self, name: str) -> None:
@@ -54,8 +57,8 @@ class Timeline(Watch):
         """Find the steps of /init in what the guest prints."""
         lines, newline, rest = (self._line + data).rpartition(b"\n")
         self._line = rest
-        for name, length in _STEP.findall(lines + newline):
-            self._add(name.decode(errors="replace"), float(length))
+        for name, length, start in _STEP.findall(lines + newline):
+            self._add(name.decode(errors="replace"), float(start) * 1000, float(length))
 
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases in their order."""
@@ -72,16 +75,20 @@ class Timeline(Watch):
         """Return what happened between the start of QEMU and that of the command."""
         if not self._steps:
             return [Phase(KERNEL, _GUEST, start, end - start)]
-        first, last = self._steps[0].start, self._steps[-1].end
+        delay = min(self._delays)
+        steps = [step.replace(start=step.start + delay) for step in self._steps]
+        steps.sort(key=lambda step: step.start)
+        first, last = steps[0].start, steps[-1].end
         told = any(name == COMMAND for name, _ in self._marks)
         rest = Phase(HAND_OVER, _INIT, last, end - last) if told else None
         rest = rest or Phase(COMMAND, _KINDS[COMMAND], last, end - last)
-        return [Phase(KERNEL, _GUEST, start, first - start), *self._steps, rest]
+        return [Phase(KERNEL, _GUEST, start, first - start), *steps, rest]
 
-    def _add(self, name: str, length: float) -> None:
-        """Add a step that is over now; the first ones are said late, all at once."""
-        earliest = self._steps[-1].end if self._steps else 0.0
-        self._steps.append(Phase(name, _INIT, max(earliest, self._elapsed() - length), length))
+    def _add(self, name: str, start: float, length: float) -> None:
+        """Add a step that is over: just now, or some time ago."""
+        self._delays.append(self._elapsed() - start - length)
+        kind = _GUEST if name == _KERNEL else _INIT
+        self._steps.append(Phase(name, kind, start, length))
 
     def _elapsed(self) -> float:
         return (self._now() - self._begin) * 1000

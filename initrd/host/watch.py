@@ -1,7 +1,7 @@
 """Whoever wants to know how a boot goes: told by those who do it. Nobody does, by default."""
 
 # What begins; each ends what came before.
-PREPARE, START, KERNEL = "find files, make the image", "start the programs", "kernel"
+PREPARE, START, KERNEL = "find files, make the image", "start the programs", "QEMU and its firmware"
 COMMAND, END = "command", "power off"
 
 
