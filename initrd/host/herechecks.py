@@ -12,6 +12,8 @@ from initrd.host.freememory import free_memory
 from initrd.host.image import read_init
 from initrd.host.machine import OVERLAY_IN_MEMORY
 
+_LEAST = 96 << 20  # bytes; Debian 12's kernel may stand still for ever with less
+
 
 def init_program(patient: Patient) -> Finding:
     """Whether there is an `/init` for the image."""
@@ -78,8 +80,11 @@ def accelerator(patient: Patient) -> Finding:
 
 
 def memory(patient: Patient) -> Finding:
-    """Whether the machine's memory fits into what is free here."""
+    """Whether the machine's memory is enough for a kernel, and fits into what is free here."""
     wanted, free = patient.machine.memory, free_memory()
+    if wanted < _LEAST:
+        text = f"{megabytes(wanted)} is less than most kernels boot with"
+        return Finding("memory", WARNING, text, f"--memory {megabytes(_LEAST)}")
     text = f"{megabytes(wanted)} wanted, {megabytes(free)} free"
     if wanted <= free:
         return Finding("memory", OK, text)

@@ -28,7 +28,7 @@ def states(machine: Machine, folder: Path) -> dict[str, str]:
 
 
 def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
-    all_found = found(machine.replace(init="busybox", memory=1 << 20), tmp_path)
+    all_found = found(machine.replace(init="busybox", memory=96 << 20), tmp_path)
     all_found.pop("permissions", None)  # these are of whoever runs the test
     assert {name: one.text for name, one in all_found.items() if one.state == OK} == {
         "kernel": f"6.1 ({machine.root}/usr/lib/modules/6.1/vmlinuz)",
@@ -147,8 +147,11 @@ def test_a_kernel_that_cannot_run_commands_is_told_of(machine: Machine, tmp_path
     assert states(machine, tmp_path)["-- COMMAND"] == WARNING
 
 
-def test_more_memory_than_there_is(machine: Machine, tmp_path: Path) -> None:
-    assert states(machine.replace(memory=1 << 60), tmp_path)["memory"] == WARNING
+@pytest.mark.parametrize("size", [1 << 60, 64 << 20])
+def test_more_memory_than_there_is_or_less_than_it_takes(
+    machine: Machine, tmp_path: Path, size: int
+) -> None:
+    assert states(machine.replace(memory=size), tmp_path)["memory"] == WARNING
 
 
 def test_a_kernel_without_modules(machine: Machine, tmp_path: Path) -> None:
