@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from initrd import __version__
 from initrd.host.picture import draw
-from initrd.host.save import save
+from initrd.host.save import check, save
 from initrd.host.timeline import Phase, Timeline, process_age
 from initrd.host.watch import START
 
@@ -26,6 +26,8 @@ _ANSWER_TIME = 20.0  # seconds
 @contextmanager
 def reporting(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timeline]":
     """Watch what happens inside the `with`, and write it to `files`. Raises HostError."""
+    for file in files:
+        check(file)
     timeline = Timeline(age=process_age())
     timeline.mark(START)
     try:

@@ -25,6 +25,18 @@ def save(content: bytes, output: str) -> None:
         raise HostError(f"cannot write {output}", reason(error)) from error
 
 
+def check(output: str) -> None:
+    """Raise HostError when it can be told already that `save` will fail."""
+    if output == "-":
+        return
+    target = os.path.realpath(output)
+    _check(output, target)
+    folder = os.path.dirname(target)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        why = "it is not for this user to write to" if os.path.isdir(folder) else "it is not there"
+        raise HostError(f"cannot write {output}", f"the directory {folder}: {why}")
+
+
 def _print(content: bytes) -> None:
     if sys.stdout.isatty():
         raise HostError("cannot write to standard output", "it is a terminal", "a file, or a pipe")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.host.failure import HostError
-from initrd.host.save import save
+from initrd.host.save import check, save
 
 TOP = Path(__file__).parents[2]
 
@@ -90,3 +90,15 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(tmp_path: Path) -> None
     assert f"cannot write {tmp_path}/image: File too large" in done.stderr
     assert os.listdir(tmp_path) == ["image"]
     assert (tmp_path / "image").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("missing/file", "it is not there"), ("", "no regular file"), ("d", "no regular file")],
+)
+def test_what_will_fail_can_be_told_before(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(HostError, match=why):
+        check(f"{tmp_path}/{path}")
+    check(f"{tmp_path}/d/file")
+    assert not os.listdir(tmp_path / "d")
