@@ -13,7 +13,7 @@ from initrd.guest.console import Log
 from initrd.guest.execute import execute
 from initrd.guest.failure import BootError
 from initrd.guest.plan import SYSROOT
-from initrd.guest.steps import MS_NOATIME, Mount, Move, Step
+from initrd.guest.steps import MS_BIND, MS_NOATIME, Mount, Move, Step
 from initrd.guest.treesteps import Directory, DirectoryLike
 
 TYPE_CHECKING = False
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LOWER = "/rom"  # the root as it was, read-only
 LAYER = "/overlay"  # the one file system that holds both of these
 UPPER, WORK = f"{LAYER}/root", f"{LAYER}/work"
+# The same again, where systemd unmounts nothing: it unmounts /overlay, but the merged tree goes on
+# using the file system, and only what is still mounted at the very end is made read-only then.
+AT_THE_END = "/run/initramfs/overlay"
 VOLUMES = "/volumes"  # a place for data volumes, which launchers of micro-VMs count on
 FILESYSTEM = {"overlay": "overlay", "fuse-overlayfs": "fuse", "unionfs-fuse": "fuse"}
 
@@ -83,8 +86,7 @@ def show_layers(*, volumes: bool) -> tuple[Step, ...]:
         *((Directory(SYSROOT + VOLUMES),) if volumes else ()),
         Directory(SYSROOT + LOWER),
         Move(LOWER, SYSROOT + LOWER),
-        # visible, so that a shutdown can bring its file system to rest
-        Directory(SYSROOT + LAYER),
+        Directory(SYSROOT + LAYER),  # to be looked at, and for who shuts down to find
         Move(LAYER, SYSROOT + LAYER),
     )
 
@@ -113,7 +115,9 @@ def add_overlay(options: "BootOptions", device: str, kernel: "Kernel", log: Log)
 
         start_union(options, kernel, log)
     else:
-        execute((merge(),), kernel, log)
+        # Of what is in memory, nothing has to be brought to rest.
+        kept = (Mount(LAYER, AT_THE_END, "", MS_BIND),) if device else ()
+        execute((merge(), *kept), kernel, log)
     check_places(kernel, log)
     # Whatever the root has there, a link to a directory perhaps, is its own.
     execute(show_layers(volumes=not kernel.exists(SYSROOT + VOLUMES)), kernel, log)

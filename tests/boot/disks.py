@@ -62,6 +62,12 @@ def leave_journal(path: str) -> str:
     return path
 
 
+def is_at_rest(path: str) -> bool:
+    """Tell whether an ext4 image is sound, and was unmounted or made read-only."""
+    _run("e2fsck", "-fn", path)
+    return "needs_recovery" not in _run("dumpe2fs", "-h", path)
+
+
 def overwrite(path: str, offset: int, data: bytes) -> str:
     """Damage an image; return its path."""
     with open(path, "r+b") as image:

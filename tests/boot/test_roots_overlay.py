@@ -103,18 +103,25 @@ def test_the_size_of_the_layer_holds(boot: machine.Boot) -> None:
     assert 7 << 20 < int(boot.section("size").splitlines()[-1]) <= 8 << 20
 
 
-def test_systemd_reaches_multi_user_on_an_overlay(directory: str) -> None:
-    root = assets.debian_root()
+@pytest.mark.parametrize("layer", ["ram", "vda"])
+def test_systemd_reaches_multi_user_on_an_overlay(layer: str, directory: str) -> None:
+    root, disk = assets.debian_root(), disks.ext4(f"{directory}/disk", size=64)
     before = digest(root)
-    append = "ro overlay_root=ram init=/sbin/init report panic=-1"
+    append = f"ro overlay_root={layer} init=/sbin/init report panic=-1"
     boot = _boot(
-        directory, append, shares=(machine.Share("rootfs", root),), memory="512M", seconds=300
+        directory,
+        append,
+        shares=(machine.Share("rootfs", root),),
+        memory="512M",
+        qemu_arguments=disks.drives(disk),
+        seconds=300,
     )
     assert boot.section("multi-user") == "active"
     assert boot.section("root").split() == ["overlay", "overlay"]
     assert boot.section("failed") == ""
     assert "Power down" in boot.console
     assert digest(root) == before
+    assert disks.is_at_rest(disk)
 
 
 # On a disk: the first boot is switched off, the second is cut off, the third shows what is left.

@@ -59,6 +59,15 @@ def test_the_layer_is_kept_on_a_disk() -> None:
     assert LAYER_ON_DISK in kernel.calls
 
 
+def test_a_disk_is_also_mounted_where_it_stays_to_the_end() -> None:
+    kernel = virtio(disks={"vdb": ext()})
+    run(kernel, "overlay_root=vdb")
+    assert mounts(kernel)[2:4] == [
+        ("overlay", "/sysroot", "overlay"),
+        ("/overlay", "/run/initramfs/overlay", ""),
+    ]
+
+
 def test_a_layer_that_was_written_before_is_left_as_it_is() -> None:
     kernel = virtio("/overlay/root", disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb")
