@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 
 #define READ_ALL 3 /* of syslog(2) */
+#define DRAIN 0x5409 /* TCSBRK of ioctl_tty(2) */
 
 static const char mark[] = "<5>bench: target\n";
 static char log[16 << 20];
@@ -34,6 +35,7 @@ void _start(void)
 	long size = call(SYS_syslog, READ_ALL, (long)log, sizeof log, 0);
 	for (long done = 0, written = 1; done < size && written > 0; done += written)
 		written = call(SYS_write, 1, (long)log + done, size - done, 0);
+	call(SYS_ioctl, 1, DRAIN, 1, 0);
 	call(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0);
 	for (;;)
 		call(SYS_exit_group, 1, 0, 0, 0);
