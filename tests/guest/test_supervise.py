@@ -343,7 +343,9 @@ def test_a_shell_controls_its_jobs(start: Run) -> None:
     host.feed("tty", b"sleep 61\n")
     host.expect_output("tty", b"sleep 61")
     wait_for_output(host, b"\x1a", b"Stopped")
+    shown = len(host.received["tty"])
     host.feed("tty", b"fg\n")
+    host.expect_output("tty", b"sleep 61\r\n", after=shown)  # Ctrl-C drops what was not read yet
     wait_for_output(host, b"\x03", b"<130>")
     host.feed("tty", b"exit 9\n")
     assert host.last_message() == "exit 9"
