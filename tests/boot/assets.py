@@ -6,6 +6,7 @@ name holds a digest of its recipe, so a changed recipe makes a new one. They are
 to: what wants to change a root directory takes a copy of its own.
 """
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -245,7 +246,13 @@ def _exists(path: str) -> bool:
 
 
 def _link(source: str, target: str) -> None:
-    os.link(source, target, follow_symlinks=False)
+    """Link a file, or copy it where that leads to another file system."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _write(path: str, text: str) -> None:
