@@ -71,6 +71,7 @@ OPTIONS = (
     Option("--version", help="show the version, and exit"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
+_MAY_BE_EMPTY = ("--append", "--qemu-arg")
 
 
 class Arguments(Record):
@@ -119,8 +120,8 @@ def _values(option: Option, values: list[str], waiting: list[str]) -> tuple[str,
     """Return what an option takes: `values` came with it, the others are the next words."""
     if not option.values and values:
         raise HostError(f"cannot understand {option.name}={values[0]}", "it takes no value")
-    if option.optional:
-        return tuple(values or [""])
+    if option.optional and not values:
+        return ("",)
     missing = len(option.values) - len(values)
     if missing > len(waiting):
         raise HostError(
@@ -128,6 +129,9 @@ def _values(option: Option, values: list[str], waiting: list[str]) -> tuple[str,
             f"write {' '.join((option.name, *option.values))}",
         )
     taken, waiting[:missing] = waiting[:missing], []
+    if "" in (*values, *taken) and option.name not in _MAY_BE_EMPTY:
+        # Of a script's variable that is not set, likely: no reason to share the working directory.
+        raise HostError(f"cannot understand {option.name}", "its value is empty")
     return (*values, *taken)
 
 

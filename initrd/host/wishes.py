@@ -2,12 +2,14 @@
 
 import os
 
+from initrd.cmdline import Word, split
 from initrd.host.accel import CHOICES
 from initrd.host.arguments import Arguments
 from initrd.host.failure import HostError
 from initrd.host.machine import OVERLAY_IN_MEMORY, Machine, Share
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
+_MOST_DIGITS = 15  # of a number; int() itself refuses thousands of them
 _STEPS = ("debug", "quiet")  # /init says each step; the kernel, which heeds the last, is quiet
 
 
@@ -32,7 +34,7 @@ def machine_of(arguments: Arguments) -> Machine:
         modules=arguments.value("--modules"),
         module=arguments.values("--module"),
         init_program=arguments.value("--init"),
-        append=(*arguments.values("--append"), *(_STEPS if arguments.has("--report") else ())),
+        append=(*_append(arguments), *(_STEPS if arguments.has("--report") else ())),
         network=arguments.has("--net"),
         debug=arguments.has("--debug"),
         quiet=not (arguments.has("--debug") or _watches(arguments)),
@@ -65,16 +67,24 @@ def share_of(tag: str, where: str, *, writable: bool) -> Share:
 
 def size_of(text: str) -> int:
     """Return the number of bytes that `512M` or `2G` is."""
-    number, unit = text[:-1], text[-1:].upper()
-    if not (number.isascii() and number.isdigit() and int(number)) or unit not in _UNITS:
+    number, unit = _natural(text[:-1]), text[-1:].upper()
+    if not number or unit not in _UNITS:
         raise HostError(f"cannot use {text!r} as a size", "write 512M or 2G")
-    return int(number) << _UNITS[unit]
+    return number << _UNITS[unit]
 
 
 def count_of(text: str) -> int:
     """Return a number of at least one."""
-    if not (text.isascii() and text.isdigit() and int(text)):
+    number = _natural(text)
+    if not number:
         raise HostError(f"cannot use {text!r} as a number of processors", "write 1 or more")
+    return number
+
+
+def _natural(text: str) -> int:
+    """Return the number that `text` is; 0 for what is none, or more than any machine has."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        return 0
     return int(text)
 
 
@@ -87,6 +97,20 @@ def seconds_of(text: str) -> float:
     if not 0 < seconds < 1e9:
         raise HostError(f"cannot use {text!r} as a time", "write a number of seconds")
     return seconds
+
+
+def _append(arguments: Arguments) -> tuple[str, ...]:
+    """Return what is added to the kernel command line: whole words, and no end of it."""
+    mark = Word("end")
+    for text in arguments.values("--append"):
+        words = split(f"{text} {mark}")
+        if words[-1:] != [mark]:
+            why = "all that follows on the kernel command line would be lost"
+            hint = "leave out --, and close each quote"
+            raise HostError(f"cannot use --append {text}", why, hint)
+        if any(word.key == "init" for word in words):
+            raise HostError(f"cannot use --append {text}", "what to run is named after ROOTFS")
+    return arguments.values("--append")
 
 
 def _accel(text: str) -> str:

@@ -49,6 +49,9 @@ from initrd.host.wishes import machine_of, seconds_of, share_of, size_of
         pytest.param(
             ["--append", "--", "/srv"], Arguments({"--append": [("--",)]}, "/srv"), id="dash value"
         ),
+        pytest.param(
+            ["--append", "", "/"], Arguments({"--append": [("",)]}, "/"), id="nothing to add"
+        ),
         pytest.param([], Arguments({}), id="nothing"),
     ],
 )
@@ -66,6 +69,9 @@ def test_the_words(words: list[str], expected: Arguments) -> None:
         pytest.param(["--mount", "a"], r"write --mount TAG PATH", id="one of two missing"),
         pytest.param(["/", "--"], "no command after --", id="no command"),
         pytest.param([""], "it is empty", id="an empty root"),
+        pytest.param(["--overlay=", "/"], "--overlay: its value is empty", id="an empty file"),
+        pytest.param(["--mount", "a", "", "/"], "--mount: its value is empty", id="empty path"),
+        pytest.param(["--user", "", "/"], "--user: its value is empty", id="an empty user"),
     ],
 )
 def test_a_mistake_says_what_to_write(words: list[str], why: str) -> None:
@@ -164,7 +170,9 @@ def test_sizes(text: str, size: int) -> None:
     assert size_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "512", "0G", "-1G", "1.5G", "1GB", "\u0663G", "1 G"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "512", "0G", "-1G", "1.5G", "1GB", "\u0663G", "1 G", f"{'9' * 5000}G"]
+)
 def test_what_is_no_size_is_not_guessed(text: str) -> None:
     with pytest.raises(HostError, match="as a size: write 512M or 2G"):
         size_of(text)
@@ -181,8 +189,12 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     [
         ([], "ROOTFS is missing"),
         (["--cpus=0", "/srv"], "number of processors"),
+        (["--cpus", "9" * 5000, "/srv"], "number of processors"),
         (["--accel=hvf", "/srv"], "one of auto, kvm, tcg"),
         (["--mount", "a:b", "/x", "/srv"], "has a colon"),
+        (["--append", "a -- b", "/srv"], "would be lost"),
+        (["--append", 'a="b', "/srv"], "close each quote"),
+        (["--append", "quiet init=/x", "/srv"], "named after ROOTFS"),
     ],
 )
 def test_wishes_that_make_no_sense(words: list[str], why: str) -> None:
