@@ -122,7 +122,10 @@ class Session:
         loop.run(self._host.finished, seconds)
 
     def _read_if_there(self, path: str) -> bytes:
-        return self._kernel.read_bytes(path) if self._kernel.exists(path) else b""
+        try:
+            return self._kernel.read_bytes(path)
+        except (FileNotFoundError, NotADirectoryError):  # a link that leads nowhere, too
+            return b""
 
     def _try(self, what: str, action: "Callable[[], None]") -> None:
         """Do what a command can do without."""

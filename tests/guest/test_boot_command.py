@@ -130,6 +130,17 @@ def test_what_a_command_can_do_without_is_only_warned_about(line: Line) -> None:
     assert line.told()[-1].startswith("failed boot failed: cannot run the command as eve")
 
 
+def test_a_link_that_leads_nowhere_counts_as_no_file(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernel_with(line)
+    there = kernel.exists
+    monkeypatch.setattr(kernel, "exists", lambda path: path.startswith("/etc/") or there(path))
+    boot(kernel)
+    assert ("set_hostname", "localhost") in kernel.calls
+    assert "there is no user eve" in line.told()[-1]
+
+
 def test_panic_is_heeded_after_the_host_was_told(line: Line) -> None:
     kernel = kernel_with(line)
     kernel.files["/proc/cmdline"] = "initrd.onfail=panic"
