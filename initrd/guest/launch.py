@@ -73,7 +73,7 @@ def status_of(failure: NotStarted) -> int:
 
 def why_not(failure: NotStarted, what: Launch) -> str:
     """Say why the command could not be executed."""
-    name, path = decode(what.argv[0]), decode(failure.path)
+    name, path = decode(what.argv[0]) or "''", decode(failure.path)
     if not path.startswith("/"):
         path = f"{decode(what.cwd)}/{path}"
     why = os.strerror(failure.number)
@@ -86,7 +86,9 @@ def why_not(failure: NotStarted, what: Launch) -> str:
 
 def candidates(name: bytes, path: bytes) -> tuple[bytes, ...]:
     """Return the files to try for a command's name, as execvp(3) would. `path` is PATH's value."""
-    if b"/" in name or not name:
+    if not name:
+        return ()
+    if b"/" in name:
         return (name,)
     return tuple((folder or b".") + b"/" + name for folder in path.split(b":"))
 

@@ -50,7 +50,7 @@ def program(path: Path, content: str, mode: int = 0o755) -> bytes:
         (b"./x", b"/a", (b"./x",)),
         (b"/x", b"/a", (b"/x",)),
         (b"a/x", b"/a", (b"a/x",)),
-        (b"", b"/a", (b"",)),
+        (b"", b"/a", ()),
     ],
 )
 def test_names_without_a_slash_are_looked_up(
@@ -115,6 +115,12 @@ def test_what_is_nowhere_names_the_path() -> None:
     error, text = failure(b"no such tool", environ={b"PATH": b"/a:/b"})
     assert status_of(error) == 127
     assert text == "cannot run no such tool: not found in PATH (/a:/b)"
+
+
+def test_a_command_without_a_name_is_not_found() -> None:
+    error, text = failure(b"")
+    assert status_of(error) == 127
+    assert text.startswith("cannot run '': not found in PATH")
 
 
 def test_too_many_arguments_are_called_that() -> None:
