@@ -1,5 +1,6 @@
 """Show what an initramfs image holds, a line a file, in the manner of `ls -l`."""
 
+import os
 import stat
 from collections.abc import Iterator
 
@@ -15,8 +16,12 @@ def list_image(path: str) -> Iterator[str]:
     """
     try:
         with open(path, "rb") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):  # a terminal; /dev/urandom has no end
+                raise HostError(f"cannot read {path}", "it is neither a file nor a pipe")
             image = file.read()
         yield from map(describe, read(image))
+    except MemoryError as error:  # a few kB of compressed zeros are enough
+        raise HostError(f"cannot read {path}", "it takes more memory than there is") from error
     except OSError as error:
         raise HostError(f"cannot read {path}", reason(error)) from error
     except ImageError as error:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host import cpio
+from initrd.host import cpio, listing
 from initrd.host.cpio import Entry
 from initrd.host.failure import HostError
 from initrd.host.listing import describe, list_image
@@ -54,8 +54,26 @@ def test_a_damaged_image_is_listed_up_to_the_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("nowhere", "No such file or directory"), (".", "Is a directory")]
+    ("name", "why"),
+    [
+        ("nowhere", "No such file or directory"),
+        (".", "Is a directory"),
+        ("zero", "it is neither a file nor a pipe"),
+    ],
 )
 def test_what_cannot_be_listed_is_named(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "zero").symlink_to("/dev/zero")
     with pytest.raises(HostError, match=f"cannot read {tmp_path}/{name}: {why}"):
         list(list_image(f"{tmp_path}/{name}"))
+
+
+def test_what_does_not_fit_into_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(_: bytes) -> None:
+        raise MemoryError
+
+    (tmp_path / "image").write_bytes(b"x")
+    monkeypatch.setattr(listing, "read", too_much)
+    with pytest.raises(HostError, match="more memory than there is"):
+        list(list_image(f"{tmp_path}/image"))
