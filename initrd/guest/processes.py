@@ -8,6 +8,7 @@ from initrd.guest.launch import Launch, launch
 
 _SPARED = "/run/sendsigs.omit.d"
 _LONGEST_LIST = 1 << 16  # bytes
+_MOST_DIGITS = 10  # of a process; int() raises for thousands of them
 
 
 class Processes:
@@ -79,7 +80,7 @@ def spared(directory: str) -> "frozenset[int]":
     words: list[bytes] = []
     for name in _names(directory):
         words += _read_list(f"{directory}/{name}").split()
-    return frozenset(int(word) for word in words if word.isdigit())
+    return frozenset(int(word) for word in words if word.isdigit() and len(word) <= _MOST_DIGITS)
 
 
 def _read_list(path: str) -> bytes:

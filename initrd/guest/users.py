@@ -8,6 +8,7 @@ from initrd.record import Record
 
 PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST = (1 << 32) - 2  # the one above means "leave it as it is" to chown(2) and others
+_MOST_DIGITS = 20  # int() raises for thousands of them
 
 
 class UserError(ValueError):
@@ -62,17 +63,18 @@ def host_name(etc_hostname: bytes) -> str:
 
 def _users(line: bytes) -> list[User]:
     fields = line.split(b":")
-    if len(fields) != 7 or not (fields[2].isdigit() and fields[3].isdigit()):
+    if len(fields) != 7:
         return []
-    uid, gid = int(fields[2]), int(fields[3])
+    uid, gid = _number(fields[2]), _number(fields[3])
+    if uid is None or gid is None:
+        return []
     return [User(uid, gid, name=fields[0], home=fields[5] or b"/", shell=fields[6])]
 
 
 def _groups(line: bytes) -> list[tuple[bytes, int, list[bytes]]]:
     fields = line.split(b":")
-    if len(fields) != 4 or not fields[2].isdigit():
-        return []
-    return [(fields[0], int(fields[2]), fields[3].split(b","))]
+    gid = _number(fields[2]) if len(fields) == 4 else None
+    return [] if gid is None else [(fields[0], gid, fields[3].split(b","))]
 
 
 def _find(wanted: bytes, users: list[User], *, known_group: bool) -> User:
@@ -100,4 +102,7 @@ def _group_id(wanted: bytes, groups: list[tuple[bytes, int, list[bytes]]]) -> in
 
 
 def _number(text: bytes) -> int | None:
-    return int(text) if text.isdigit() and int(text) <= _LARGEST else None
+    """Return the number of a user or a group; None for what is none."""
+    if not (text.isdigit() and len(text) <= _MOST_DIGITS):
+        return None
+    return int(text) if int(text) <= _LARGEST else None

@@ -22,7 +22,7 @@ def test_what_is_no_list_of_numbers_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "words").write_bytes(b"-5 +6 seven \xff\xb2 8.0")
+    (tmp_path / "words").write_bytes(b"-5 +6 seven \xff\xb2 8.0 " + b"9" * 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_text("21")
     assert spared(str(tmp_path)) == {21}

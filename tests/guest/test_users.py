@@ -66,11 +66,19 @@ def test_users_and_groups_are_found(
         (b"\xff:0", "no user"),
         (b"0:4294967295", "no group"),
         ("²:0".encode(), "no user"),
+        (b"9" * 5000, "no user 999"),
     ],
 )
 def test_who_is_not_there_is_named(spec: bytes, words: str) -> None:
     with pytest.raises(UserError, match=words):
         find_user(spec, PASSWD, GROUP)
+
+
+def test_a_line_with_a_number_that_none_can_have_is_passed_over() -> None:
+    huge = b"9" * 5000
+    passwd = b"ann:x:%s:1:::\nann:x:1:4294967295:::\n" % huge + PASSWD
+    user = find_user(b"ann:audio", passwd, b"audio:x:%s:\n" % huge + GROUP)
+    assert (user.uid, user.gid) == (1000, 29)
 
 
 def test_root_needs_no_files() -> None:
