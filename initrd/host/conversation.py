@@ -50,6 +50,7 @@ class Conversation:
         self._input_sink: Sink | None = None
         self.heard = False  # the guest has said something
         self.started = False  # the command runs
+        self.lost = ""  # why some of its output is not here
         self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
         names = [name.removeprefix(PREFIX) for name in sockets]
@@ -104,7 +105,8 @@ class Conversation:
     def _close_output(self, name: str, error: OSError) -> None:
         """Nobody reads it here, so nobody shall write it there."""
         if error.errno != errno.EPIPE:
-            self._ends.warn(f"cannot write {name}: {os.strerror(error.errno or 0)}")
+            self.lost = f"cannot write {name}: {os.strerror(error.errno or 0)}"
+            self._ends.warn(self.lost)
         self._announced[name] = 0  # no end will be told
         self.tell(f"closed {name}")
 

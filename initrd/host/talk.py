@@ -51,6 +51,8 @@ class Talk:
         memory = self._out_of_memory() if status == _KILLED else ""
         if memory:
             say(memory)
+        if self.guest.lost and not status:  # what writes little ends before it can be told
+            raise HostError("the command's output is not all there", self.guest.lost)
         return status
 
     def _why_it_ended(self) -> str:

@@ -86,6 +86,8 @@ def test_output_that_cannot_be_written() -> None:
     status, _, errors = shell('"$@" $R -- sh -c "while echo hi; do :; done" >/dev/full')
     assert status == 128 + signal.SIGPIPE
     assert errors == "chrootvm: cannot write stdout: No space left on device\n"
+    status, _, errors = shell('"$@" $R -- echo hi >/dev/full')
+    assert (status, errors.count("No space left on device")) == (125, 2)
 
 
 def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_output_that_cannot_be_written_is_told() -> None:
         guest = Guest(STREAMS, stderr=sink)
         guest.writes("stderr", b"one")
         assert guest.warnings == ["cannot write stderr: No space left on device"]
+        assert guest.host.lost == guest.warnings[0]
         assert guest.hears() == b"closed stderr\n"
         guest.close()
 
