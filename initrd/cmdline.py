@@ -224,7 +224,11 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
     readonly = {share.tag for share in shares if not share.writable}
     if root.kind == "virtiofs" and not root.writable:
         readonly.add(root.source)
+    targets: list[str] = []
     for share in shares:
+        if share.target in targets:  # the one below would be hidden without a word
+            raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
+        targets.append(share.target)
         if share.writable and share.tag in readonly:  # a tag is one file system, which is either
             raise CmdlineError(
                 f"mount={share.tag}: the tag is mounted read-only elsewhere, and would be here "
@@ -290,7 +294,8 @@ def _parse_size(words: list[Word]) -> str:
     number, unit = size[:-1], size[-1].lower()
     if size.isascii() and size.isdigit():
         number, unit = size, ""
-    good = number.isascii() and number.isdigit() and int(number) > 0 and unit in ("", *"%kmg")
+    good = number.isascii() and number.isdigit() and unit in ("", *"%kmg")
+    good = good and len(number) < 20 and int(number) > 0  # int() raises for thousands of digits
     if not good or (unit == "%" and int(number) > 100):
         raise CmdlineError(f"{word}: not a size; write 10%, 512m or 2g")
     return size

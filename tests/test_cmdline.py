@@ -153,6 +153,7 @@ def test_unknown_words_are_ignored() -> None:
         "initrd.overlay_size=101%",
         "initrd.overlay_size=-1m",
         "initrd.overlay_size=many",
+        f"initrd.overlay_size={'9' * 5000}m",
         "initrd.overlay_size=%",
         "initrd.overlay_size=",
         "initrd.union=aufs",
@@ -198,6 +199,12 @@ def test_two_different_roots_are_refused(text: str) -> None:
 )
 def test_a_tag_for_both_reading_and_writing_is_refused(text: str) -> None:
     with pytest.raises(CmdlineError, match="read-only elsewhere"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["mount=a:/x mount-ro=b:/x", "mount=a mount=b:/run/mnt/a"])
+def test_two_shares_at_one_place_are_refused(text: str) -> None:
+    with pytest.raises(CmdlineError, match="mount=b: another share is at /"):
         parse(text)
 
 
