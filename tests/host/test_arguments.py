@@ -49,9 +49,7 @@ from initrd.host.wishes import machine_of, seconds_of, share_of, size_of
         pytest.param(
             ["--append", "--", "/srv"], Arguments({"--append": [("--",)]}, "/srv"), id="dash value"
         ),
-        pytest.param(
-            ["--append", "", "/"], Arguments({"--append": [("",)]}, "/"), id="nothing to add"
-        ),
+        pytest.param(["--append", ""], Arguments({"--append": [("",)]}), id="nothing to add"),
         pytest.param([], Arguments({}), id="nothing"),
     ],
 )
