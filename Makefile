@@ -94,7 +94,7 @@ lint: $(INSTALLED) ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(foreach script,$(wildcard scripts/*),$(VENV)/bin/mypy $(script) &&) true
-	$(foreach script,tools/packages tools/demo demo/hello .ci/run,sh -n $(script) &&) true
+	$(foreach script,tools/packages tools/demo demo/hello .ci/run $(wildcard bench/*.sh),sh -n $(script) &&) true
 
 # --- what is installed ---------------------------------------------------------------------------
 

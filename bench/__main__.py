@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from bench import icount, inside, start, whole
+from bench import building, icount, inside, instead, start, whole
 from bench.figure import MEGA, Figure
 from bench.whole import once
 from initrd.host import unpack
@@ -51,6 +51,11 @@ def start_of_init(_runs: int) -> list[Figure]:
 def inside_guest(runs: int) -> list[Figure]:
     """Count what a whole boot takes in the guest, against the floor in C."""
     return inside.figures(short=runs == 1)
+
+
+def instead_of_init(runs: int) -> list[Figure]:
+    """Count what other initramfs take for the same boot."""
+    return instead.figures(short=runs == 1)
 
 
 def sizes(_runs: int) -> list[Figure]:
@@ -92,8 +97,9 @@ MEASURES: tuple[Callable[[int], list[Figure]], ...] = (
     sizes,
     image_maker,
     inside_guest,
+    instead_of_init,
 )
-LONG = (commands, whole.figures)  # wall-clock times, which take many boots
+LONG = (commands, whole.figures, building.figures)  # wall-clock times, which take many boots
 
 
 def main() -> None:

@@ -67,9 +67,9 @@ class Inside:
         return [
             Figure(f"each further {one}, {numbers}", whole["init"] / MEGA, "M"),
             Figure(f"the same against the floor ({one}s)", whole["init"] / whole["floor"], "", 1.1),
-            Figure(
-                f"the last {one}s against the first (1: linear)",
-                each["init"][-1] / each["init"][0],
+            *(
+                Figure(f"the last {one}s against the first, {program}", by[-1] / by[0])
+                for program, by in each.items()
             ),
         ]
 
@@ -87,7 +87,6 @@ def figures(*, short: bool = False) -> list[Figure]:
                 '"Run /init" to the target\'s first instruction, against the floor',
                 (init.target - init.init) / (floor.target - floor.init),
             ),
-            Figure("kernel entry to the target", init.target / MEGA, "M"),
         ]
         if short:
             return found

@@ -100,7 +100,7 @@ def busybox() -> str:
 
 def busybox_root() -> str:
     """Return a root directory with busybox and Debian 12's kernel."""
-    return _made("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
+    return made("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
 
 
 def debian_root() -> str:
@@ -112,14 +112,14 @@ def debian_root() -> str:
     packages = ",".join(DEBIAN_PACKAGES)
 
     def make(top: str) -> None:
-        _mmdebstrap("bookworm", top, "--variant=minbase", f"--include={packages}")
+        _directory("bookworm", top, "--variant=minbase", f"--include={packages}")
         os.mkdir(f"{top}/var/lib/systemd/linger")  # logind makes it, but the root is read-only
         units = f"{top}/etc/systemd/system"
         os.makedirs(f"{units}/multi-user.target.wants", exist_ok=True)
         _write(f"{units}/report.service", REPORT_UNIT)
         os.symlink("../report.service", f"{units}/multi-user.target.wants/report.service")
 
-    return _made("debian", make, packages, REPORT_UNIT)
+    return made("debian", make, packages, REPORT_UNIT)
 
 
 def c_virtiofsd() -> str:
@@ -143,7 +143,7 @@ def probe() -> str:
         command = ["cc", "-O1", "-Wall", "-Wextra", "-static", PROBE_SOURCE, "-o", f"{top}/probe"]
         subprocess.run(command, check=True)
 
-    return f"{_made('probe', make, source)}/probe"
+    return f"{made('probe', make, source)}/probe"
 
 
 def make_busybox_root(top: str) -> None:
@@ -185,7 +185,7 @@ def _packages(suite: str, *packages: str) -> str:
     """Return a directory with packages unpacked, and not set up."""
 
     def make(top: str) -> None:
-        _mmdebstrap(suite, top, "--variant=extract", f"--include={','.join(packages)}")
+        _directory(suite, top, "--variant=extract", f"--include={','.join(packages)}")
         for name in USR_MERGED:
             if _exists(f"{top}/usr/{name}") and not _exists(f"{top}/{name}"):
                 os.symlink(f"usr/{name}", f"{top}/{name}")
@@ -196,12 +196,18 @@ def _packages(suite: str, *packages: str) -> str:
                 _write(f"{top}/virtiofsd", THROUGH_ITS_OWN_LOADER.format(program))
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
-    return _made(f"{suite}-{packages[-1]}", make, *packages)
+    return made(f"{suite}-{packages[-1]}", make, *packages)
 
 
-def _mmdebstrap(suite: str, top: str, *options: str) -> None:
-    command = [*_private_mounts(), "mmdebstrap", "--quiet", "--format=directory", *options]
-    subprocess.run([*command, suite, top], check=True)
+def mmdebstrap(suite: str, *arguments: str) -> None:
+    """Run mmdebstrap: options, and then where to put the packages of a suite."""
+    *options, target = arguments
+    command = [*_private_mounts(), "mmdebstrap", "--quiet", *options, suite, target]
+    subprocess.run(command, check=True)
+
+
+def _directory(suite: str, top: str, *options: str) -> None:
+    mmdebstrap(suite, "--format=directory", *options, top)
     os.chmod(top, 0o755)
 
 
@@ -215,7 +221,7 @@ def _private_mounts() -> list[str]:
     return command if probe.returncode == 0 else []
 
 
-def _made(name: str, make: Callable[[str], None], *recipe: str) -> str:
+def made(name: str, make: Callable[[str], None], *recipe: str) -> str:
     """Return the directory of an asset, made by calling `make` when it is not there yet."""
     path = os.path.join(cache(), f"{name}-{_digest(*recipe)}")
     if _exists(path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -24,7 +25,6 @@ def command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tuple[i
 @pytest.mark.parametrize(
     ("words", "status"),
     [
-        pytest.param(("true",), 0, id="success"),
         pytest.param(("sh", "-c", "exit 255"), 255, id="the largest status"),
         pytest.param(("sh", "-c", "kill -KILL $$"), 137, id="death by a signal"),
         pytest.param(("no-such-command",), 127, id="not found"),
@@ -33,6 +33,12 @@ def command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tuple[i
 )
 def test_the_exit_status(words: tuple[str, ...], status: int, tmp_path: Path) -> None:
     assert command(tmp_path, *words)[0] == status
+
+
+def test_success_with_the_smallest_memory_that_is_documented(tmp_path: Path) -> None:
+    text = Path("docs/performance.md").read_text(encoding="utf-8")
+    (smallest,) = re.findall(r"smallest `--memory` with which .* boots is (\d+M)", text)
+    assert command(tmp_path, "true", options=("--memory", smallest)) == (0, "", "")
 
 
 def test_output_and_errors_are_the_commands_and_nothing_else(tmp_path: Path) -> None:
