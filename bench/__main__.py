@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from bench import building, icount, inside, instead, start, whole
+from bench import building, files, icount, inside, instead, start, whole
 from bench.figure import MEGA, Figure
 from bench.whole import once
 from initrd.host import unpack
@@ -99,7 +99,8 @@ MEASURES: tuple[Callable[[int], list[Figure]], ...] = (
     inside_guest,
     instead_of_init,
 )
-LONG = (commands, whole.figures, building.figures)  # wall-clock times, which take many boots
+# Wall-clock times, which take many boots.
+LONG = (commands, whole.figures, building.figures, files.figures)
 
 
 def main() -> None:

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.boot import assets
-from tests.boot.chrootvm import run
+from tests.boot.chrootvm import chrootvm, run
 
 pytestmark = pytest.mark.boot
 
@@ -23,6 +24,17 @@ touch -t 200001010000 $1/file; truncate -s 0 $1/file; rmdir $1/empty; mount -o b
 echo changed >/mnt/file; echo appended >>$1/file
 cat $1/file
 poweroff -f
+""".strip()
+
+# Looks at each directory, and again when the host has changed it. What the guest may remember of
+# attributes and names is a second old at most; the guest's own clock says when that is over.
+LOOK = """
+look() {
+    for top in "$@"; do
+        echo "$top" $(cat $top/same $top/longer $top/gone $top/new 2>/dev/null) $(ls $top)
+    done
+}
+look "$@"; echo ready; read -r line; sleep 2; look "$@"
 """.strip()
 
 
@@ -99,3 +111,41 @@ def test_a_relative_root_that_looks_like_an_option(tmp_path: Path) -> None:
     os.symlink(assets.busybox_root(), tmp_path / "--rw")
     words = ("--", os.path.relpath(tmp_path / "--rw"), "busybox", "poweroff", "-f")
     assert run(*words, folder=tmp_path)[0] == 0
+
+
+def change(top: Path) -> None:
+    """Change a directory as somebody on the host may, below a guest that has seen it."""
+    (top / "same").write_text("two")
+    (top / "longer").write_text(", longer than before")
+    (top / "gone").unlink()
+    (top / "new").write_text(", new")
+
+
+def test_what_changes_on_the_host_is_seen_by_the_guest(
+    family: tuple[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    assets.make_busybox_root(str(root))
+    tops = [root / "data", tmp_path / "ro", tmp_path / "rw"]
+    for top in tops:
+        top.mkdir()
+        for name, content in (("same", "one"), ("longer", ", short"), ("gone", ", gone")):
+            (top / name).write_text(content)
+    kernel = assets.kernel("bookworm")
+    options = ("--kernel", kernel.image, "--modules", kernel.modules)
+    shares = ("--mount-ro", "ro", str(tops[1]), "--mount", "rw", str(tops[2]))
+    seen = ("/data", "/run/mnt/ro", "/run/mnt/rw")
+    command = ("--", "sh", "-c", LOOK, "sh", *seen)
+    words = (*family, *options, *shares, str(root), *command)
+    with chrootvm(*words, folder=tmp_path, stdin=subprocess.PIPE) as session:
+        session.expect("ready\n")
+        for top in tops:
+            change(top)
+        assert session.process.stdin
+        session.process.stdin.write(b"go on\n")
+        session.process.stdin.flush()
+        status, output, errors = session.finish()
+    before = [f"{top} one, short, gone gone longer same" for top in seen]
+    after = [f"{top} two, longer than before, new longer new same" for top in seen]
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [*before, "ready", *after]
