@@ -4,7 +4,7 @@
 
 With options, those are measured in the place of chrootvm's: they are added to virtiofsd's own
 defaults. The two boot in turn, so that both meet the same load; a ratio is the median over the
-pairs. The guest's own clock measures, from the start of each piece of work to its end.
+pairs. It is the guest's own clock that measures.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from tests.boot import assets
 CHROOTVM = "scripts/chrootvm"
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
 DEADLINE = 600.0  # seconds
-A_FOLDER = 100  # files in it
-PACKED = 5  # folders in the tarball
+A_FOLDER, PACKED = 100, 5  # files in it; folders in the tarball
 PACKAGES = "asyncio, concurrent.futures, ctypes, curses, dbm, email.mime.text, http.server, json"
 MORE = (
     "logging.config, multiprocessing, pydoc, sqlite3, ssl, tarfile, unittest.mock, urllib.request"
