@@ -61,9 +61,11 @@ def read_module(path: str) -> bytes:
             content = file.read()
     except OSError as error:
         raise HostError(f"cannot read the module {path}", reason(error)) from error
-    if not path.endswith(_COMPRESSED):
-        return content
-    return _decompress(path, content)
+    if path.endswith(_COMPRESSED):
+        content = _decompress(path, content)
+    if not content.startswith(_ELF):
+        raise HostError(f"cannot use the module {path}", "it is no ELF file")
+    return content
 
 
 def _decompress(path: str, content: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Read a kernel's module directory: which modules there are, what they need, what is built in.
 
 Reads the text files that depmod writes and that come with the kernel, each when it is first needed;
-the modules themselves are not opened. In a module's name `-` and `_` are the same.
+the modules themselves are not opened. In a module's name `-` and `_` are the same. A link leads
+where it would lead in the root that the directory is in, never out of it: whoever made that root
+shall not get at the files of this machine.
 
 Source: modules.dep(5), modprobe.d(5), the kernel's Documentation/kbuild/kbuild.rst.
 """
@@ -12,6 +14,7 @@ from functools import cached_property
 from shlex import quote
 
 from initrd.host.failure import HostError, reason
+from initrd.host.kernel import MODULES, resolve_inside
 from initrd.record import Record
 
 
@@ -40,6 +43,7 @@ class ModuleTree:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._root, self._below = _root_of(os.path.abspath(directory))
         lines = self._read("modules.dep", required=True).split("\n")
         self._lines = {name_of(line.partition(":")[0]): line for line in lines if ":" in line}
 
@@ -69,7 +73,7 @@ class ModuleTree:
 
     def file(self, name: str) -> str:
         """Return the path of the file that holds `name`."""
-        return os.path.join(self.directory, self._line(name).partition(":")[0].lstrip("/"))
+        return self._resolve(self._line(name).partition(":")[0].lstrip("/"))
 
     def similar(self, word: str) -> list[str]:
         """Return names that `word` may be a misspelling of."""
@@ -118,7 +122,7 @@ class ModuleTree:
         return found
 
     def _read(self, name: str, *, required: bool = False) -> str:
-        path = os.path.join(self.directory, name)
+        path = self._resolve(name)
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
@@ -128,6 +132,14 @@ class ModuleTree:
             return ""
         except OSError as error:
             raise HostError(f"cannot read {path}", reason(error)) from error
+
+    def _resolve(self, name: str) -> str:
+        """Return the path of a file of the tree, which need not exist. Raises HostError."""
+        plain = os.path.join(self.directory, name)
+        found = resolve_inside(self._root, os.path.join(self._below, name))
+        if not found and os.path.exists(plain):
+            raise HostError(f"cannot read {plain}", f"it leads out of {self._root}")
+        return found or plain
 
     def _unusable(self) -> HostError:
         what = f"{self.directory} is no directory of a kernel's modules"
@@ -140,6 +152,15 @@ class ModuleTree:
         if versions:
             return HostError(what, "it holds those of several", " or ".join(versions))
         return HostError(what, "it has no modules.dep", self.advice)
+
+
+def _root_of(directory: str) -> tuple[str, str]:
+    """Return the root that a module directory is in, and the way from there."""
+    folder, version = os.path.split(directory)
+    for modules in MODULES:
+        if folder.endswith(f"/{modules}"):
+            return folder.removesuffix(modules), os.path.join(modules, version)
+    return directory, ""
 
 
 def _merge(known: SoftDependency, words: list[str]) -> SoftDependency:

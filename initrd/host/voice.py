@@ -26,6 +26,19 @@ def show(text: str) -> None:
         raise HostError("cannot write to standard output", reason(error)) from error
 
 
+def harmless(text: str) -> str:
+    r"""Return `text` with what would move a cursor, or do worse, written as `\x1b`.
+
+    Line breaks stay, and so do bytes that are no UTF-8: file names have them.
+    """
+    return "".join(
+        char
+        if char.isprintable() or char == "\n" or "\udc80" <= char <= "\udcff"
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 class Voice:
     """Speaks to the user."""
 
@@ -33,8 +46,8 @@ class Voice:
         self._end = b"\n"
 
     def say(self, text: str) -> None:
-        """Say something as chrootvm."""
-        self.pass_on(f"chrootvm: {text}\n".encode(errors="surrogateescape"))
+        """Say something as chrootvm. Some of it may be the guest's words: it gets no escapes."""
+        self.pass_on(f"chrootvm: {harmless(text)}\n".encode(errors="surrogateescape"))
 
     def pass_on(self, data: bytes) -> None:
         """Print what a program of ours said."""

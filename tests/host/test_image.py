@@ -88,12 +88,18 @@ def test_the_image_is_hardly_larger_than_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_the_names_of_many_modules_still_sort_in_the_order_of_loading(tmp_path: Path) -> None:
-    (tmp_path / "m.ko").write_bytes(b"")
+    (tmp_path / "m.ko").write_bytes(b"\x7fELF")
     modules = [Module(f"m{n}", f"{tmp_path}/m.ko") for n in range(1001)]
     names = [entry.path for entry in unpack.read(build(INIT, modules))]
     assert names[4:] == sorted(names[4:])
     assert names[4].endswith(b"/0000-m0.ko")
     assert names[-1].endswith(b"/1000-m1000.ko")
+
+
+def test_what_is_no_module_does_not_get_into_an_image(tmp_path: Path) -> None:
+    (tmp_path / "m.ko").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
+    with pytest.raises(HostError, match="it is no ELF file"):
+        build(INIT, [Module("m", f"{tmp_path}/m.ko")])
 
 
 def test_a_module_that_modules_dep_knows_and_nobody_has_is_named(tmp_path: Path) -> None:

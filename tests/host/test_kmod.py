@@ -153,3 +153,41 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "modules.builtin").mkdir()
     with pytest.raises(HostError, match=r"modules\.builtin: Is a directory"):
         ModuleTree(str(tmp_path)).find("a")
+
+
+@pytest.mark.parametrize("inside", ["usr/lib/modules/6.1", "lib/modules/6.1", "elsewhere"])
+@pytest.mark.parametrize("dep", ["leak.ko", "{dots}secret.ko", "up/secret.ko"])
+def test_no_link_and_no_dots_lead_out_of_the_root(tmp_path: Path, inside: str, dep: str) -> None:
+    (tmp_path / "secret.ko").write_text("\x7fELF secret")
+    top = tmp_path / "root" / inside
+    top.mkdir(parents=True)
+    (top / "leak.ko").symlink_to("../" * 10 + str(tmp_path).lstrip("/") + "/secret.ko")
+    (top / "up").symlink_to(tmp_path)
+    dots = "../" * (inside.count("/") + 2)
+    file = dep.format(dots=dots)
+    (top / "modules.dep").write_text(f"{file}:\n")
+    tree = ModuleTree(str(top))
+    with pytest.raises(HostError, match="leads out of"):
+        tree.file(name_of(file))
+
+
+def test_an_absolute_link_leads_into_the_root(tmp_path: Path) -> None:
+    real = tmp_path / "usr/lib/modules/6.0/extra"
+    weak = tmp_path / "usr/lib/modules/6.1/weak-updates"
+    for folder in (real, weak):
+        folder.mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (real / "x.ko").write_text("")
+    (weak / "x.ko").symlink_to("/lib/modules/6.0/extra/x.ko")
+    (weak.parent / "modules.dep").write_text("weak-updates/x.ko:\n")
+    for directory in ("lib/modules/6.1", "usr/lib/modules/6.1"):
+        assert ModuleTree(f"{tmp_path}/{directory}").file("x") == str(real / "x.ko")
+
+
+def test_a_list_that_leads_out_of_the_root_is_not_read(tmp_path: Path) -> None:
+    top = tmp_path / "root/lib/modules/6.1"
+    top.mkdir(parents=True)
+    (tmp_path / "list").write_text("a.ko:\n")
+    (top / "modules.dep").symlink_to(tmp_path / "list")
+    with pytest.raises(HostError, match="leads out of"):
+        ModuleTree(str(top))
