@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ MANY = 8
 def test_many_at_once_start_from_an_empty_cache(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     words = [*COMMAND, "--memory", "256M", assets.busybox_root(), "--", "echo"]
+    time.sleep(3)  # an image is not kept when what it is made of was written just now
     many = [
         subprocess.Popen(
             [*words, f"{number}"],
