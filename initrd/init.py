@@ -14,7 +14,7 @@ from initrd.guest.handoff import execute_target
 from initrd.guest.modules import load_modules
 from initrd.guest.plan import SYSROOT, api_mounts, device_nodes, share_mount
 from initrd.guest.refusal import refusal
-from initrd.guest.runtime import add_network
+from initrd.guest.runtime import add_network, import_session
 from initrd.guest.shares import mount_share
 from initrd.guest.switchroot import free_initramfs, move_api_mounts, switch_root
 
@@ -99,6 +99,7 @@ class Boot:
     def meet_host(self) -> None:
         """Get ready to run a command for the host, if the image holds one."""
         if self.kernel.exists(COMMAND_FILE):
+            import_session()
             from initrd.guest.session import Session  # noqa: PLC0415 - other boots do not pay for it
 
             self.session = Session(self.kernel, self.log, self.options.timeout)

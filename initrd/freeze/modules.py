@@ -53,10 +53,10 @@ def table(name: str, modules: Iterable[Module], offsets: dict[str, int]) -> Iter
     yield "\t{0},\n};"
 
 
-def order(names: Iterable[str]) -> Iterable[str]:
-    """Yield the lines of the array of modules to import, in this order."""
-    yield "const char *const initrd_order[] = {"
-    yield from (f'\t"{name}",' for name in names)
+def order(name: str, names: Iterable[str]) -> Iterable[str]:
+    """Yield the lines of one array of modules to import, in this order."""
+    yield f"const char *const {name}[] = {{"
+    yield from (f'\t"{module}",' for module in names)
     yield "\tNULL,\n};"
 
 
@@ -85,7 +85,8 @@ def write(analysis: Any, directory: Path) -> None:
     lines = ["#include <Python.h>", "extern const unsigned char initrd_modules_data[];"]
     lines += table("initrd_modules", start, offsets)
     lines += table("initrd_all_modules", [*start, *rest], offsets)
-    lines += order(analysis["order"])
+    lines += order("initrd_order", analysis["order"])
+    lines += order("initrd_session_order", analysis["session_order"])
     lines += ["#ifdef INITRD_STATIC", *inittab(analysis["builtins"]), "#endif", ""]
     (directory / "modules.bin").write_bytes(blob)
     (directory / "modules.c").write_text("\n".join(lines))

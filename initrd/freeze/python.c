@@ -29,6 +29,7 @@ extern PyStatus _Py_InitializeMain(void);
 extern const struct _frozen initrd_modules[];
 extern const struct _frozen initrd_all_modules[];
 extern const char *const initrd_order[];
+extern const char *const initrd_session_order[];
 
 /* initrd.guest._freeze.complete(): the second step of the initialisation, if it is still to come. */
 static PyObject *complete(PyObject *module, PyObject *unused)
@@ -72,11 +73,30 @@ static PyObject *add_network(PyObject *module, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+/*
+ * Import these modules without most of the import system's work, which is in Python and takes
+ * longer than that of the modules. What fails here fails again, and is said, where it is used.
+ */
+static void import_modules(const char *const *names)
+{
+	for (; *names; names++)
+		if (PyImport_ImportFrozenModule(*names) <= 0)
+			PyErr_Clear();
+}
+
+/* initrd.guest._freeze.import_session(): import what a boot that runs a command needs. */
+static PyObject *import_session(PyObject *module, PyObject *unused)
+{
+	import_modules(initrd_session_order);
+	Py_RETURN_NONE;
+}
+
 static PyObject *init_freeze(void)
 {
 	static PyMethodDef functions[] = {
 		{"add_network", add_network, METH_NOARGS, NULL},
 		{"complete", complete, METH_NOARGS, NULL},
+		{"import_session", import_session, METH_NOARGS, NULL},
 		{NULL, NULL, 0, NULL},
 	};
 	static struct PyModuleDef definition = {
@@ -172,17 +192,6 @@ static void publish(const char *name, const char *full_name)
 	Py_DECREF(module);
 }
 
-/*
- * Import what init.py imports without most of the import system's work, which is in Python and
- * takes longer than that of the modules. What fails here fails again, and is said, in __main__.
- */
-static void import_modules(void)
-{
-	for (const char *const *name = initrd_order; *name; name++)
-		if (PyImport_ImportFrozenModule(*name) <= 0)
-			PyErr_Clear();
-}
-
 int main(int argc, char **argv)
 {
 	preinitialize();
@@ -193,7 +202,7 @@ int main(int argc, char **argv)
 	publish("_freeze", "initrd.guest._freeze");
 	PyGC_Disable(); /* a boot makes too little garbage for a search to pay */
 	getppid();	/* bench/start.py looks for this in the kernel's trace: Python has started */
-	import_modules();
+	import_modules(initrd_order);
 	PyImport_ImportFrozenModule("__main__");
 	PyErr_Print(); /* it always ends with an exception: SystemExit, which ends this process */
 	return 1;

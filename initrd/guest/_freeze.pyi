@@ -5,3 +5,6 @@ def add_network() -> None:
 
 def complete() -> None:
     """Finish the initialisation of Python; nothing when that is done. Raises RuntimeError."""
+
+def import_session() -> None:
+    """Import what a boot that runs a command needs, faster than `import` does."""

@@ -9,6 +9,14 @@ import sys
 DIRECTORY = "/.initrd"
 
 
+def import_session() -> None:
+    """Import `initrd.guest.session` and what it needs faster than its `import` statements would."""
+    if "initrd.guest._freeze" in sys.modules:
+        from initrd.guest import _freeze  # noqa: PLC0415  (only /init has it)
+
+        _freeze.import_session()
+
+
 def add_network() -> None:
     """Make pyroute2 importable: it is part of /init, but a start does not pay for it.
 

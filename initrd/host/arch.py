@@ -21,7 +21,12 @@ class Arch(Record):
     transport: str = "pci"  # suffix of the virtio devices' names
     longest_cmdline: int = 2047  # bytes of the kernel command line: COMMAND_LINE_SIZE - 1
     words: tuple[str, ...] = ()  # for every kernel
+    emulated_words: tuple[str, ...] = ()  # beyond that, where it is emulated, and alone
     firmware: str = ""  # of QEMU, leaner than its default: enough for a kernel that needs none
+
+    def kernel_words(self, *, emulated: bool) -> tuple[str, ...]:
+        """Return what kernels are told. `emulated`: on `machine`, a single processor by TCG."""
+        return (*self.words, *self.emulated_words) if emulated else self.words
 
 
 # q35 without what no guest of ours uses: each of them costs firmware and kernel time.
@@ -42,6 +47,9 @@ ARCHES = (
         # On one processor the kernel would replace what locks, a thousand times in its own code:
         # a processor that is emulated translates all of that anew.
         words=("no_timer_check", "noreplace-smp"),
+        # Its own timer would be measured against the machine's for a tenth of a second, which
+        # serves a single processor as well.
+        emulated_words=("nolapic_timer",),
         firmware="qboot.rom",
     ),
     Arch("aarch64", "qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=max", "ttyAMA0"),

@@ -6,7 +6,7 @@ anew. Every file here appears by renaming, and an image is used through its desc
 not matter who replaces or removes what at the same time.
 """
 
-import hashlib
+import binascii
 import json
 import os
 import time
@@ -43,16 +43,16 @@ def open_image(
 
     The folder holds no more than the `kept` images that were used last.
     """
-    name = os.path.join(folder, _digest(key.encode()))
+    name = os.path.join(folder, f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}")
     if not _is_ours(folder):
         return _in_memory(make().content)
-    found = _open_known(name)
+    found = _open_known(name, key)
     if found is not None:
         return found
     began = clock()
     image = make()
-    _remember(name, image, began, kept)
-    found = _open_known(name)
+    _remember(name, key, image, began, kept)
+    found = _open_known(name, key)
     return _in_memory(image.content) if found is None else found
 
 
@@ -64,12 +64,14 @@ def _is_ours(folder: str) -> bool:
         return True
 
 
-def _open_known(name: str) -> int | None:
-    """Return a descriptor of a kept image when nothing that went into it has changed."""
+def _open_known(name: str, key: str) -> int | None:
+    """Return a descriptor of the image kept for a key, if nothing that went into it has changed."""
     try:
         with open(f"{name}.json", encoding="utf-8") as file:
             known = json.load(file)
-        if any(_state(path) != state for path, state in known["inputs"].items()):
+        if known["key"] != key or any(
+            _state(path) != state for path, state in known["inputs"].items()
+        ):
             return None
         descriptor = os.open(known["image"], os.O_RDONLY | os.O_CLOEXEC)
         for path in (known["image"], f"{name}.json"):
@@ -79,13 +81,13 @@ def _open_known(name: str) -> int | None:
     return descriptor
 
 
-def _remember(name: str, image: Image, began: float, kept: int) -> None:
+def _remember(name: str, key: str, image: Image, began: float, kept: int) -> None:
     folder = os.path.dirname(name)
     states = {path: _state(path) for path in image.inputs}
     if any(state and state[-1] > (began - _RACY) * 1e9 for state in states.values()):
         return
     path = os.path.join(folder, f"{_digest(image.content)}.img")
-    note = json.dumps({"image": path, "inputs": states})
+    note = json.dumps({"key": key, "image": path, "inputs": states})
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         replace_file(path, image.content)
@@ -121,6 +123,8 @@ def _forget_oldest(folder: str, kept: int) -> None:
 
 
 def _digest(content: bytes) -> str:
+    import hashlib  # noqa: PLC0415 - a long import, which an image that is kept does without
+
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -44,7 +44,7 @@ def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding
     """Return what was found. Raises HostError for wishes that cannot be understood."""
     launch.check(machine)
     arch = find_arch(machine.arch)
-    cmdline = launch.command_line(machine.replace(init=_ANY_INIT), arch)
+    cmdline = launch.command_line(machine.replace(init=_ANY_INIT), arch, "tcg")
     patient = Patient(machine, environment, arch, launch.wanted(machine, cmdline))
     found = (_examined(subject, look, patient) for subject, look in CHECKS)
     return tuple(one for one in found if one is not None)

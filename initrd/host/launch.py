@@ -80,9 +80,9 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     arch = find_arch(machine.arch)
     cache = locate.cache_directory(environment)
     kernel = kernel_of(machine)
-    cmdline = command_line(machine, arch)
     qemu = qemu_of(machine, arch, environment)
     accelerator = choose(machine.accel, arch, partial(why_no_kvm, cache))
+    cmdline = command_line(machine, arch, accelerator)
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     return Launch(
         qemu=qemu,
@@ -131,7 +131,7 @@ def directories(machine: Machine) -> tuple[tuple[str, Directory], ...]:
     return ((ROOT_TAG, root), *shares)
 
 
-def command_line(machine: Machine, arch: Arch) -> str:
+def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
     """Return the kernel command line. Raises HostError for what none can hold."""
     overlay = machine.overlay
     options = BootOptions(
@@ -147,7 +147,8 @@ def command_line(machine: Machine, arch: Arch) -> str:
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
         why = "the kernel does not hand the argument -- to init"
         raise HostError("cannot write the kernel command line", why, _WITHOUT_LIMITS)
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.words]
+    emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_words(emulated=emulated)]
     words += ["quiet"] if machine.quiet else []
     try:
         text = " ".join([*words, *machine.append, render(options, machine.arguments)])

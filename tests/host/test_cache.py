@@ -1,5 +1,6 @@
 """Images of the cache: found again, never stale, safe with many at once, bounded."""
 
+import binascii
 import os
 import subprocess
 import sys
@@ -54,6 +55,18 @@ def test_an_image_that_is_kept_is_used_from_its_file_at_once(workshop: Workshop)
     path = os.readlink(f"/proc/self/fd/{descriptor}")
     os.close(descriptor)
     assert Path(path).parent == workshop.cache
+
+
+def test_keys_with_one_checksum_are_told_apart(workshop: Workshop) -> None:
+    assert binascii.crc32(b"plumless") == binascii.crc32(b"buckeroo")
+    workshop.open("plumless")
+    workshop.open("buckeroo")
+    assert workshop.made == 2
+
+
+def test_a_path_that_is_no_utf8_is_a_key(workshop: Workshop) -> None:
+    assert [workshop.open("/boot/\udcff"), workshop.open("/boot/\udcff")] == [b"image of first"] * 2
+    assert workshop.made == 1
 
 
 def test_another_key_is_another_image(workshop: Workshop) -> None:

@@ -54,7 +54,7 @@ def test_the_guest_reads_back_what_was_wished(machine: Machine) -> None:
     wish = machine.replace(
         shares=(share, Share("b", "/b")), debug=True, network=True, writable=True
     )
-    text = command_line(wish.replace(init="/my init", arguments=("-c", "echo a b")), ARCH)
+    text = command_line(wish.replace(init="/my init", arguments=("-c", "echo a b")), ARCH, "tcg")
     options = parse(text)
     assert text.endswith('init="/my init" -- -c "echo a b"')
     assert [(s.tag, s.path, s.writable) for s in options.shares] == [
@@ -68,16 +68,23 @@ def test_the_guest_reads_back_what_was_wished(machine: Machine) -> None:
 def test_an_overlay_is_named_as_the_guest_sees_it(
     machine: Machine, overlay: str, device: str
 ) -> None:
-    assert parse(command_line(machine.replace(overlay=overlay), ARCH)).overlay == device
+    assert parse(command_line(machine.replace(overlay=overlay), ARCH, "tcg")).overlay == device
 
 
 def test_the_kernel_is_quiet_unless_asked(machine: Machine) -> None:
-    assert "quiet" in command_line(machine, ARCH).split()
-    assert "quiet" not in command_line(machine.replace(quiet=False), ARCH).split()
+    assert "quiet" in command_line(machine, ARCH, "tcg").split()
+    assert "quiet" not in command_line(machine.replace(quiet=False), ARCH, "tcg").split()
+
+
+def test_a_single_emulated_processor_does_without_a_timer_of_its_own(machine: Machine) -> None:
+    assert "nolapic_timer" in command_line(machine, ARCH, "tcg").split()
+    assert "nolapic_timer" not in command_line(machine, ARCH, "kvm").split()
+    assert "nolapic_timer" not in command_line(machine.replace(cpus=2), ARCH, "tcg").split()
+    assert "nolapic_timer" not in command_line(machine.replace(machine="pc"), ARCH, "tcg").split()
 
 
 def test_the_users_words_come_before_init(machine: Machine) -> None:
-    text = command_line(machine.replace(append=("a=1 b", "c"), arguments=("x",)), ARCH)
+    text = command_line(machine.replace(append=("a=1 b", "c"), arguments=("x",)), ARCH, "tcg")
     assert text.index("a=1 b c") < text.index("init=")
 
 
@@ -95,7 +102,7 @@ def test_what_no_command_line_can_hold_is_refused(
     machine: Machine, arguments: tuple[str, ...], why: str
 ) -> None:
     with pytest.raises(HostError, match=why):
-        command_line(machine.replace(arguments=arguments), ARCH)
+        command_line(machine.replace(arguments=arguments), ARCH, "tcg")
 
 
 @pytest.mark.parametrize(
