@@ -32,7 +32,7 @@ def once(command: Sequence[str]) -> float:
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         timeout=DEADLINE,
     )
     return time.perf_counter() - begin
@@ -69,11 +69,14 @@ def figures(runs: int) -> list[Figure]:
 
 
 def soak(count: int) -> None:
-    """Boot many times in a row. Raises what the first failure or hang raises."""
+    """Boot many times in a row. Exits with what the first that fails has said; a hang raises."""
     command = chrootvm(assets.kernel("bookworm"), assets.busybox_root(), "--", "true")
     times = []
     for number in range(1, count + 1):
-        times.append(once(command))
+        try:
+            times.append(once(command))
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"boot {number}: status {error.returncode}: {error.stderr.decode()}")
         if number % 10 == 0 or number == count:
             print(f"{number} boots: median {median(times):.2f} s, longest {max(times):.2f} s")
 

@@ -25,6 +25,7 @@ CHECKS: "tuple[tuple[str, Callable[[Patient], Finding | None]], ...]" = (
     ("command", rootchecks.command),
     ("/init", herechecks.init_program),
     ("virtiofsd", herechecks.server),
+    ("open files", herechecks.open_files),
     ("permissions", herechecks.permissions),
     ("overlay", herechecks.overlay),
     ("QEMU", herechecks.qemu),

@@ -28,12 +28,22 @@ def server(patient: Patient) -> Finding:
     return Finding("virtiofsd", OK, f"{dialect.program}, the one in {language}")
 
 
+def open_files(patient: Patient) -> Finding | None:
+    """Whether the guest can know of more files than virtiofsd may have open."""
+    limit = virtiofsd.most_open_files()
+    dialect = _dialect_if_any(patient)
+    without = dialect is None or (dialect.handles and os.geteuid() == 0)
+    if limit >= virtiofsd.ENOUGH_FILES or without:
+        return None
+    text = f"{limit} at most (ulimit -Hn): a guest that looks at more may see errors"
+    return Finding("open files", WARNING, text, "a higher limit, or the virtiofsd in Rust, as root")
+
+
 def permissions(patient: Patient) -> Finding | None:
     """Whether that virtiofsd may share what it shall."""
     directories = tuple(directory for _, directory in launch.directories(patient.machine))
-    try:
-        dialect = _dialect(patient)
-    except HostError:  # that is another check's
+    dialect = _dialect_if_any(patient)
+    if dialect is None:
         return None
     virtiofsd.check(dialect, directories, root=os.geteuid() == 0)
     shared = ", ".join(
@@ -89,6 +99,14 @@ def memory(patient: Patient) -> Finding:
     if wanted <= free:
         return Finding("memory", OK, text)
     return Finding("memory", WARNING, f"{text}: it may be killed", f"--memory {megabytes(free)}")
+
+
+def _dialect_if_any(patient: Patient) -> virtiofsd.Dialect | None:
+    """Return None where the check `server` says what is wrong."""
+    try:
+        return _dialect(patient)
+    except HostError:
+        return None
 
 
 def _dialect(patient: Patient) -> virtiofsd.Dialect:

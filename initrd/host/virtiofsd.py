@@ -5,6 +5,7 @@ by what they say of themselves, never by their path.
 """
 
 import os
+import resource
 import subprocess
 
 from initrd.host import sandbox
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ENOUGH_FILES = 500_000  # open at once; systemd gives 524,288 to all that it starts
 _ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
 
 
@@ -26,6 +28,7 @@ class Dialect(Record):
     program: str
     family: str  # `c` or `rust`
     readonly: bool = False  # it has a read-only mode of its own
+    handles: bool = False  # it can note what a file is, where others have it open all the time
 
 
 class Directory(Record):
@@ -55,7 +58,8 @@ def ask(program: str) -> Dialect:
 def understand(program: str, answer: str) -> Dialect:
     """Return what a program is that answers `--help` like this. Raises HostError."""
     if "--shared-dir" in answer:
-        return Dialect(program, "rust", readonly="--readonly" in answer)
+        handles = "--inode-file-handles" in answer
+        return Dialect(program, "rust", readonly="--readonly" in answer, handles=handles)
     if "-o source=" in answer:
         return Dialect(program, "c")
     raise HostError(
@@ -109,6 +113,12 @@ def check_dialect(dialect: Dialect, directory: Directory, *, root: bool) -> None
         )
 
 
+def most_open_files() -> int:
+    """Return how many files a virtiofsd may have open: it has one for each that the guest knows."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return ENOUGH_FILES if limit == resource.RLIM_INFINITY else limit
+
+
 def command(dialect: Dialect, directory: Directory, listen: str, source: str) -> tuple[str, ...]:
     """Return the command that shares `directory`, at the path `source`.
 
@@ -117,10 +127,12 @@ def command(dialect: Dialect, directory: Directory, listen: str, source: str) ->
     if dialect.family == "c":
         options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
         return (dialect.program, "-f", listen, "-o", options)
+    few = dialect.handles and most_open_files() < ENOUGH_FILES
     return (
         *(dialect.program, listen, f"--shared-dir={source}"),
         *("--announce-submounts", "--xattr", "--log-level=warn"),
         *(() if directory.writable else ("--readonly",)),
+        *(("--inode-file-handles=prefer",) if few else ()),
         # It cannot pivot into what is its root already; and there is nothing to shut it out of.
         *(("--sandbox=none",) if source == "/" else ()),
     )

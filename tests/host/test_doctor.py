@@ -1,6 +1,7 @@
 """--doctor: what it finds is what launching would say, and where that succeeds it finds nothing."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,17 @@ def test_more_memory_than_there_is_or_less_than_it_takes(
     machine: Machine, tmp_path: Path, size: int
 ) -> None:
     assert states(machine.replace(memory=size), tmp_path)["memory"] == WARNING
+
+
+def test_few_open_files_are_told_of_where_virtiofsd_needs_them(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 20_000
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert found(machine, tmp_path)["open files"].state == WARNING
+    assert "open files" not in states(machine.replace(virtiofsd="/nowhere"), tmp_path)
+    limit = resource.RLIM_INFINITY
+    assert "open files" not in states(machine, tmp_path)
 
 
 def test_a_kernel_without_modules(machine: Machine, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Two families of virtiofsd: told apart by what they say, and spoken to in their own words."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from initrd.host import sandbox
 from initrd.host.failure import HostError
 from initrd.host.virtiofsd import (
+    ENOUGH_FILES,
     Dialect,
     Directory,
     ask,
@@ -39,6 +41,11 @@ def program(folder: Path, script: str) -> str:
         pytest.param(C_HELP, Dialect("x", "c"), id="c"),
         pytest.param(RUST_HELP, Dialect("x", "rust", readonly=True), id="rust"),
         pytest.param(OLD_RUST_HELP, Dialect("x", "rust"), id="rust before --readonly"),
+        pytest.param(
+            f"{RUST_HELP}  --inode-file-handles <INODE_FILE_HANDLES>\n",
+            Dialect("x", "rust", readonly=True, handles=True),
+            id="rust as root",
+        ),
     ],
 )
 def test_the_dialect_is_what_the_help_says(answer: str, dialect: Dialect) -> None:
@@ -70,6 +77,23 @@ def test_rust_is_told_the_path_in_one_word() -> None:
     words = command(RUST, WRITABLE, "--fd=5", WRITABLE.path)
     assert words[:3] == ("/rust/virtiofsd", "--fd=5", "--shared-dir=/srv/a,b :c")
     assert "--readonly" not in words
+
+
+@pytest.mark.parametrize(
+    ("limit", "handles", "said"),
+    [
+        pytest.param(ENOUGH_FILES, True, False, id="enough files"),
+        pytest.param(20_000, True, True, id="few files"),
+        pytest.param(20_000, False, False, id="few files, and no such option"),
+        pytest.param(resource.RLIM_INFINITY, True, False, id="no limit"),
+    ],
+)
+def test_rust_holds_no_files_open_where_few_can_be(
+    monkeypatch: pytest.MonkeyPatch, limit: int, handles: bool, said: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, limit))
+    words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.path)
+    assert ("--inode-file-handles=prefer" in words) == said
 
 
 def test_rust_has_a_read_only_mode() -> None:
