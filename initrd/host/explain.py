@@ -4,6 +4,7 @@ import re
 
 from initrd.host.failure import HostError
 
+FAILED = "the boot failed"
 _MEMORY = re.compile(
     r"System is deadlocked on memory|Out of memory and no killable|too little memory"
     r"|Initramfs unpacking failed"
@@ -12,6 +13,7 @@ _RESET = re.compile(r"reset itself before its kernel")
 _SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most likely lacked memory
 _NO_MODULE = re.compile(r"no module \w+ in the image")
 _NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
+_WISH = re.compile(r"(cannot (?:run the command as|enter the directory) .*?): (.*)")
 _KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
 
@@ -23,7 +25,7 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
     what, _, hint = why.removeprefix("boot failed: ").partition("\n")
     if _MEMORY.search(why) or (_RESET.search(why) and memory < _SMALL):
         return HostError(
-            f"the boot failed: out of memory at {megabytes(memory)}",
+            f"{FAILED}: out of memory at {megabytes(memory)}",
             what,
             f"--memory {megabytes(2 * memory)}",
         )
@@ -33,7 +35,10 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
         hint = f"--modules DIR, the lib/modules/VERSION of {kernel}"
     if _NO_INITRAMFS.search(why):
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
-    return HostError("the boot failed", what, hint.removeprefix("try: "))
+    wish = _WISH.fullmatch(what)
+    if wish:  # the machine is all right, and what was asked for is not
+        return HostError(wish[1], wish[2])
+    return HostError(FAILED, what, hint.removeprefix("try: "))
 
 
 def out_of_memory(console: str, memory: int) -> str:

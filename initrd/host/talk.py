@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from initrd.host import bootlog
 from initrd.host.conversation import Conversation, Ends
-from initrd.host.explain import explain, out_of_memory
+from initrd.host.explain import FAILED, explain, out_of_memory
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch
 from initrd.host.loop import Loop
@@ -66,7 +66,7 @@ class Talk:
 
     def _explained(self, why: str) -> HostError:
         error = explain(why, self._launch.hardware.memory, self._launch.kernel)
-        said = self.machine.log.text
+        said = self.machine.log.text if error.what.startswith(FAILED) else ""
         kept = bootlog.keep(self._launch.logs, said) if said else ""
         seen = f" (the guest's console is kept in {kept})" if kept else ""
         return HostError(error.what, error.why + seen, error.hint)

@@ -71,6 +71,21 @@ def shell(script: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--chdir=/nope", "chrootvm: cannot enter the directory /nope: No such file or directory"),
+        ("--user=eve", "chrootvm: cannot run the command as eve: there is no user eve in"),
+    ],
+)
+def test_a_wish_that_the_root_cannot_grant_is_no_failed_boot(option: str, told: str) -> None:
+    status, out, errors = shell(f'"$@" {option} $R -- true')
+    assert (status, out) == (125, "")
+    assert errors.startswith(told)
+    assert errors.count("\n") == 1
+    assert "console" not in errors
+
+
 def test_standard_streams_that_are_closed() -> None:
     script = "echo out; cat; echo err >&2; exit 3"
     assert shell(f'"$@" $R -- sh -c "{script}" <&-') == (3, "out\n", "err\n")

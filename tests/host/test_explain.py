@@ -21,6 +21,12 @@ RESET = "the machine reset itself before its kernel said a word"
             "the boot failed: cannot mount x: no tag x\ntry: check the tag",
             id="the guest's own advice",
         ),
+        pytest.param(
+            "boot failed: cannot enter the directory /a: b: Not a directory",
+            1 << 30,
+            "cannot enter the directory /a: b: Not a directory",
+            id="a directory that was asked for",
+        ),
         pytest.param("it is off", 1 << 30, "the boot failed: it is off", id="no advice"),
         pytest.param(
             "the kernel panicked: System is deadlocked on memory",
