@@ -28,6 +28,7 @@ class Dialect(Record):
     program: str
     family: str  # `c` or `rust`
     readonly: bool = False  # it has a read-only mode of its own
+    killpriv: bool = False  # it can drop the privileges of files that are written to
     handles: bool = False  # it can note what a file is, where others have it open all the time
 
 
@@ -58,8 +59,13 @@ def ask(program: str) -> Dialect:
 def understand(program: str, answer: str) -> Dialect:
     """Return what a program is that answers `--help` like this. Raises HostError."""
     if "--shared-dir" in answer:
-        handles = "--inode-file-handles" in answer
-        return Dialect(program, "rust", readonly="--readonly" in answer, handles=handles)
+        return Dialect(
+            program,
+            "rust",
+            readonly="--readonly" in answer,
+            killpriv="--killpriv-v2" in answer,
+            handles="--inode-file-handles" in answer,
+        )
     if "-o source=" in answer:
         return Dialect(program, "c")
     raise HostError(
@@ -132,6 +138,8 @@ def command(dialect: Dialect, directory: Directory, listen: str, source: str) ->
         *(dialect.program, listen, f"--shared-dir={source}"),
         *("--announce-submounts", "--xattr", "--log-level=warn"),
         *(() if directory.writable else ("--readonly",)),
+        # Else the guest asks before each write whether the file has capabilities to be dropped.
+        *(("--killpriv-v2",) if dialect.killpriv and directory.writable else ()),
         *(("--inode-file-handles=prefer",) if few else ()),
         # It cannot pivot into what is its root already; and there is nothing to shut it out of.
         *(("--sandbox=none",) if source == "/" else ()),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,10 @@ echo changed >/mnt/file; echo appended >>$1/file
 cat $1/file
 poweroff -f
 """.strip()
+
+# capabilities(7), "File capability extended attribute versioning": version 2, CAP_NET_RAW.
+CAPABLE = struct.pack("<5I", 0x0200_0000, 1 << 13, 0, 0, 0)
+USER = 1000
 
 # Looks at each directory, and again when the host has changed it. What the guest may remember of
 # attributes and names is a second old at most; the guest's own clock says when that is over.
@@ -81,6 +86,28 @@ def test_a_read_only_share_is_so_on_the_host(
     assert status == 0
     assert "untouched" in output
     assert (state(data), state(root / "data")) == before
+
+
+def test_a_file_loses_its_privileges_when_a_user_writes_to_it(
+    family: tuple[str, str], data: Path, tmp_path: Path
+) -> None:
+    privileges = {"setuid": 0o4755, "cut setuid": 0o4755, "capable": 0o755, "cut capable": 0o755}
+    for name, mode in privileges.items():
+        path = data / name
+        path.write_text("content")
+        os.chown(path, USER, USER)
+        path.chmod(mode)
+        if "capable" in name:
+            os.setxattr(path, "security.capability", CAPABLE)
+    script = (
+        "cd /run/mnt/d; for f in setuid capable; do echo more >>$f; truncate -s 1 cut\\ $f; done"
+    )
+    words = ("--mount", "d", str(data), "--user", f"{USER}:{USER}", assets.busybox_root())
+    assert run(*family, *words, "--", "sh", "-c", script, folder=tmp_path) == (0, "", "")
+    for name in privileges:
+        assert (data / name).read_text() == ("c" if "cut" in name else "contentmore\n")
+        assert (data / name).stat().st_mode & 0o7777 == 0o755
+        assert os.listxattr(data / name) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

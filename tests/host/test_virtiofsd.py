@@ -44,7 +44,12 @@ def program(folder: Path, script: str) -> str:
         pytest.param(
             f"{RUST_HELP}  --inode-file-handles <INODE_FILE_HANDLES>\n",
             Dialect("x", "rust", readonly=True, handles=True),
-            id="rust as root",
+            id="rust with file handles",
+        ),
+        pytest.param(
+            f"{RUST_HELP}  --killpriv-v2\n",
+            Dialect("x", "rust", readonly=True, killpriv=True),
+            id="rust with killpriv",
         ),
     ],
 )
@@ -94,6 +99,15 @@ def test_rust_holds_no_files_open_where_few_can_be(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, limit))
     words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.path)
     assert ("--inode-file-handles=prefer" in words) == said
+
+
+@pytest.mark.parametrize(
+    ("killpriv", "directory", "said"),
+    [(True, WRITABLE, True), (True, READ_ONLY, False), (False, WRITABLE, False)],
+)
+def test_rust_drops_privileges_itself(killpriv: bool, directory: Directory, said: bool) -> None:
+    words = command(RUST.replace(killpriv=killpriv), directory, "--fd=5", directory.path)
+    assert ("--killpriv-v2" in words) == said
 
 
 def test_rust_has_a_read_only_mode() -> None:
