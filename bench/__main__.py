@@ -98,7 +98,7 @@ def host(runs: int) -> list[Figure]:
     starts = []
     with tempfile.TemporaryDirectory() as top:
         report = f"{top}/report"
-        for _ in range(runs * 2 + 1):
+        for _ in range(runs + 1):
             once(
                 [
                     sys.executable,
@@ -134,7 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     figures = []
     for measure in MEASURES if given.short else (*MEASURES, *LONG):
-        for figure in measure(1 if given.short else 5):
+        for figure in measure(1 if given.short else 3):
             print(figure.row(), flush=True)
             figures.append(asdict(figure) | {"met": figure.met})
     given.output.mkdir(parents=True, exist_ok=True)
