@@ -119,3 +119,12 @@ def test_refusing_touches_nothing(tmp_path: Path) -> None:
 def test_it_refuses_without_standard_streams() -> None:
     command = f"exec {INIT} <&- >&- 2>&-"
     assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 2
+
+
+def test_what_is_imported_ahead_of_python() -> None:
+    analysis = json.loads((FREEZE / "analysis.json").read_text())
+    order, session_order = analysis["order"], analysis["session_order"]
+    assert set(order).isdisjoint(session_order)
+    assert session_order[-1] == "initrd.guest.session"
+    assert {"initrd.guest.control", "initrd.guest.supervise"} <= set(session_order)
+    assert set(order + session_order) <= {name for name, _ in analysis["start"]}
