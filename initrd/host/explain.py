@@ -13,6 +13,7 @@ _RESET = re.compile(r"reset itself before its kernel")
 _SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most likely lacked memory
 _NO_MODULE = re.compile(r"no module \w+ in the image")
 _NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
+_NO_TARGET = re.compile(r"set init=PATH")
 _WISH = re.compile(r"(cannot (?:run the command as|enter the directory) .*?): (.*)")
 _KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
@@ -35,6 +36,8 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
         hint = f"--modules DIR, the lib/modules/VERSION of {kernel}"
     if _NO_INITRAMFS.search(why):
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
+    if _NO_TARGET.search(hint):
+        hint = "a program of the root: chrootvm ROOTFS INIT"
     wish = _WISH.fullmatch(what)
     if wish:  # the machine is all right, and what was asked for is not
         return HostError(wish[1], wish[2])

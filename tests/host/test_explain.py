@@ -27,6 +27,14 @@ RESET = "the machine reset itself before its kernel said a word"
             "cannot enter the directory /a: b: Not a directory",
             id="a directory that was asked for",
         ),
+        pytest.param(
+            "boot failed: cannot execute the target /a: it is a directory\n"
+            "try: set init=PATH to a program",
+            1 << 30,
+            "the boot failed: cannot execute the target /a: it is a directory\n"
+            "try: a program of the root: chrootvm ROOTFS INIT",
+            id="no such INIT",
+        ),
         pytest.param("it is off", 1 << 30, "the boot failed: it is off", id="no advice"),
         pytest.param(
             "the kernel panicked: System is deadlocked on memory",
