@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
-BROKEN = select.POLLERR  # always watched for: the other end of what we write to is closed
 
 
 class Loop:
