@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.figure import Figure
-from initrd.host.virtiofsd import most_open_files
+from initrd.host import openfiles
 from tests.boot import assets
 
 CHROOTVM = "scripts/chrootvm"
@@ -100,7 +100,7 @@ KINDS = (
 
 def full_size(family: str) -> Size:
     """Return what can be measured here: the one in C has all files open that the guest knows of."""
-    possible = (most_open_files() - RESERVED) // A_FOLDER
+    possible = (openfiles.limit() - RESERVED) // A_FOLDER
     return FULL if family == "rust" else Size(FULL.megabytes, min(FULL.folders, possible))
 
 

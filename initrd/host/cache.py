@@ -76,8 +76,8 @@ def _open_known(name: str, key: str) -> int | None:
         descriptor = os.open(known["image"], os.O_RDONLY | os.O_CLOEXEC)
         for path in (known["image"], f"{name}.json"):
             os.utime(path)  # the oldest are removed
-    except (OSError, ValueError, LookupError, TypeError):  # not there, or not written by us
-        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # not there, or not written by us
     return descriptor
 
 

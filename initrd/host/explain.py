@@ -14,7 +14,9 @@ _SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most li
 _NO_MODULE = re.compile(r"no module \w+ in the image")
 _NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
 _NO_TARGET = re.compile(r"set init=PATH")
-_WISH = re.compile(r"(cannot (?:run the command as|enter the directory) .*?): (.*)")
+_WISH = re.compile(
+    r"boot failed: (cannot (?:run the command as|enter the directory) .*): (.*)", re.S
+)
 _KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
 
@@ -23,6 +25,9 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
 
     `memory` is the guest's, in bytes; `kernel` the path of its kernel.
     """
+    wish = _WISH.fullmatch(why)
+    if wish:  # the machine is all right, and what was asked for is not
+        return HostError(*(words.replace("\n", "\\n") for words in wish.groups()))
     what, _, hint = why.removeprefix("boot failed: ").partition("\n")
     if _MEMORY.search(why) or (_RESET.search(why) and memory < _SMALL):
         return HostError(
@@ -38,9 +43,6 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     if _NO_TARGET.search(hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
-    wish = _WISH.fullmatch(what)
-    if wish:  # the machine is all right, and what was asked for is not
-        return HostError(wish[1], wish[2])
     return HostError(FAILED, what, hint.removeprefix("try: "))
 
 

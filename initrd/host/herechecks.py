@@ -3,11 +3,11 @@
 import os
 from functools import partial
 
-from initrd.host import launch, layerfile, locate, qemuprobe, virtiofsd
+from initrd.host import launch, layerfile, locate, openfiles, qemuprobe, virtiofsd
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.explain import megabytes
 from initrd.host.failure import HostError
-from initrd.host.finding import OK, WARNING, Finding, Patient
+from initrd.host.finding import MISSING, OK, WARNING, Finding, Patient
 from initrd.host.freememory import free_memory
 from initrd.host.image import read_init
 from initrd.host.machine import OVERLAY_IN_MEMORY
@@ -30,10 +30,13 @@ def server(patient: Patient) -> Finding:
 
 def open_files(patient: Patient) -> Finding | None:
     """Whether the guest can know of more files than virtiofsd may have open."""
-    limit = virtiofsd.most_open_files()
+    limit = openfiles.limit()
+    if limit < openfiles.LEAST:
+        text = f"{limit} at most (ulimit -Hn): virtiofsd needs more to start"
+        return Finding("open files", MISSING, text, "a higher limit")
     dialect = _dialect_if_any(patient)
-    without = dialect is None or (dialect.handles and os.geteuid() == 0)
-    if limit >= virtiofsd.ENOUGH_FILES or without:
+    without = dialect is None or (dialect.handles and openfiles.need_handles())
+    if limit >= openfiles.ENOUGH or without:
         return None
     text = f"{limit} at most (ulimit -Hn): a guest that looks at more may see errors"
     return Finding("open files", WARNING, text, "a higher limit, or the virtiofsd in Rust, as root")

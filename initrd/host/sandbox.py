@@ -9,7 +9,7 @@ from initrd.host.guarded import run_guarded
 from initrd.host.syscalls import enter_user_namespace, leave_mount_namespace
 
 _MAY = "may"
-_CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
+CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21  # include/uapi/linux/capability.h
 # A file below /proc/sys, the values in it with which the kernel refuses, and how to allow it.
 _SETTINGS = (
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
@@ -27,16 +27,16 @@ def why_no_namespaces(*, root: bool) -> str:
 
     An ordinary user needs a user namespace for that; `root` does not, unless it was deprived.
     """
-    if root and may_administer(_read("/proc/self/status")):
+    if root and may(CAP_SYS_ADMIN):
         return ""
     said = run_guarded(lambda: _try(root=root))
     return "" if said == _MAY else said or "it hangs"
 
 
-def may_administer(status: str) -> bool:
-    """Tell from /proc/PID/status whether a process has the capability CAP_SYS_ADMIN."""
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    return bool(int(fields.get("CapEff", "0"), 16) & _CAP_SYS_ADMIN)
+def may(capability: int, status: str = "/proc/self/status") -> bool:
+    """Tell from /proc/PID/status whether a process has a capability."""
+    fields = dict(line.split(":", 1) for line in _read(status).splitlines())
+    return bool(int(fields.get("CapEff", "0"), 16) & capability)
 
 
 def _try(*, root: bool) -> str:

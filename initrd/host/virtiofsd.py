@@ -5,11 +5,11 @@ by what they say of themselves, never by their path.
 """
 
 import os
-import resource
 import subprocess
 
 from initrd.host import sandbox
 from initrd.host.failure import HostError, reason
+from initrd.host.openfiles import need_handles
 from initrd.host.process import Program
 from initrd.host.syscalls import leave_mount_namespace, mount_read_only
 from initrd.record import Record
@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ENOUGH_FILES = 500_000  # open at once; systemd gives 524,288 to all that it starts
 _ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
 
 
@@ -67,7 +66,7 @@ def understand(program: str, answer: str) -> Dialect:
             handles="--inode-file-handles" in answer,
         )
     if "-o source=" in answer:
-        return Dialect(program, "c")
+        return Dialect(program, "c", killpriv="killpriv_v2" in answer)
     raise HostError(
         f"{program} is no virtiofsd",
         f"it answers --help with {answer.strip()[:60]!r}",
@@ -119,28 +118,24 @@ def check_dialect(dialect: Dialect, directory: Directory, *, root: bool) -> None
         )
 
 
-def most_open_files() -> int:
-    """Return how many files a virtiofsd may have open: it has one for each that the guest knows."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return ENOUGH_FILES if limit == resource.RLIM_INFINITY else limit
-
-
 def command(dialect: Dialect, directory: Directory, listen: str, source: str) -> tuple[str, ...]:
     """Return the command that shares `directory`, at the path `source`.
 
     `listen` is the option that says where: `--fd=N` or `--socket-path=PATH`.
     """
+    # Else the guest asks before each write whether the file has capabilities to be dropped, and a
+    # file that is cut to nothing when it is opened keeps its setuid bit.
+    killpriv = dialect.killpriv and directory.writable
     if dialect.family == "c":
         options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
+        options += ",killpriv_v2" if killpriv else ""
         return (dialect.program, "-f", listen, "-o", options)
-    few = dialect.handles and most_open_files() < ENOUGH_FILES
     return (
         *(dialect.program, listen, f"--shared-dir={source}"),
         *("--announce-submounts", "--xattr", "--log-level=warn"),
         *(() if directory.writable else ("--readonly",)),
-        # Else the guest asks before each write whether the file has capabilities to be dropped.
-        *(("--killpriv-v2",) if dialect.killpriv and directory.writable else ()),
-        *(("--inode-file-handles=prefer",) if few else ()),
+        *(("--killpriv-v2",) if killpriv else ()),
+        *(("--inode-file-handles=prefer",) if dialect.handles and need_handles() else ()),
         # It cannot pivot into what is its root already; and there is nothing to shut it out of.
         *(("--sandbox=none",) if source == "/" else ()),
     )

@@ -28,6 +28,12 @@ RESET = "the machine reset itself before its kernel said a word"
             id="a directory that was asked for",
         ),
         pytest.param(
+            "boot failed: cannot run the command as too little memory\ntry: b: there is no user b",
+            1 << 30,
+            "cannot run the command as too little memory\\ntry: b: there is no user b",
+            id="odd names",
+        ),
+        pytest.param(
             "boot failed: cannot execute the target /a: it is a directory\n"
             "try: set init=PATH to a program",
             1 << 30,

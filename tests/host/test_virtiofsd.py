@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host import sandbox
+from initrd.host import openfiles, sandbox
 from initrd.host.failure import HostError
 from initrd.host.virtiofsd import (
-    ENOUGH_FILES,
     Dialect,
     Directory,
     ask,
@@ -39,6 +38,11 @@ def program(folder: Path, script: str) -> str:
     ("answer", "dialect"),
     [
         pytest.param(C_HELP, Dialect("x", "c"), id="c"),
+        pytest.param(
+            f"{C_HELP}  -o killpriv_v2/no_killpriv_v2\n",
+            Dialect("x", "c", killpriv=True),
+            id="c with killpriv",
+        ),
         pytest.param(RUST_HELP, Dialect("x", "rust", readonly=True), id="rust"),
         pytest.param(OLD_RUST_HELP, Dialect("x", "rust"), id="rust before --readonly"),
         pytest.param(
@@ -87,7 +91,7 @@ def test_rust_is_told_the_path_in_one_word() -> None:
 @pytest.mark.parametrize(
     ("limit", "handles", "said"),
     [
-        pytest.param(ENOUGH_FILES, True, False, id="enough files"),
+        pytest.param(openfiles.ENOUGH, True, False, id="enough files"),
         pytest.param(20_000, True, True, id="few files"),
         pytest.param(20_000, False, False, id="few files, and no such option"),
         pytest.param(resource.RLIM_INFINITY, True, False, id="no limit"),
@@ -97,17 +101,29 @@ def test_rust_holds_no_files_open_where_few_can_be(
     monkeypatch: pytest.MonkeyPatch, limit: int, handles: bool, said: bool
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, limit))
+    monkeypatch.setattr(sandbox, "may", lambda _: True)
     words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.path)
     assert ("--inode-file-handles=prefer" in words) == said
+
+
+def test_handles_are_not_for_whoever_may_not_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
+    monkeypatch.setattr(sandbox, "may", lambda _: False)
+    words = command(RUST.replace(handles=True), WRITABLE, "--fd=5", WRITABLE.path)
+    assert "--inode-file-handles=prefer" not in words
 
 
 @pytest.mark.parametrize(
     ("killpriv", "directory", "said"),
     [(True, WRITABLE, True), (True, READ_ONLY, False), (False, WRITABLE, False)],
 )
-def test_rust_drops_privileges_itself(killpriv: bool, directory: Directory, said: bool) -> None:
+def test_privileges_are_dropped_by_virtiofsd(
+    killpriv: bool, directory: Directory, said: bool
+) -> None:
     words = command(RUST.replace(killpriv=killpriv), directory, "--fd=5", directory.path)
     assert ("--killpriv-v2" in words) == said
+    words = command(C.replace(killpriv=killpriv), directory, "--fd=5", "/proc/self/fd/6")
+    assert words[-1].endswith(",killpriv_v2") == said
 
 
 def test_rust_has_a_read_only_mode() -> None:
@@ -176,7 +192,12 @@ def test_what_the_kernel_refuses_is_told_with_what_may_help(tmp_path: Path) -> N
     assert "CAP_SYS_ADMIN" in sandbox.advice(root=True)
 
 
-def test_a_root_that_was_deprived_is_not_taken_for_one_that_may_mount() -> None:
-    assert sandbox.may_administer("Name:\tx\nCapEff:\t000001ffffffffff\n")
-    assert not sandbox.may_administer("Name:\tx\nCapEff:\t00000000a80425fb\n")
-    assert not sandbox.may_administer("")
+def test_a_root_that_was_deprived_is_known_by_its_capabilities(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    assert not sandbox.may(sandbox.CAP_SYS_ADMIN, str(status))
+    status.write_text("Name:\tx\nCapEff:\t000001ffffffffff\n")
+    assert sandbox.may(sandbox.CAP_SYS_ADMIN, str(status))
+    assert sandbox.may(sandbox.CAP_DAC_READ_SEARCH, str(status))
+    status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")  # as in a container
+    assert not sandbox.may(sandbox.CAP_SYS_ADMIN, str(status))
+    assert not sandbox.may(sandbox.CAP_DAC_READ_SEARCH, str(status))
