@@ -103,7 +103,9 @@ def test_what_has_just_been_written_may_still_change_unseen(workshop: Workshop) 
     assert not workshop.cache.exists()
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"inputs": {}}', "[]"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", '{"inputs": {}}', "[]", '{"key": "key", "inputs": []}', "[" * 100_000]
+)
 def test_a_damaged_note_is_no_reason_to_stop(workshop: Workshop, damage: str) -> None:
     workshop.open()
     for note in workshop.cache.glob("*.json"):
