@@ -224,11 +224,12 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
     readonly = {share.tag for share in shares if not share.writable}
     if root.kind == "virtiofs" and not root.writable:
         readonly.add(root.source)
-    targets: list[str] = []
+    places: set[str] = set()
     for share in shares:
-        if share.target in targets:  # the one below would be hidden without a word
+        place = "/".join(part for part in share.target.split("/") if part not in ("", "."))
+        if place in places:  # the one below would be hidden without a word
             raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
-        targets.append(share.target)
+        places.add(place)
         if share.writable and share.tag in readonly:  # a tag is one file system, which is either
             raise CmdlineError(
                 f"mount={share.tag}: the tag is mounted read-only elsewhere, and would be here "

@@ -202,7 +202,9 @@ def test_a_tag_for_both_reading_and_writing_is_refused(text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["mount=a:/x mount-ro=b:/x", "mount=a mount=b:/run/mnt/a"])
+@pytest.mark.parametrize(
+    "text", ["mount=a:/x mount-ro=b:/x", "mount=a mount=b:/run/mnt/a", "mount=a:/x mount=b:/./x//"]
+)
 def test_two_shares_at_one_place_are_refused(text: str) -> None:
     with pytest.raises(CmdlineError, match="mount=b: another share is at /"):
         parse(text)
