@@ -8,10 +8,8 @@ this hour. A figure over its budget is marked and fails nothing.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,12 +28,7 @@ BLOCKS = 4096  # of 64 KiB each, through a command's standard output
 
 def seconds(command: Sequence[str], runs: int) -> float:
     """Return the median wall-clock time of a command in seconds, after one run to warm up."""
-    times, null = [], subprocess.DEVNULL
-    for _ in range(runs + 1):
-        begin = time.perf_counter()
-        subprocess.run(command, check=True, stdin=null, stdout=null, stderr=null)
-        times.append(time.perf_counter() - begin)
-    return median(times[1:])
+    return median([once(command) for _ in range(runs + 1)][1:])
 
 
 def start_of_init(_runs: int) -> list[Figure]:
@@ -95,21 +88,11 @@ def commands(runs: int) -> list[Figure]:
 
 def host(runs: int) -> list[Figure]:
     """Time what chrootvm does before QEMU, by its own reports; one run to warm up the caches."""
-    starts = []
+    starts, chrootvm = [], [sys.executable, whole.CHROOTVM]
     with tempfile.TemporaryDirectory() as top:
         report = f"{top}/report"
         for _ in range(runs + 1):
-            once(
-                [
-                    sys.executable,
-                    whole.CHROOTVM,
-                    "--report",
-                    report,
-                    assets.busybox_root(),
-                    "--",
-                    "true",
-                ]
-            )
+            once([*chrootvm, "--report", report, assets.busybox_root(), "--", "true"])
             phases = json.loads(Path(report).read_text())["phases"]
             starts += [phase["start_ms"] / 1000 for phase in phases if phase["name"] == KERNEL]
     return [Figure("execve of chrootvm to that of QEMU", median(starts[1:]), "s", 0.15)]
