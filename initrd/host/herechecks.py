@@ -7,7 +7,7 @@ from initrd.host import launch, layerfile, locate, openfiles, qemuprobe, virtiof
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.explain import megabytes
 from initrd.host.failure import HostError
-from initrd.host.finding import MISSING, OK, WARNING, Finding, Patient
+from initrd.host.finding import OK, WARNING, Finding, Patient
 from initrd.host.freememory import free_memory
 from initrd.host.image import read_init
 from initrd.host.machine import OVERLAY_IN_MEMORY
@@ -31,9 +31,6 @@ def server(patient: Patient) -> Finding:
 def open_files(patient: Patient) -> Finding | None:
     """Whether the guest can know of more files than virtiofsd may have open."""
     limit = openfiles.limit()
-    if limit < openfiles.LEAST:
-        text = f"{limit} at most (ulimit -Hn): virtiofsd needs more to start"
-        return Finding("open files", MISSING, text, "a higher limit")
     dialect = _dialect_if_any(patient)
     without = dialect is None or (dialect.handles and openfiles.need_handles())
     if limit >= openfiles.ENOUGH or without:

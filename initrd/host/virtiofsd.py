@@ -7,9 +7,8 @@ by what they say of themselves, never by their path.
 import os
 import subprocess
 
-from initrd.host import sandbox
+from initrd.host import openfiles, sandbox
 from initrd.host.failure import HostError, reason
-from initrd.host.openfiles import need_handles
 from initrd.host.process import Program
 from initrd.host.syscalls import leave_mount_namespace, mount_read_only
 from initrd.record import Record
@@ -77,6 +76,9 @@ def understand(program: str, answer: str) -> Dialect:
 def check(dialect: Dialect, directories: "Iterable[Directory]", *, root: bool) -> None:
     """Raise HostError unless this virtiofsd can share these. `root`: whether we are root."""
     shared = tuple(directories)
+    if dialect.family == "rust" and openfiles.limit() < openfiles.LEAST:
+        why = f"only {openfiles.limit()} files may be open (ulimit -Hn), which is too few for it"
+        raise HostError(f"cannot start {dialect.program}", why, "a higher limit")
     for directory in shared:
         _check_access(directory)
         check_dialect(dialect, directory, root=root)
@@ -135,7 +137,7 @@ def command(dialect: Dialect, directory: Directory, listen: str, source: str) ->
         *("--announce-submounts", "--xattr", "--log-level=warn"),
         *(() if directory.writable else ("--readonly",)),
         *(("--killpriv-v2",) if killpriv else ()),
-        *(("--inode-file-handles=prefer",) if dialect.handles and need_handles() else ()),
+        *(("--inode-file-handles=prefer",) if dialect.handles and openfiles.need_handles() else ()),
         # It cannot pivot into what is its root already; and there is nothing to shut it out of.
         *(("--sandbox=none",) if source == "/" else ()),
     )

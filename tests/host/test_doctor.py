@@ -163,7 +163,7 @@ def test_few_open_files_are_told_of_where_virtiofsd_needs_them(
     assert found(machine, tmp_path)["open files"].state == WARNING
     assert "open files" not in states(machine.replace(virtiofsd="/nowhere"), tmp_path)
     limit = 60
-    assert found(machine, tmp_path)["open files"].state == MISSING
+    assert found(machine, tmp_path)["permissions"].state == MISSING
     limit = resource.RLIM_INFINITY
     assert "open files" not in states(machine, tmp_path)
 
