@@ -38,11 +38,17 @@ class Loop:
         return True
 
     def _turn(self, milliseconds: int) -> None:
+        """Wait once. Each descriptor is in one entry of poll(2), whoever waits for it.
+
+        With two entries for one port, its driver (virtio_console) may find new data for the second,
+        which has not asked for it; the interrupt then finds nothing new, and nobody is woken.
+        """
         wanted = [(watcher, watcher.wants()) for watcher in self.watchers]
-        files = [file for _, wants in wanted for file in wants]
-        ready: dict[int, int] = {}
-        for fd, events in poll(files, milliseconds):
-            ready[fd] = ready.get(fd, 0) | events
+        files: dict[int, int] = {}
+        for _, wants in wanted:
+            for fd, events in wants:
+                files[fd] = files.get(fd, 0) | events
+        ready = dict(poll(list(files.items()), milliseconds))
         for watcher, wants in wanted:
             if any(fd in ready for fd, _ in wants):
                 watcher.act(ready)
