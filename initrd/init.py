@@ -174,7 +174,7 @@ class Boot:
             sys.__excepthook__(type(error), error, error.__traceback__)
         self.log.fail(explain(error))
         if self.session:
-            self.session.fail(explain(error))
+            self.session.fail(error)
         give_up(self.kernel, self.log, self.failure)
 
 

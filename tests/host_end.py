@@ -85,7 +85,7 @@ class Host:
         return True
 
     def last_message(self, seconds: float = DEADLINE) -> str:
-        """Return `exit N`, `signal N` or `failed TEXT`, when every byte announced has come."""
+        """Return the last message, `exit N` or another, when every byte announced has come."""
         deadline = time.monotonic() + seconds
         while not (self._last() and self._has_all()):
             if time.monotonic() > deadline or not self.read(0.1):
@@ -94,7 +94,7 @@ class Host:
         return self._last()
 
     def _last(self) -> str:
-        words = ("exit", "signal", "failed")
+        words = ("exit", "signal", "failed", "refused")
         return next((text for text in self.messages if text.split(" ")[0] in words), "")
 
     def _has_all(self) -> bool:

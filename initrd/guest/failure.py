@@ -28,6 +28,10 @@ class BootError(Exception):
         return f"{self.what}: {self.why}" + (f"\ntry: {self.hint}" if self.hint else "")
 
 
+class WishError(BootError):
+    """The root lacks what the command was to have: its user, its directory. The boot went well."""
+
+
 class Failure(Record):
     """What a failed boot does, and whether there is a root to run a shell from."""
 
@@ -37,6 +41,8 @@ class Failure(Record):
 
 def explain(error: BaseException) -> str:
     """Return what the user reads of any error: one or two lines, never a traceback."""
+    if isinstance(error, WishError):
+        return str(error)
     if isinstance(error, BootError):
         return f"boot failed: {error}"
     return f"boot failed: {type(error).__name__}: {error}\ntry: boot with 'debug' to see where"

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+ENTER = "enter the directory"
 EXECUTE = "execute"
 _SHELL = b"/bin/sh"
 # What lets a search through PATH go on with the next directory, as glibc's execvp(3) does.
@@ -101,7 +102,7 @@ def _become(what: Launch, report: int) -> "NoReturn":
         if what.user:
             step, path = "become user", str(what.user.uid).encode()
             _become_user(what.user)
-        step, path = "enter the directory", what.cwd
+        step, path = ENTER, what.cwd
         os.chdir(what.cwd)
         step, path = EXECUTE, what.argv[0]
         os.umask(0o022)

@@ -9,8 +9,8 @@ import posix as os
 from initrd.cmdline import COMMAND_FILE
 from initrd.command import Command, CommandError, load
 from initrd.guest.control import Control
-from initrd.guest.failure import BootError, reason
-from initrd.guest.launch import EXECUTE, Launch, NotStarted, status_of, why_not
+from initrd.guest.failure import BootError, WishError, explain, reason
+from initrd.guest.launch import ENTER, EXECUTE, Launch, NotStarted, status_of, why_not
 from initrd.guest.loop import Loop
 from initrd.guest.ports import open_ports
 from initrd.guest.processes import Processes
@@ -68,12 +68,13 @@ class Session:
         self._kernel.power_off()
         raise BootError("cannot power off", "reboot(2) has returned")
 
-    def fail(self, text: str) -> None:
+    def fail(self, error: Exception) -> None:
         """Tell the host why there will be no status. Raises nothing: this is the last resort."""
+        word = "refused" if isinstance(error, WishError) else "failed"
         try:
-            self._tell("failed", text, _NOTING_SECONDS)
-        except Exception as error:  # whatever it is, the console has told the reason
-            self._log.warn(f"cannot tell the host: {type(error).__name__}: {error}")
+            self._tell(word, explain(error), _NOTING_SECONDS)
+        except Exception as silenced:  # whatever it is, the console has told the reason
+            self._log.warn(f"cannot tell the host: {type(silenced).__name__}: {silenced}")
 
     def _read_command(self) -> Command:
         data = self._kernel.read_bytes(COMMAND_FILE)
@@ -92,7 +93,7 @@ class Session:
             user = find_user(command.user, passwd, group)
         except UserError as error:
             name = decode(command.user)
-            raise BootError(f"cannot run the command as {name}", str(error)) from error
+            raise WishError(f"cannot run the command as {name}", str(error)) from error
         streams.give_to(user)
         environ = environment(command.environ, user, terminal=bool(command.tty))
         return Launch(
@@ -105,8 +106,9 @@ class Session:
             return supervisor.run(what)
         except NotStarted as failure:
             if failure.step != EXECUTE:
+                kind = WishError if failure.step == ENTER else BootError
                 what_failed = f"cannot {failure.step} {decode(failure.path)}"
-                raise BootError(what_failed, os.strerror(failure.number)) from failure
+                raise kind(what_failed, os.strerror(failure.number)) from failure
             self._host.send("warning", why_not(failure, what))
             supervisor.finish()
             return f"exit {status_of(failure)}"

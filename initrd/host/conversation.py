@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "initrd."
 CONTROL = "initrd.control"
+_LAST = ("exit", "signal", "failed", "refused")  # messages
 _INPUTS = ("control", "stdin")
 _LONGEST = 1 << 16  # bytes of a message; there is none of that size
 
@@ -67,8 +68,13 @@ class Conversation:
         """Why there is no status, when the guest said so."""
         return self.last[1] if self.last and self.last[0] == "failed" else ""
 
+    @property
+    def refusal(self) -> str:
+        """What was asked for the command that the root does not have, when the guest said so."""
+        return self.last[1] if self.last and self.last[0] == "refused" else ""
+
     def status(self) -> int:
-        """Return the exit status of the command, when it is over and there is no failure."""
+        """Return the exit status of the command, when it is over and was neither of these."""
         word, text = self.last or ("exit", "")
         return _number(text) & 0xFF if word == "exit" else 128 + _number(text) % 128
 
@@ -142,7 +148,7 @@ class Conversation:
         elif word == "eof":
             name, _, count = text.partition(" ")
             self._announced.setdefault(name, _number(count))
-        elif word in ("exit", "signal", "failed") and self.last is None:
+        elif word in _LAST and self.last is None:
             self.last = (word, unescape(text))
 
 

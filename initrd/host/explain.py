@@ -4,7 +4,7 @@ import re
 
 from initrd.host.failure import HostError
 
-FAILED = "the boot failed"
+_FAILED = "the boot failed"
 _MEMORY = re.compile(
     r"System is deadlocked on memory|Out of memory and no killable|too little memory"
     r"|Initramfs unpacking failed"
@@ -14,9 +14,6 @@ _SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most li
 _NO_MODULE = re.compile(r"no module \w+ in the image")
 _NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
 _NO_TARGET = re.compile(r"set init=PATH")
-_WISH = re.compile(
-    r"boot failed: (cannot (?:run the command as|enter the directory) .*): (.*)", re.S
-)
 _KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
 
 
@@ -25,13 +22,10 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
 
     `memory` is the guest's, in bytes; `kernel` the path of its kernel.
     """
-    wish = _WISH.fullmatch(why)
-    if wish:  # the machine is all right, and what was asked for is not
-        return HostError(*(words.replace("\n", "\\n") for words in wish.groups()))
     what, _, hint = why.removeprefix("boot failed: ").partition("\n")
     if _MEMORY.search(why) or (_RESET.search(why) and memory < _SMALL):
         return HostError(
-            f"{FAILED}: out of memory at {megabytes(memory)}",
+            f"{_FAILED}: out of memory at {megabytes(memory)}",
             what,
             f"--memory {megabytes(2 * memory)}",
         )
@@ -43,7 +37,16 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     if _NO_TARGET.search(hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
-    return HostError(FAILED, what, hint.removeprefix("try: "))
+    return HostError(_FAILED, what, hint.removeprefix("try: "))
+
+
+def refused(text: str) -> HostError:
+    """Return the error for what a command was to have and the root has not, in the guest's words.
+
+    Names are the user's, and may hold anything: it stays one line.
+    """
+    what, _, why = text.replace("\n", "\\n").partition(": ")
+    return HostError(what, why)
 
 
 def out_of_memory(console: str, memory: int) -> str:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from initrd.host import bootlog
 from initrd.host.conversation import Conversation, Ends
-from initrd.host.explain import FAILED, explain, out_of_memory
+from initrd.host.explain import explain, out_of_memory, refused
 from initrd.host.failure import HostError
 from initrd.host.launch import Launch
 from initrd.host.loop import Loop
@@ -47,6 +47,8 @@ class Talk:
             raise self._explained(self._why_it_ended())
         if self.guest.failure:
             raise self._explained(self.guest.failure)
+        if self.guest.refusal:
+            raise refused(self.guest.refusal)
         status = self.guest.status()
         memory = self._out_of_memory() if status == _KILLED else ""
         if memory:
@@ -66,7 +68,7 @@ class Talk:
 
     def _explained(self, why: str) -> HostError:
         error = explain(why, self._launch.hardware.memory, self._launch.kernel)
-        said = self.machine.log.text if error.what.startswith(FAILED) else ""
+        said = self.machine.log.text
         kept = bootlog.keep(self._launch.logs, said) if said else ""
         seen = f" (the guest's console is kept in {kept})" if kept else ""
         return HostError(error.what, error.why + seen, error.hint)

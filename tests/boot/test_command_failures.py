@@ -13,18 +13,26 @@ TRUE = Command((b"true",))
 
 
 @pytest.mark.parametrize(
-    ("command", "append", "words"),
+    ("command", "append", "told", "words"),
     [
-        pytest.param(TRUE, "rootfs=other", ("other", "no tag"), id="no such tag"),
-        pytest.param(TRUE.replace(user=b"eve"), "", ("eve", "/etc/passwd"), id="no such user"),
-        pytest.param(TRUE.replace(cwd=b"/nowhere"), "", ("/nowhere", "No such file"), id="cwd"),
+        pytest.param(TRUE, "rootfs=other", "failed boot failed: ", ("other", "no tag"), id="tag"),
+        pytest.param(
+            TRUE.replace(user=b"eve"), "", "refused cannot run", ("eve", "/etc/passwd"), id="user"
+        ),
+        pytest.param(
+            TRUE.replace(cwd=b"/nowhere"),
+            "",
+            "refused cannot enter",
+            ("/nowhere", "No such"),
+            id="cwd",
+        ),
     ],
 )
 def test_the_host_is_told(
-    command: Command, append: str, words: tuple[str, ...], tmp_path: Path
+    command: Command, append: str, told: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     ended = run(command, str(tmp_path), append=f"initrd.timeout=1 {append}")
-    assert ended.message.startswith("failed boot failed: ")
+    assert ended.message.startswith(told)
     for word in words:
         assert word in ended.message
         assert word in ended.console

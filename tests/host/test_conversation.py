@@ -108,6 +108,15 @@ def test_a_failure_is_a_reason_and_not_a_status(guest: Guest) -> None:
     assert guest.host.failure == "cannot mount data: no tag\ntry: another\\tag"
 
 
+def test_a_refusal_is_no_failure(guest: Guest) -> None:
+    guest.says(
+        "refused cannot run the command as \\n: no such user", "eof stdout 0", "eof stderr 0"
+    )
+    assert guest.host.over
+    assert guest.host.refusal == "cannot run the command as \n: no such user"
+    assert guest.host.failure == ""
+
+
 def test_only_the_first_last_message_counts(guest: Guest) -> None:
     guest.says("eof stdout 0", "eof stderr 0", "exit 1", "exit 2", "failed")
     assert guest.host.status() == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.host import bootlog
-from initrd.host.explain import explain, out_of_memory
+from initrd.host.explain import explain, out_of_memory, refused
 
 KERNEL = "/boot/vmlinuz-6"
 RESET = "the machine reset itself before its kernel said a word"
@@ -20,18 +20,6 @@ RESET = "the machine reset itself before its kernel said a word"
             1 << 30,
             "the boot failed: cannot mount x: no tag x\ntry: check the tag",
             id="the guest's own advice",
-        ),
-        pytest.param(
-            "boot failed: cannot enter the directory /a: b: Not a directory",
-            1 << 30,
-            "cannot enter the directory /a: b: Not a directory",
-            id="a directory that was asked for",
-        ),
-        pytest.param(
-            "boot failed: cannot run the command as too little memory\ntry: b: there is no user b",
-            1 << 30,
-            "cannot run the command as too little memory\\ntry: b: there is no user b",
-            id="odd names",
         ),
         pytest.param(
             "boot failed: cannot execute the target /a: it is a directory\n"
@@ -81,6 +69,15 @@ RESET = "the machine reset itself before its kernel said a word"
 )
 def test_a_failed_boot_is_explained(why: str, memory: int, told: str) -> None:
     assert str(explain(why, memory, KERNEL)) == told
+
+
+def test_what_the_root_has_not_is_one_line_whatever_its_name() -> None:
+    assert str(refused("cannot enter the directory /a: b: Not a directory")) == (
+        "cannot enter the directory /a: b: Not a directory"
+    )
+    assert str(refused("cannot run the command as x\ntry: b: there is no user b")) == (
+        "cannot run the command as x\\ntry: b: there is no user b"
+    )
 
 
 def test_what_the_kernel_killed_for_memory_is_named() -> None:
