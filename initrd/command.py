@@ -5,6 +5,7 @@ next to nothing, because `/init` pays for every import.
 """
 
 from initrd.record import Record
+from initrd.values import natural
 
 HEADER = b"initrd-command 1"
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
@@ -102,9 +103,11 @@ def _digits(text: bytes) -> tuple[int, ...]:
 
 def _size(text: bytes) -> tuple[int, int]:
     words = text.split(b" ")
-    if len(words) != 2 or not all(word.isdigit() and int(word) < 1 << 16 for word in words):
+    numbers = [natural(word.decode("latin-1")) for word in words]
+    found = [number for number in numbers if number is not None and number < 1 << 16]
+    if len(words) != 2 or len(found) != 2:
         raise CommandError(f"size={text!r}: write ROWS COLUMNS")
-    return int(words[0]), int(words[1])
+    return found[0], found[1]
 
 
 def escape(text: str) -> str:

@@ -6,7 +6,7 @@ The boot, told as a story. Each step is a call; what it decides and does is in `
 import sys
 
 import initrd
-from initrd.cmdline import COMMAND_FILE, BootOptions, CmdlineError, Share, onfail_of, parse
+from initrd.cmdline import onfail_of, parse
 from initrd.guest.console import Log
 from initrd.guest.execute import execute
 from initrd.guest.failure import BootError, Failure, explain, give_up
@@ -17,6 +17,7 @@ from initrd.guest.refusal import refusal
 from initrd.guest.runtime import add_network, import_session
 from initrd.guest.shares import mount_share
 from initrd.guest.switchroot import free_initramfs, move_api_mounts, switch_root
+from initrd.options import COMMAND_FILE, BootOptions, CmdlineError, Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,18 +5,10 @@ import string
 
 import pytest
 
-from initrd.cmdline import (
-    BootOptions,
-    CmdlineError,
-    Root,
-    Share,
-    Word,
-    onfail_of,
-    parse,
-    quote,
-    render,
-    split,
-)
+from initrd.cmdline import onfail_of, parse
+from initrd.host.rendering import quote, render
+from initrd.options import BootOptions, CmdlineError, Root, Share
+from initrd.quoting import Word, split
 
 
 @pytest.mark.parametrize(

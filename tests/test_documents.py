@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from initrd import cmdline
+from initrd import options
 from initrd.host.arguments import OPTIONS
 
 TOP = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ def understood() -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(read("initrd/cmdline.py"))):
         called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if isinstance(node, ast.Call) and called in ("_last", "_parse_choice"):
+        if isinstance(node, ast.Call) and called in ("last", "choice"):
             names.update(constants(node.args[1]))
         if isinstance(node, ast.Call) and called.endswith(".is_flag"):
             names.update(name for part in node.args for name in constants(part))
@@ -62,7 +62,7 @@ def test_the_manual_explains_every_kernel_option() -> None:
 def test_every_kernel_option_that_becomes_a_variable_is_kept_from_the_target() -> None:
     variables = {name for name in understood() if "." not in name}
     kernels_own = {"debug", "root", "init", "ro", "rw"}
-    assert variables - kernels_own == {word.replace("_", "-") for word in cmdline.OUR_WORDS}
+    assert variables - kernels_own == {word.replace("_", "-") for word in options.OUR_WORDS}
 
 
 def chrootvm_options() -> set[str]:

@@ -15,9 +15,9 @@ from initrd.guest.waiting import wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from initrd.cmdline import Root
     from initrd.guest.kernel import Kernel
     from initrd.guest.superblock import Superblock
+    from initrd.options import Root
 
 # What a driver answers when the device does not hold its file system; or there is no such driver.
 _NOT_MINE = (errno.EINVAL, errno.ENODEV)

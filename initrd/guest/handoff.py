@@ -2,10 +2,10 @@
 
 import posix
 
-from initrd.cmdline import OUR_WORDS
 from initrd.guest.execute import taken
 from initrd.guest.failure import BootError
 from initrd.guest.text import encode
+from initrd.options import OUR_WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ Sources: the kernel's `Documentation/filesystems/overlayfs.rst` and `tmpfs.rst`.
 
 import errno
 
-from initrd.cmdline import DEFAULT_OVERLAY_SIZE
 from initrd.guest.console import Log
 from initrd.guest.execute import execute
 from initrd.guest.failure import BootError
 from initrd.guest.plan import SYSROOT
 from initrd.guest.steps import MS_BIND, MS_NOATIME, Mount, Move, Step
 from initrd.guest.treesteps import Directory, DirectoryLike
+from initrd.options import DEFAULT_OVERLAY_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from initrd.cmdline import BootOptions
     from initrd.guest.kernel import Kernel
+    from initrd.options import BootOptions
 
 LOWER = "/rom"  # the root as it was, read-only
 LAYER = "/overlay"  # the one file system that holds both of these

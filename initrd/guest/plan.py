@@ -1,6 +1,5 @@
 """What a boot does, decided without touching anything: functions from facts to steps."""
 
-from initrd.cmdline import Share
 from initrd.guest.steps import (
     MS_NODEV,
     MS_NOEXEC,
@@ -13,6 +12,7 @@ from initrd.guest.steps import (
     Symlink,
     Unmount,
 )
+from initrd.options import Share
 
 SYSROOT = "/sysroot"
 # The API mounts that move into the new root. /dev/pts and /dev/shm move along with /dev.

@@ -5,10 +5,10 @@ import posix as os
 
 from initrd.guest import _syscalls
 from initrd.guest.launch import Launch, launch
+from initrd.values import natural
 
 _SPARED = "/run/sendsigs.omit.d"
 _LONGEST_LIST = 1 << 16  # bytes
-_MOST_DIGITS = 10  # of a process; int() raises for thousands of them
 
 
 class Processes:
@@ -80,7 +80,8 @@ def spared(directory: str) -> "frozenset[int]":
     words: list[bytes] = []
     for name in _names(directory):
         words += _read_list(f"{directory}/{name}").split()
-    return frozenset(int(word) for word in words if word.isdigit() and len(word) <= _MOST_DIGITS)
+    numbers = (natural(word.decode("latin-1")) for word in words)
+    return frozenset(number for number in numbers if number is not None)
 
 
 def _read_list(path: str) -> bytes:

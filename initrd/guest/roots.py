@@ -5,16 +5,16 @@ anything is found out first, so that a mistake changes nothing. Each kind of roo
 where it is asked for.
 """
 
-from initrd.cmdline import Share
 from initrd.guest.console import Log
 from initrd.guest.failure import BootError
 from initrd.guest.plan import SYSROOT, share_mount
 from initrd.guest.shares import mount_share
+from initrd.options import Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from initrd.cmdline import BootOptions
     from initrd.guest.kernel import Kernel
+    from initrd.options import BootOptions
 
 
 def mount_root(options: "BootOptions", kernel: "Kernel", log: Log) -> None:

@@ -6,7 +6,6 @@ so that nothing is needed of the initramfs or of /dev afterwards. See `docs/comm
 
 import posix as os
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.command import Command, CommandError, load
 from initrd.guest.control import Control
 from initrd.guest.failure import BootError, WishError, explain, reason
@@ -20,6 +19,7 @@ from initrd.guest.streams import Streams
 from initrd.guest.supervise import Supervisor
 from initrd.guest.text import decode
 from initrd.guest.users import UserError, environment, find_user, host_name
+from initrd.options import COMMAND_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

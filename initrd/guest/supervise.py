@@ -9,6 +9,7 @@ import posix as os
 from initrd.guest._syscalls import SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SIGTERM
 from initrd.guest.loop import Loop
 from initrd.guest.signals import FOR_THE_JOB, OWN, Signals
+from initrd.values import natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Supervisor:
 
     def _on_message(self, words: "list[str]") -> None:
         """Do what the host asks for. What is not understood is ignored."""
-        numbers = [int(word) for word in words if word.isascii() and word.isdigit()]
+        numbers = [number for word in words if (number := natural(word)) is not None]
         if words[0] == "eof" and len(words) == 3 and len(numbers) == 1:
             self._streams.end_input(words[1], numbers[0])
         elif words[0] == "closed" and len(words) == 2:

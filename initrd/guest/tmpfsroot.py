@@ -6,7 +6,6 @@ and the modules that it loads. What it holds below the API mounts (/dev, /run â€
 
 import errno
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.guest import runtime
 from initrd.guest.console import Log
 from initrd.guest.execute import execute, timed
@@ -14,13 +13,14 @@ from initrd.guest.failure import BootError, reason
 from initrd.guest.mountoptions import split_options
 from initrd.guest.steps import MS_BIND, MS_RDONLY, MS_REMOUNT, Mount, Unmount
 from initrd.guest.treesteps import RemoveDirectory
+from initrd.options import COMMAND_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from initrd.cmdline import Root
     from initrd.guest.kernel import Kernel
+    from initrd.options import Root
 
 INITRAMFS = "/run/initramfs"  # the initramfs without what is mounted on it, while it is moved
 _RUNTIME = frozenset((path.strip("/"),) for path in ("/init", runtime.DIRECTORY, COMMAND_FILE))

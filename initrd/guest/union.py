@@ -23,8 +23,8 @@ from initrd.guest.waiting import wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from initrd.cmdline import BootOptions
     from initrd.guest.kernel import Kernel
+    from initrd.options import BootOptions
 
 HOME = "/run/initramfs/union"  # the daemon's root directory
 _PLACES = "/run"  # in it: where the daemon finds its layers and mounts what it makes of them

@@ -5,10 +5,10 @@ passwd(5), group(5), the manual of GNU coreutils.
 """
 
 from initrd.record import Record
+from initrd.values import natural
 
 PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST = (1 << 32) - 2  # the one above means "leave it as it is" to chown(2) and others
-_MOST_DIGITS = 20  # int() raises for thousands of them
 
 
 class UserError(ValueError):
@@ -103,6 +103,5 @@ def _group_id(wanted: bytes, groups: list[tuple[bytes, int, list[bytes]]]) -> in
 
 def _number(text: bytes) -> int | None:
     """Return the number of a user or a group; None for what is none."""
-    if not (text.isdigit() and len(text) <= _MOST_DIGITS):
-        return None
-    return int(text) if int(text) <= _LARGEST else None
+    number = natural(text.decode("latin-1"))
+    return None if number is None or number > _LARGEST else number

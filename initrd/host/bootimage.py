@@ -2,12 +2,12 @@
 
 import os
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.command import Command, CommandError, dump
 from initrd.host import cpio
 from initrd.host.cache import Image, open_image
 from initrd.host.failure import HostError
 from initrd.host.needs import Need
+from initrd.options import COMMAND_FILE
 from initrd.record import Record
 
 PORTS = Need(("virtio_console",), "the streams of a command")

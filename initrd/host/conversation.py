@@ -13,6 +13,7 @@ from initrd.host.loop import READABLE, Loop
 from initrd.host.relay import Relay
 from initrd.host.stream import Sink
 from initrd.record import Record
+from initrd.values import natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Conversation:
 
 def _number(text: str) -> int:
     """Return a number that the guest sent. Raises HostError: a guest is not to be trusted."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
+    number = natural(text)
+    if number is None:
         raise HostError("cannot understand the guest", f"{text[:40]!r} is not a number")
-    return int(text)
+    return number

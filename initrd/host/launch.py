@@ -6,24 +6,18 @@ Nothing is left by it but an entry in the cache, and one open descriptor: the im
 import os
 from functools import partial
 
-from initrd.cmdline import BootOptions, CmdlineError, Root, render
-from initrd.cmdline import Share as GuestShare
 from initrd.host import locate, needs
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.arch import Arch, find_arch
 from initrd.host.bootimage import PORTS, BootImage, open_boot_image
 from initrd.host.direct import Direct, direct_start
 from initrd.host.failure import HostError
-from initrd.host.kernel import (
-    Kernel,
-    check_readable,
-    find_kernel,
-    module_directory,
-    release_of,
-)
+from initrd.host.kernel import Kernel, check_readable, find_kernel, module_directory, release_of
 from initrd.host.machine import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
 from initrd.host.qemu import Boot, Console, Disk, Filesystem, Hardware, Setup
+from initrd.host.rendering import render
 from initrd.host.virtiofsd import Dialect, Directory, ask
+from initrd.options import BootOptions, CmdlineError, Root, Share
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -137,7 +131,7 @@ def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
     options = BootOptions(
         root=Root(source=ROOT_TAG, writable=machine.writable),
         shares=tuple(
-            GuestShare(share.tag, share.destination, share.writable) for share in machine.shares
+            Share(share.tag, share.destination, share.writable) for share in machine.shares
         ),
         init=locate.find_target(machine.root, machine.init),
         debug=machine.debug,

@@ -5,7 +5,9 @@ may have another name (iso9660 is in isofs), and by its name, because kernels be
 the aliases of what is built in.
 """
 
-from initrd.cmdline import BootOptions, parse, split
+from initrd.cmdline import parse
+from initrd.options import BootOptions
+from initrd.quoting import split
 from initrd.record import Record
 
 PROBED = ("ext4", "squashfs", "erofs")  # what a block device without `rootfstype=` may hold

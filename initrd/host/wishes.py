@@ -2,14 +2,14 @@
 
 import os
 
-from initrd.cmdline import Word, split
 from initrd.host.accel import CHOICES
 from initrd.host.arguments import Arguments
 from initrd.host.failure import HostError
 from initrd.host.machine import OVERLAY_IN_MEMORY, Machine, Share
+from initrd.quoting import Word, split
+from initrd.values import natural
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
-_MOST_DIGITS = 15  # of a number; int() itself refuses thousands of them
 _STEPS = ("debug", "quiet")  # /init says each step; the kernel, which heeds the last, is quiet
 
 
@@ -67,7 +67,7 @@ def share_of(tag: str, where: str, *, writable: bool) -> Share:
 
 def size_of(text: str) -> int:
     """Return the number of bytes that `512M` or `2G` is."""
-    number, unit = _natural(text[:-1]), text[-1:].upper()
+    number, unit = natural(text[:-1]), text[-1:].upper()
     if not number or unit not in _UNITS:
         raise HostError(f"cannot use {text!r} as a size", "write 512M or 2G")
     return number << _UNITS[unit]
@@ -75,17 +75,10 @@ def size_of(text: str) -> int:
 
 def count_of(text: str) -> int:
     """Return a number of at least one."""
-    number = _natural(text)
+    number = natural(text)
     if not number:
         raise HostError(f"cannot use {text!r} as a number of processors", "write 1 or more")
     return number
-
-
-def _natural(text: str) -> int:
-    """Return the number that `text` is; 0 for what is none, or more than any machine has."""
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
-        return 0
-    return int(text)
 
 
 def seconds_of(text: str) -> float:

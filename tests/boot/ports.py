@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.command import Command, dump
 from initrd.host import cpio, image, modules, needs
+from initrd.options import COMMAND_FILE
 from tests.boot import assets
 from tests.boot.machine import DEADLINE, Machine, Running, Share, running
 from tests.host_end import Host

@@ -13,11 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.guest.console import Log
 from initrd.guest.launch import Launch, launch
 from initrd.guest.processes import Processes
 from initrd.guest.session import Session
+from initrd.options import COMMAND_FILE
 from tests.fake_kernel import FakeKernel
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # include/uapi/linux/prctl.h

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from initrd.cmdline import Root
 from initrd.guest.block import find_device, mount_device
 from initrd.guest.console import Log
 from initrd.guest.failure import BootError
 from initrd.guest.mountoptions import split_options
 from initrd.guest.steps import MS_NOATIME, MS_NODEV, MS_RDONLY
+from initrd.options import Root
 from tests.guest.test_partitions import PARTUUID, gpt, mbr
 from tests.layer_kernel import UUID, LayerKernel, device, ext, squashfs
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from initrd.cmdline import COMMAND_FILE
 from initrd.command import Command, dump
 from initrd.init import Boot
+from initrd.options import COMMAND_FILE
 from tests.fake_kernel import FakeKernel
 from tests.guest.test_boot import BootKernel, boot
 

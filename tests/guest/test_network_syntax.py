@@ -2,9 +2,9 @@
 
 import pytest
 
-from initrd.cmdline import CmdlineError
 from initrd.guest.network import ipv4
 from initrd.guest.network.syntax import Interface, parse_ip
+from initrd.options import CmdlineError
 
 UNDERSTOOD = {
     "dhcp": Interface(),

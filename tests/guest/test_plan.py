@@ -2,9 +2,9 @@
 
 import pytest
 
-from initrd.cmdline import Share
 from initrd.guest.plan import MOVED, api_mounts, device_nodes, moves, share_mount
 from initrd.guest.steps import MS_RDONLY, Mount, Move, Node, Symlink, Unmount
+from initrd.options import Share
 from tests.fake_kernel import FakeKernel
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from initrd.cmdline import BootOptions, CmdlineError, Share
 from initrd.host import needs
 from initrd.host.needs import Need
+from initrd.options import BootOptions, CmdlineError, Share
 
 
 def required(found: tuple[Need, ...]) -> set[str]:

@@ -9,8 +9,8 @@ over NFS and for whoever reads /proc/net/ipconfig.
 
 import itertools
 
-from initrd.cmdline import CmdlineError
 from initrd.guest.network import ipv4
+from initrd.options import CmdlineError
 from initrd.record import Record
 
 FIELDS = (
