@@ -1,5 +1,6 @@
 """chrootvm: boots a directory and runs something in it. The program, told as a story."""
 
+import errno
 import os
 from contextlib import ExitStack, closing
 
@@ -8,7 +9,7 @@ from initrd.host.arguments import Arguments, parse, usage
 from initrd.host.commanded import command_of, terminals
 from initrd.host.dryrun import commands
 from initrd.host.explain import explain
-from initrd.host.failure import HostError
+from initrd.host.failure import HostError, reason
 from initrd.host.launch import Launch, plan
 from initrd.host.loop import Loop
 from initrd.host.relay import Relay
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FAILED = 125  # exit status
+_SCARCE = {  # what may run out at any step, and what to try then
+    errno.EMFILE: "ulimit -n 1024",
+    errno.ENFILE: "again when fewer files are open on this machine",
+    errno.ENOMEM: "again when more memory is free, or a smaller --memory",
+    errno.EAGAIN: "fewer processes, or a higher ulimit -u",
+    errno.ENOSPC: "again with more room in the cache and in /tmp",
+}
 
 
 def main(words: "Sequence[str]") -> int:
@@ -39,6 +47,11 @@ def main(words: "Sequence[str]") -> int:
         return run(arguments)
     except HostError as error:
         Voice().say(str(error))
+        return FAILED
+    except OSError as error:
+        if error.errno not in _SCARCE:
+            raise
+        Voice().say(str(HostError("cannot go on", reason(error), _SCARCE[error.errno])))
         return FAILED
 
 

@@ -86,6 +86,15 @@ def test_a_wish_that_the_root_cannot_grant_is_no_failed_boot(option: str, told: 
     assert "console" not in errors
 
 
+def test_too_few_open_files_are_one_sentence() -> None:
+    for limit in range(10, 26, 4):
+        status, out, errors = shell(f'ulimit -n {limit}; "$@" $R -- true')
+        assert (status, out) == (125, "")
+        assert errors.startswith("chrootvm: cannot ")
+        assert "Too many open files" in errors
+        assert "Traceback" not in errors
+
+
 def test_standard_streams_that_are_closed() -> None:
     script = "echo out; cat; echo err >&2; exit 3"
     assert shell(f'"$@" $R -- sh -c "{script}" <&-') == (3, "out\n", "err\n")
