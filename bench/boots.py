@@ -19,6 +19,7 @@ from pathlib import Path
 from bench import icount
 from initrd.host import arch, locate, modules, needs, virtiofsd
 from initrd.host.bootimage import BootImage
+from initrd.host.dialect import Dialect, ask
 from initrd.host.image import build
 from initrd.host.launch import Launch
 from initrd.host.loop import Loop
@@ -112,9 +113,9 @@ def console(boot: Counted) -> str:
 
 
 @functools.cache
-def served_by() -> virtiofsd.Dialect:
+def served_by() -> Dialect:
     """Return the virtiofsd that chrootvm would use."""
-    return virtiofsd.ask(locate.find_virtiofsd("", os.environ))
+    return ask(locate.find_virtiofsd("", os.environ))
 
 
 @contextmanager

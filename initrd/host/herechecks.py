@@ -5,6 +5,7 @@ from functools import partial
 
 from initrd.host import launch, layerfile, locate, openfiles, qemuprobe, virtiofsd
 from initrd.host.accel import choose, why_no_kvm
+from initrd.host.dialect import Dialect, ask
 from initrd.host.explain import megabytes
 from initrd.host.failure import HostError
 from initrd.host.finding import OK, WARNING, Finding, Patient
@@ -101,7 +102,7 @@ def memory(patient: Patient) -> Finding:
     return Finding("memory", WARNING, f"{text}: it may be killed", f"--memory {megabytes(free)}")
 
 
-def _dialect_if_any(patient: Patient) -> virtiofsd.Dialect | None:
+def _dialect_if_any(patient: Patient) -> Dialect | None:
     """Return None where the check `server` says what is wrong."""
     try:
         return _dialect(patient)
@@ -109,5 +110,5 @@ def _dialect_if_any(patient: Patient) -> virtiofsd.Dialect | None:
         return None
 
 
-def _dialect(patient: Patient) -> virtiofsd.Dialect:
-    return virtiofsd.ask(locate.find_virtiofsd(patient.machine.virtiofsd, patient.environment))
+def _dialect(patient: Patient) -> Dialect:
+    return ask(locate.find_virtiofsd(patient.machine.virtiofsd, patient.environment))

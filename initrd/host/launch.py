@@ -10,13 +10,14 @@ from initrd.host import locate, needs
 from initrd.host.accel import choose, why_no_kvm
 from initrd.host.arch import Arch, find_arch
 from initrd.host.bootimage import PORTS, BootImage, open_boot_image
+from initrd.host.dialect import Dialect, dialect_of
 from initrd.host.direct import Direct, direct_start
 from initrd.host.failure import HostError
 from initrd.host.kernel import Kernel, check_readable, find_kernel, module_directory, release_of
 from initrd.host.machine import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
 from initrd.host.qemu import Boot, Console, Disk, Filesystem, Hardware, Setup
 from initrd.host.rendering import render
-from initrd.host.virtiofsd import Dialect, Directory, ask
+from initrd.host.virtiofsd import Directory
 from initrd.options import BootOptions, CmdlineError, Root, Share
 from initrd.record import Record
 
@@ -80,7 +81,7 @@ def plan(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     return Launch(
         qemu=qemu,
-        virtiofsd=ask(locate.find_virtiofsd(machine.virtiofsd, environment)),
+        virtiofsd=dialect_of(locate.find_virtiofsd(machine.virtiofsd, environment), cache),
         hardware=hardware,
         kernel=kernel.image,
         image=open_boot_image(

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import stat
-import subprocess
 from contextlib import contextmanager
 
 from initrd.host.failure import HostError, reason
@@ -129,6 +128,8 @@ def _new(folder: str, nameless: int) -> tuple[int, str]:
 
 
 def _format(program: str, image: int, path: str) -> None:
+    import subprocess  # noqa: PLC0415 - only for a new one
+
     done = subprocess.run(
         [program, *_FORMAT, f"/proc/self/fd/{image}"],
         stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ import os
 from contextlib import contextmanager
 
 from initrd.host import virtiofsd
+from initrd.host.dialect import Dialect
 from initrd.host.failure import HostError, reason
 from initrd.host.process import Process
 from initrd.host.rendezvous import Rendezvous
@@ -26,7 +27,7 @@ class Served:
 
 @contextmanager
 def serving(
-    dialect: virtiofsd.Dialect, tag: str, directory: virtiofsd.Directory, words: Words
+    dialect: Dialect, tag: str, directory: virtiofsd.Directory, words: Words
 ) -> "Iterator[Served]":
     """Serve `directory` as long as the `with` lasts."""
     with Rendezvous() as meeting, _opened(directory.path) as top:

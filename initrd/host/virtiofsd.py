@@ -1,13 +1,13 @@
 """virtiofsd, which shares a directory with the guest: both families of it, one abstraction.
 
-The C one came with QEMU until version 8, the Rust one is a project of its own. They are told apart
-by what they say of themselves, never by their path.
+The C one came with QEMU until version 8, the Rust one is a project of its own; which one a program
+is, `initrd.host.dialect` finds out.
 """
 
 import os
-import subprocess
 
 from initrd.host import openfiles, sandbox
+from initrd.host.dialect import Dialect
 from initrd.host.failure import HostError, reason
 from initrd.host.process import Program
 from initrd.host.syscalls import leave_mount_namespace, mount_read_only
@@ -17,60 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
-
-
-class Dialect(Record):
-    """A virtiofsd program, and how it wants to be spoken to."""
-
-    program: str
-    family: str  # `c` or `rust`
-    readonly: bool = False  # it has a read-only mode of its own
-    killpriv: bool = False  # it can drop the privileges of files that are written to
-    handles: bool = False  # it can note what a file is, where others have it open all the time
-
 
 class Directory(Record):
     """A directory of the host, and how the guest may use it."""
 
     path: str  # absolute
     writable: bool = False
-
-
-def ask(program: str) -> Dialect:
-    """Ask a virtiofsd what it is. Raises HostError when it is none that we know."""
-    try:
-        answer = subprocess.run(
-            [program, "--help"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_ANSWER_TIME,
-            check=False,
-        )
-    except OSError as error:
-        raise HostError(f"cannot run {program}", reason(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"cannot use {program}", "it does not answer --help") from error
-    return understand(program, (answer.stdout + answer.stderr).decode(errors="replace"))
-
-
-def understand(program: str, answer: str) -> Dialect:
-    """Return what a program is that answers `--help` like this. Raises HostError."""
-    if "--shared-dir" in answer:
-        return Dialect(
-            program,
-            "rust",
-            readonly="--readonly" in answer,
-            killpriv="--killpriv-v2" in answer,
-            handles="--inode-file-handles" in answer,
-        )
-    if "-o source=" in answer:
-        return Dialect(program, "c", killpriv="killpriv_v2" in answer)
-    raise HostError(
-        f"{program} is no virtiofsd",
-        f"it answers --help with {answer.strip()[:60]!r}",
-        "the program of Debian's packages virtiofsd or qemu-system-common: --virtiofsd BIN",
-    )
 
 
 def check(dialect: Dialect, directories: "Iterable[Directory]", *, root: bool) -> None:

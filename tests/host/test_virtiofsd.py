@@ -6,21 +6,10 @@ from pathlib import Path
 import pytest
 
 from initrd.host import openfiles, sandbox
+from initrd.host.dialect import Dialect
 from initrd.host.failure import HostError
-from initrd.host.virtiofsd import (
-    Dialect,
-    Directory,
-    ask,
-    check,
-    check_dialect,
-    command,
-    serve,
-    understand,
-)
+from initrd.host.virtiofsd import Directory, check, check_dialect, command, serve
 
-C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
-RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
-OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
 C = Dialect("/c/virtiofsd", "c")
 RUST = Dialect("/rust/virtiofsd", "rust", readonly=True)
 OLD_RUST = RUST.replace(readonly=False)
@@ -32,54 +21,6 @@ def program(folder: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
-
-
-@pytest.mark.parametrize(
-    ("answer", "dialect"),
-    [
-        pytest.param(C_HELP, Dialect("x", "c"), id="c"),
-        pytest.param(
-            f"{C_HELP}  -o killpriv_v2/no_killpriv_v2\n",
-            Dialect("x", "c", killpriv=True),
-            id="c with killpriv",
-        ),
-        pytest.param(RUST_HELP, Dialect("x", "rust", readonly=True), id="rust"),
-        pytest.param(OLD_RUST_HELP, Dialect("x", "rust"), id="rust before --readonly"),
-        pytest.param(
-            f"{RUST_HELP}  --inode-file-handles <INODE_FILE_HANDLES>\n",
-            Dialect("x", "rust", readonly=True, handles=True),
-            id="rust with file handles",
-        ),
-        pytest.param(
-            f"{RUST_HELP}  --killpriv-v2\n",
-            Dialect("x", "rust", readonly=True, killpriv=True),
-            id="rust with killpriv",
-        ),
-    ],
-)
-def test_the_dialect_is_what_the_help_says(answer: str, dialect: Dialect) -> None:
-    assert understand("x", answer) == dialect
-
-
-def test_the_program_itself_is_asked(tmp_path: Path) -> None:
-    path = program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
-    assert ask(path) == Dialect(path, "rust", readonly=True)
-
-
-def test_help_on_standard_error_and_a_bad_status_will_do(tmp_path: Path) -> None:
-    path = program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
-    assert ask(path).family == "c"
-
-
-@pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
-def test_another_program_is_refused(tmp_path: Path, script: str) -> None:
-    with pytest.raises(HostError, match="is no virtiofsd"):
-        ask(program(tmp_path, script))
-
-
-def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"cannot run .*/gone: No such file"):
-        ask(str(tmp_path / "gone"))
 
 
 def test_rust_is_told_the_path_in_one_word() -> None:
