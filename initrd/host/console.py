@@ -5,13 +5,14 @@ import re
 from initrd.record import Record
 
 _KEPT = 1 << 20  # bytes; a failed boot ends with the reason
-_FAILURE = re.compile(r"initrd: (?:boot failed|cannot start): ")
+# Patterns stay text: most machines end without a use for them, and compiling takes milliseconds.
+_FAILURE = r"initrd: (?:boot failed|cannot start): "
 _RESET = "the machine reset itself before its kernel said a word"
 _LAST_WORDS = "powering off"
-_OURS = re.compile(r"(?:\[ *\d+\.\d+\] )?initrd: (.*)")
-_KERNELS = re.compile(r"\[ *\d+\.\d+\] ")
-_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
-_INIT_EXITED = re.compile(r"Attempted to kill init! exitcode=0x([0-9a-f]{8})")
+_OURS = r"(?:\[ *\d+\.\d+\] )?initrd: (.*)"
+_KERNELS = r"\[ *\d+\.\d+\] "
+_PANIC = r"Kernel panic - not syncing: (.*)"
+_INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
 
 
 class Ending(Record):
@@ -47,10 +48,10 @@ def ending(text: str) -> Ending:
     failure = boot_failure(lines)
     if failure:
         return Ending(failure=failure)
-    panics = _PANIC.findall(text)
+    panics = re.findall(_PANIC, text)
     if not panics:
         return Ending()
-    exited = _INIT_EXITED.search(panics[-1])
+    exited = re.search(_INIT_EXITED, panics[-1])
     if not exited:
         return Ending(failure=f"the kernel panicked: {panics[-1]}")
     return Ending(_exit_code(int(exited[1], 16)))
@@ -63,12 +64,12 @@ def boot_failure(lines: list[str]) -> str:
     """
     said: list[str] = []
     for line in reversed(lines):
-        ours = _OURS.fullmatch(line)
+        ours = re.fullmatch(_OURS, line)
         if ours:
             said = [ours[1], *said] if ours[1] != _LAST_WORDS else said
-        elif said or not _KERNELS.match(line):
+        elif said or not re.match(_KERNELS, line):
             break
-        if _FAILURE.search(line):
+        if re.search(_FAILURE, line):
             return "\n".join([said[0].partition(": ")[2], *said[1:]])
     return ""
 

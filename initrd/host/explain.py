@@ -5,16 +5,17 @@ import re
 from initrd.host.failure import HostError
 
 _FAILED = "the boot failed"
-_MEMORY = re.compile(
+# Patterns stay text, as in initrd.host.console.
+_MEMORY = (
     r"System is deadlocked on memory|Out of memory and no killable|too little memory"
     r"|Initramfs unpacking failed"
 )
-_RESET = re.compile(r"reset itself before its kernel")
+_RESET = r"reset itself before its kernel"
 _SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most likely lacked memory
-_NO_MODULE = re.compile(r"no module \w+ in the image")
-_NO_INITRAMFS = re.compile(r"Unable to mount root fs|No working init found")
-_NO_TARGET = re.compile(r"set init=PATH")
-_KILLED = re.compile(r"Out of memory: Killed process \d+ \((.*?)\)")
+_NO_MODULE = r"no module \w+ in the image"
+_NO_INITRAMFS = r"Unable to mount root fs|No working init found"
+_NO_TARGET = r"set init=PATH"
+_KILLED = r"Out of memory: Killed process \d+ \((.*?)\)"
 
 
 def explain(why: str, memory: int, kernel: str) -> HostError:
@@ -23,19 +24,19 @@ def explain(why: str, memory: int, kernel: str) -> HostError:
     `memory` is the guest's, in bytes; `kernel` the path of its kernel.
     """
     what, _, hint = why.removeprefix("boot failed: ").partition("\n")
-    if _MEMORY.search(why) or (_RESET.search(why) and memory < _SMALL):
+    if re.search(_MEMORY, why) or (re.search(_RESET, why) and memory < _SMALL):
         return HostError(
             f"{_FAILED}: out of memory at {megabytes(memory)}",
             what,
             f"--memory {megabytes(2 * memory)}",
         )
-    if _RESET.search(why):
+    if re.search(_RESET, why):
         hint = f"another kernel: {kernel} is damaged, or not for this machine"
-    if _NO_MODULE.search(why):
+    if re.search(_NO_MODULE, why):
         hint = f"--modules DIR, the lib/modules/VERSION of {kernel}"
-    if _NO_INITRAMFS.search(why):
+    if re.search(_NO_INITRAMFS, why):
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
-    if _NO_TARGET.search(hint):
+    if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
     return HostError(_FAILED, what, hint.removeprefix("try: "))
 
@@ -51,7 +52,7 @@ def refused(text: str) -> HostError:
 
 def out_of_memory(console: str, memory: int) -> str:
     """Return what to say when the guest's kernel killed something; empty when it did not."""
-    killed = _KILLED.findall(console)
+    killed = re.findall(_KILLED, console)
     if not killed:
         return ""
     return (
