@@ -33,7 +33,8 @@ def mount_share(mount: Mount, timeout: float, kernel: "Kernel", log: Log) -> Non
         return False
 
     def attempts() -> None:
-        if not wait_until(attempt, timeout, kernel):
+        # The last attempt may have come too soon after the one before to be worth trying.
+        if not wait_until(attempt, timeout, kernel) and not _is_mounted(mount, kernel):
             raise BootError(f"cannot {mount.describe()}", *_not_there(mount, timeout, kernel))
 
     timed(mount, attempts, kernel, log)

@@ -196,6 +196,21 @@ def test_a_device_that_comes_late_is_tried_at_once() -> None:
     assert 30.5 < kernel.clock < 30.6
 
 
+@pytest.mark.parametrize(("timeout", "there"), [(1, 0.3), (2, 1.5), (10, 9.5)])
+def test_a_tag_that_is_there_at_the_deadline_is_mounted(timeout: int, there: float) -> None:
+    options = f"initrd.timeout={timeout}"
+    kernel = CountingKernel(options, errors={("mount", "rootfs"): 22}, files={DEVICES + "/v0": ""})
+
+    def name_it(clock: float) -> None:
+        if clock > there:
+            kernel.errors.clear()
+
+    kernel.after_sleep = name_it
+    boot(kernel)
+    assert kernel.calls[-1][0] == "execute"
+    assert there < kernel.clock <= timeout + 0.1
+
+
 def test_a_tag_that_appears_between_the_mount_and_the_list_is_mounted() -> None:
     files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
     kernel = BootKernel(errors={("mount", "rootfs"): [22]}, files=files)
