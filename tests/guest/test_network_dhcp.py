@@ -152,6 +152,19 @@ def test_a_machine_that_was_not_let_run_reads_what_has_come_meanwhile() -> None:
     assert it.acquire()[0] == "eth0"
 
 
+def test_a_flood_does_not_move_the_deadline() -> None:
+    wire, lease = exchange(lambda *_: [], seconds=10)
+
+    def flood(_: float) -> tuple[str, bytes]:
+        wire.kernel.sleep(50e-6)
+        assert wire.kernel.clock < 111.0
+        return "eth0", bytes(60)
+
+    wire.receive = flood  # type: ignore[method-assign]
+    with pytest.raises(NoLeaseError):
+        lease.acquire()
+
+
 def test_without_any_time_it_still_asks_once() -> None:
     wire, it = exchange(lambda *_: [], seconds=-1)
     with pytest.raises(NoLeaseError, match="nobody answered"):

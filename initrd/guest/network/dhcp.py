@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # The RFC begins at 4 s, for networks of 1997. A virtual switch answers in a millisecond, and the
 # first message may be lost while it learns where we are.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds
+_MOST_LATE = 1000  # packets that are looked at when time is up: a flood has no last one
 _REQUESTS = 3  # before an offer is given up
 
 
@@ -96,14 +97,15 @@ class Exchange:
 
     def _listen(self, kinds: tuple[int, ...], seconds: float) -> tuple[str, Answer] | None:
         """Wait for an answer of one of these kinds, letting everything else pass."""
-        until = self._clock.monotonic() + seconds
+        until, late = self._clock.monotonic() + seconds, 0
         while True:
             left = max(until - self._clock.monotonic(), 0)
+            late += not left
             received = self._wire.receive(left)
             answer = received and self._read(*received)
             if received and answer and answer.kind in kinds:
                 return received[0], answer
-            if not (received or left):
+            if not left and (not received or late > _MOST_LATE):
                 return None
 
     def _read(self, device: str, packet: bytes) -> Answer | None:
