@@ -100,7 +100,7 @@ def _read_list(path: str) -> bytes:
 def _names(path: str) -> "list[str]":
     try:
         return os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return []
 
 
@@ -109,9 +109,17 @@ def _pids() -> "list[int]":
 
 
 def _is_user_process(pid: int) -> bool:
-    """Tell a live process from the kernel's own and from a zombie: only it has an executable."""
+    """Tell a live process from the kernel's own and from a zombie: only it has an executable.
+
+    Its first thread may have ended, and the others live on.
+    """
+    threads = f"/proc/{pid}/task"
+    return any(_has_executable(f"{threads}/{name}") for name in _names(threads))
+
+
+def _has_executable(task: str) -> bool:
     try:
-        os.readlink(f"/proc/{pid}/exe")
-    except OSError:  # ENOENT for both of these, and for one that has just ended
+        os.readlink(f"{task}/exe")
+    except OSError:  # ENOENT for all others, and for one that has just ended
         return False
     return True

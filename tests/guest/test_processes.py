@@ -1,9 +1,12 @@
 """Which processes are spared at the end: lists that anybody may have written."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-from initrd.guest.processes import spared
+from initrd.guest.processes import _is_user_process, spared
 
 
 def test_no_directory_spares_nobody(tmp_path: Path) -> None:
@@ -26,3 +29,26 @@ def test_what_is_no_list_of_numbers_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_text("21")
     assert spared(str(tmp_path)) == {21}
+
+
+def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
+    end_first_thread = (
+        "import ctypes, threading, time, platform\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print(flush=True)\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)\n"
+    )
+    command = [sys.executable, "-c", end_first_thread]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        while state_of(process.pid) != "Z":  # it looks like a zombie
+            time.sleep(0.01)
+        assert _is_user_process(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not _is_user_process(process.pid)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
