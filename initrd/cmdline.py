@@ -125,9 +125,8 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
 
 def _parse_share(word: Word) -> Share:
     tag, colon, path = value_of(word).partition(":")
-    if colon:
-        path_of(word, path)
-    return Share(tag_of(word, tag), path, writable=word.key == "mount")
+    tag_of(word, tag)
+    return Share(tag, path_of(word, path) if colon else "", writable=word.key == "mount")
 
 
 def _parse_init(words: list[Word]) -> str:

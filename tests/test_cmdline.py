@@ -281,3 +281,15 @@ def test_arguments_that_the_kernel_would_not_pass_on_are_refused(
 
 def test_an_empty_argument_survives() -> None:
     assert quote("") == '""'
+
+
+def test_of_a_word_that_is_repeated_the_last_one_counts() -> None:
+    options = parse(
+        "init=/a initrd.timeout=1 overlay_root=ram init=/b initrd.timeout=2 overlay_root=vdb"
+    )
+    assert (options.init, options.timeout, options.overlay) == ("/b", 2.0, "vdb")
+
+
+def test_of_a_share_that_is_wrong_in_two_ways_the_tag_is_told_first() -> None:
+    with pytest.raises(CmdlineError, match="cannot be a tag"):
+        parse("mount=:relative")
