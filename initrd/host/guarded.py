@@ -1,10 +1,10 @@
 """Experiments on this machine's kernel: in a process of their own, which no hang can outlive."""
 
 import os
-import select
 import signal
 
 from initrd.host.forking import fork
+from initrd.host.loop import READABLE, is_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def run_guarded(experiment: "Callable[[], str]", deadline: float = _DEADLINE) ->
         _report(experiment, writer, deadline)
     os.close(writer)
     try:
-        answered, _, _ = select.select([reader], [], [], deadline)
+        answered = is_ready(reader, READABLE, deadline)
         said = os.read(reader, 1024).decode() if answered else ""
     finally:
         os.close(reader)

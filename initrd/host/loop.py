@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 
 
+def is_ready(descriptor: int, events: int, seconds: float = 0.0) -> bool:
+    """Wait for one descriptor, whatever its number: select(2) ends at 1023."""
+    asked = select.poll()
+    asked.register(descriptor, events)
+    return bool(asked.poll(seconds * 1000))
+
+
 class Loop:
     """Calls back whoever watches a descriptor when something happens to it."""
 
@@ -17,6 +24,7 @@ class Loop:
         self._poll = select.poll()
         self._watchers: dict[int, Callable[[int], object]] = {}
         self._pulse: float | None = None  # seconds
+        self._beaten = 0.0  # when the last pulse was
         self._on_pulse: Callable[[], object] = lambda: None
 
     def watch(self, descriptor: int, events: int, call: "Callable[[int], object]") -> None:
@@ -30,7 +38,7 @@ class Loop:
             self._poll.unregister(descriptor)
 
     def pulse(self, seconds: float | None, call: "Callable[[], object]") -> None:
-        """Call `call` whenever nothing has happened for so long; None: no more.
+        """Call `call` each time that so long is over; None: no more.
 
         For what no descriptor tells.
         """
@@ -40,15 +48,20 @@ class Loop:
         """Work until `until()` is true, or until the time is up. Return the last `until()`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not until():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            pauses = [pause for pause in (left, self._pulse) if pause is not None]
-            ready = self._poll.poll(min(pauses) * 1000 if pauses else None)
-            if not ready and self._pulse is not None:
-                self._on_pulse()
-            if not ready and deadline is not None and time.monotonic() >= deadline:
+            self._turn(deadline)
+            if deadline is not None and time.monotonic() >= deadline:
                 return until()
-            for descriptor, events in ready:
-                watcher = self._watchers.get(descriptor)
-                if watcher:  # it may have been dropped by the watcher before it
-                    watcher(events)
         return True
+
+    def _turn(self, deadline: float | None) -> None:
+        """Wait once, no longer than until `deadline` or the next pulse, and call who has waited."""
+        beat = None if self._pulse is None else self._beaten + self._pulse
+        moments = [moment for moment in (deadline, beat) if moment is not None]
+        pause = max(0.0, min(moments) - time.monotonic()) * 1000 if moments else None
+        for descriptor, events in self._poll.poll(pause):
+            watcher = self._watchers.get(descriptor)
+            if watcher:  # it may have been dropped by the watcher before it
+                watcher(events)
+        if beat is not None and time.monotonic() >= beat:
+            self._beaten = time.monotonic()
+            self._on_pulse()

@@ -4,9 +4,8 @@ What the reader does not take stops the writer: no more than one piece is held h
 """
 
 import os
-import select
 
-from initrd.host.loop import READABLE, WRITABLE, Loop
+from initrd.host.loop import READABLE, WRITABLE, Loop, is_ready
 from initrd.host.stream import Sink
 
 TYPE_CHECKING = False
@@ -52,7 +51,7 @@ class Relay:
 
     def read_now(self) -> None:
         """Read what is there already."""
-        while not self.ended and self.idle and select.select([self._source], [], [], 0)[0]:
+        while not self.ended and self.idle and is_ready(self._source, READABLE):
             self._read(0)
 
     def _read(self, _: int) -> None:

@@ -8,6 +8,8 @@ import os
 import socket
 import stat
 
+from initrd.host.loop import WRITABLE, is_ready
+
 _SAFE = 4096  # bytes that a pipe takes without blocking when it is writable (PIPE_BUF, pipe(7))
 
 
@@ -28,6 +30,8 @@ class Sink:
         try:
             if self._socket:
                 return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            if self._careful and not is_ready(self.descriptor, WRITABLE):
+                return 0
             return os.write(self.descriptor, data[:_SAFE] if self._careful else data)
         except BlockingIOError:
             return 0

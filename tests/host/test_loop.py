@@ -1,8 +1,10 @@
 """The loop that waits for descriptors."""
 
 import os
+import resource
+import time
 
-from initrd.host.loop import READABLE, Loop
+from initrd.host.loop import READABLE, Loop, is_ready
 
 FOREVER = 60.0  # seconds
 
@@ -36,3 +38,34 @@ def test_what_happens_is_heard_of_all_the_same() -> None:
     assert heard == [b"words"]
     os.close(reader)
     os.close(writer)
+
+
+def test_neither_pulse_nor_deadline_wait_for_silence() -> None:
+    loop, beats = Loop(), [0]
+    reader, writer = os.pipe()
+    os.write(writer, b"never read, so always ready")
+    loop.watch(reader, READABLE, lambda _: None)
+    loop.pulse(0.01, lambda: beats.__setitem__(0, beats[0] + 1))
+    began = time.monotonic()
+    assert not loop.run(lambda: False, 0.2)
+    assert time.monotonic() - began < FOREVER
+    assert 2 <= beats[0] <= 21
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_descriptor_of_any_number_can_be_waited_for() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = 2000  # select(2) ends at 1023
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, high + 1), hard))
+    reader, writer = os.pipe()
+    try:
+        os.dup2(reader, high)
+        assert not is_ready(high, READABLE)
+        os.write(writer, b"x")
+        assert is_ready(high, READABLE, FOREVER)
+        os.close(high)
+    finally:
+        os.close(reader)
+        os.close(writer)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from initrd.host import stream
 from initrd.host.loop import READABLE, Loop
 from initrd.host.relay import Relay
 from initrd.host.rendezvous import Rendezvous
@@ -158,6 +159,13 @@ def test_a_sink_that_is_full_takes_nothing_and_does_not_wait(kind: str, tmp_path
         written = [sink.write(b"x" * 65536) for _ in range(100)]
     assert written[0] > 0
     assert written[-1] == 0
+
+
+def test_a_full_pipe_of_somebody_else_does_not_stop_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_open_again", lambda _: -1)  # as when it belongs to root
+    test_a_sink_that_is_full_takes_nothing_and_does_not_wait("pipe", tmp_path)
 
 
 def test_a_file_is_written_where_its_offset_is(tmp_path: Path) -> None:
