@@ -9,7 +9,7 @@ import socket
 
 from initrd.command import unescape
 from initrd.host.failure import HostError
-from initrd.host.loop import READABLE, Loop
+from initrd.host.loop import READABLE, WRITABLE, Loop
 from initrd.host.relay import Relay
 from initrd.host.stream import Sink
 from initrd.record import Record
@@ -46,10 +46,11 @@ class Conversation:
     def __init__(self, loop: Loop, sockets: dict[str, socket.socket], ends: Ends) -> None:
         self._loop, self._sockets, self._ends = loop, sockets, ends
         self._control = sockets[CONTROL]
-        self._line = b""
+        self._line, self._untold = b"", b""
         self._announced: dict[str, int] = {}  # bytes of each stream that has ended
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
+        self._deaf = False  # the guest's end of the line is closed
         self.heard = False  # the guest has said something
         self.started = False  # the command runs
         self.lost = ""  # why some of its output is not here
@@ -57,7 +58,7 @@ class Conversation:
         self.on_start: Callable[[], object] = lambda: None
         names = [name.removeprefix(PREFIX) for name in sockets]
         self._outputs = {name: self._output(name) for name in names if name not in _INPUTS}
-        loop.watch(self._control.fileno(), READABLE, self._hear)
+        loop.watch(self._control.fileno(), READABLE, self._attend)
 
     @property
     def over(self) -> bool:
@@ -88,11 +89,11 @@ class Conversation:
             self._input.on_end = lambda: self._end_input(name)
 
     def tell(self, message: str) -> None:
-        """Send a message to the guest."""
-        try:
-            self._control.send(f"{message}\n".encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            pass  # it listens no more: its end is noticed elsewhere
+        """Send a message to the guest, as soon as it takes one."""
+        self._untold += f"{message}\n".encode()
+        self._transmit()
+        if self._untold and not self._deaf:
+            self._loop.watch(self._control.fileno(), READABLE | WRITABLE, self._attend)
 
     def close(self) -> None:
         """Stop to listen. The sockets are the caller's."""
@@ -125,7 +126,27 @@ class Conversation:
         relay = self._outputs[name]
         return relay.count >= self._announced.get(name, 1 << 63) and relay.idle
 
-    def _hear(self, _: int) -> None:
+    def _attend(self, events: int) -> None:
+        if events & WRITABLE:
+            self._transmit()
+            if not self._untold:
+                self._loop.watch(self._control.fileno(), READABLE, self._attend)
+        if events & ~WRITABLE:
+            self._hear()
+
+    def _transmit(self) -> None:
+        try:
+            sent = self._control.send(self._untold, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except (
+            BrokenPipeError,
+            ConnectionResetError,
+        ):  # it listens no more: that is seen elsewhere
+            sent = len(self._untold)
+        self._untold = self._untold[sent:]
+
+    def _hear(self) -> None:
         try:
             data = self._control.recv(4096)
         except ConnectionResetError:  # QEMU is gone
@@ -134,6 +155,7 @@ class Conversation:
         for line in lines:
             self._understand(line.decode(errors="replace"))
         if not data or len(self._line) > _LONGEST:
+            self._deaf = True
             self._loop.ignore(self._control.fileno())
 
     def _understand(self, message: str) -> None:
@@ -151,6 +173,8 @@ class Conversation:
             self._announced.setdefault(name, _number(count))
         elif word in _LAST and self.last is None:
             self.last = (word, unescape(text))
+            if word in ("failed", "refused"):  # no end of a stream is due, and the guest waits
+                self.tell("bye")
 
 
 def _number(text: str) -> int:

@@ -109,12 +109,15 @@ def test_a_failure_is_a_reason_and_not_a_status(guest: Guest) -> None:
 
 
 def test_a_refusal_is_no_failure(guest: Guest) -> None:
-    guest.says(
-        "refused cannot run the command as \\n: no such user", "eof stdout 0", "eof stderr 0"
-    )
-    assert guest.host.over
+    guest.says("refused cannot run the command as \\n: no such user")
     assert guest.host.refusal == "cannot run the command as \n: no such user"
     assert guest.host.failure == ""
+
+
+@pytest.mark.parametrize("message", ["failed x", "refused x"])
+def test_a_guest_that_has_no_status_need_not_wait(guest: Guest, message: str) -> None:
+    guest.says(message)
+    assert guest.hears() == b"bye\n"
 
 
 def test_only_the_first_last_message_counts(guest: Guest) -> None:
@@ -224,3 +227,11 @@ def test_a_guest_that_listens_no_more_does_no_harm(guest: Guest) -> None:
     guest.turn()
     guest.host.tell("bye")
     assert not guest.host.over
+
+
+def test_no_message_is_lost_on_a_guest_that_is_slow(guest: Guest) -> None:
+    for _ in range(2000):
+        guest.host.tell("signal 10")
+    guest.host.tell("eof stdin 5")
+    heard = b"".join(iter(guest.hears, b""))
+    assert heard == b"signal 10\n" * 2000 + b"eof stdin 5\n"
