@@ -18,8 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-ENTER = "enter the directory"
 EXECUTE = "execute"
+_ENTER = "enter the directory"
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 _SHELL = b"/bin/sh"
 # What lets a search through PATH go on with the next directory, as glibc's execvp(3) does.
 _SEARCH_ON = (
@@ -49,6 +50,10 @@ class NotStarted(Exception):
     def __init__(self, step: str, number: int, path: bytes) -> None:
         super().__init__(step, number, path)
         self.step, self.number, self.path = step, number, path
+
+    def is_wish(self) -> bool:
+        """Tell whether the root just does not have the directory that was asked for."""
+        return self.step == _ENTER and self.number in _NOT_THERE
 
 
 def launch(what: Launch) -> int:
@@ -102,7 +107,7 @@ def _become(what: Launch, report: int) -> "NoReturn":
         if what.user:
             step, path = "become user", str(what.user.uid).encode()
             _become_user(what.user)
-        step, path = ENTER, what.cwd
+        step, path = _ENTER, what.cwd
         os.chdir(what.cwd)
         step, path = EXECUTE, what.argv[0]
         os.umask(0o022)

@@ -9,7 +9,7 @@ import posix as os
 from initrd.command import Command, CommandError, load
 from initrd.guest.control import Control
 from initrd.guest.failure import BootError, WishError, explain, reason
-from initrd.guest.launch import ENTER, EXECUTE, Launch, NotStarted, status_of, why_not
+from initrd.guest.launch import EXECUTE, Launch, NotStarted, status_of, why_not
 from initrd.guest.loop import Loop
 from initrd.guest.ports import open_ports
 from initrd.guest.processes import Processes
@@ -106,7 +106,7 @@ class Session:
             return supervisor.run(what)
         except NotStarted as failure:
             if failure.step != EXECUTE:
-                kind = WishError if failure.step == ENTER else BootError
+                kind = WishError if failure.is_wish() else BootError
                 what_failed = f"cannot {failure.step} {decode(failure.path)}"
                 raise kind(what_failed, os.strerror(failure.number)) from failure
             self._host.send("warning", why_not(failure, what))

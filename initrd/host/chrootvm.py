@@ -1,7 +1,7 @@
 """chrootvm: boots a directory and runs something in it. The program, told as a story."""
 
-import errno
 import os
+import signal
 from contextlib import ExitStack, closing
 
 from initrd import __version__
@@ -9,7 +9,7 @@ from initrd.host.arguments import Arguments, parse, usage
 from initrd.host.commanded import command_of, terminals
 from initrd.host.dryrun import commands
 from initrd.host.explain import explain
-from initrd.host.failure import HostError, reason
+from initrd.host.failure import HostError, shortage
 from initrd.host.launch import Launch, plan
 from initrd.host.loop import Loop
 from initrd.host.relay import Relay
@@ -27,31 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FAILED = 125  # exit status
-_SCARCE = {  # what may run out at any step, and what to try then
-    errno.EMFILE: "ulimit -n 1024",
-    errno.ENFILE: "again when fewer files are open on this machine",
-    errno.ENOMEM: "again when more memory is free, or a smaller --memory",
-    errno.EAGAIN: "fewer processes, or a higher ulimit -u",
-    errno.ENOSPC: "again with more room in the cache and in /tmp",
-}
 
 
 def main(words: "Sequence[str]") -> int:
     """Run chrootvm with the words after its name; return its exit status."""
     open_standard_streams()
+    receive_signals()
     try:
-        arguments = parse(words)
-        if arguments.has("--help") or arguments.has("--version"):
-            show(usage() if arguments.has("--help") else f"chrootvm {__version__}")
-            return 0
-        return run(arguments)
+        with shortage():
+            return answer(parse(words))
     except HostError as error:
         Voice().say(str(error))
-        return FAILED
-    except OSError as error:
-        if error.errno not in _SCARCE:
-            raise
-        Voice().say(str(HostError("cannot go on", reason(error), _SCARCE[error.errno])))
         return FAILED
 
 
@@ -60,6 +46,21 @@ def open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def receive_signals() -> None:
+    """Undo what we may have inherited, and what Python would do with a Ctrl-C: a traceback."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the end of a program would be lost
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def answer(arguments: Arguments) -> int:
+    """Answer a question about ourselves, or do what was asked for; return the exit status."""
+    if arguments.has("--help") or arguments.has("--version"):
+        show(usage() if arguments.has("--help") else f"chrootvm {__version__}")
+        return 0
+    return run(arguments)
 
 
 def run(arguments: Arguments) -> int:

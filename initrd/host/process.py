@@ -5,13 +5,13 @@ Started by fork and exec by hand, because what happens in between has to be told
 """
 
 import os
-import select
 import signal
 import sys
 import time
 
 from initrd.host.failure import HostError, reason
 from initrd.host.forking import fork
+from initrd.host.loop import READABLE, is_ready
 from initrd.host.syscalls import die_with_parent
 from initrd.record import Record
 
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Self
 
+# What Python ignores, and what we handle.
+_OURS = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+)
 _PATIENCE = 2.0  # seconds that a program has to end after SIGTERM
 
 
@@ -44,26 +53,48 @@ class Process:
     def __init__(self, program: Program, stderr: int) -> None:
         self.name = os.path.basename(program.command[0])
         self._status: int | None = None
+        self.pid, self.pidfd = 0, -1
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            why = "SIGCHLD is ignored here, so its end would not be noticed"
+            hint = "signal.signal(SIGCHLD, SIG_DFL) before"
+            raise HostError(f"cannot start {self.name}", why, hint)
+        try:
+            self._start(program, stderr)
+        except BaseException:  # a KeyboardInterrupt, too, must leave nothing behind
+            self._end_at_once()
+            raise
+
+    def _start(self, program: Program, stderr: int) -> None:
+        reader, writer = os.pipe()
+        with open(reader, "rb") as pipe:
+            try:
+                self._fork(program, writer, stderr)
+            finally:
+                os.close(writer)
+            self.pidfd = os.pidfd_open(self.pid)
+            why = pipe.read().decode(errors="surrogateescape")
+        if why:
+            raise HostError(f"cannot start {self.name}", why)
+
+    def _fork(self, program: Program, report: int, stderr: int) -> None:
         # Neither SIGINT nor a Python signal handler may strike between fork and exec.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             parent = os.getpid()
-            reader, writer = os.pipe()
             self.pid = fork()
             if not self.pid:
-                _become(program, parent, writer, stderr)
+                _become(program, parent, report, stderr)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(writer)
-        self.pidfd = os.pidfd_open(self.pid)
-        self._raise_what_failed(reader)
 
-    def _raise_what_failed(self, reader: int) -> None:
-        with open(reader, "rb") as pipe:
-            why = pipe.read().decode(errors="surrogateescape")
-        if why:
-            self.close()
-            raise HostError(f"cannot start {self.name}", why)
+    def _end_at_once(self) -> None:
+        """End a program that has not begun, or that nobody can own any more."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pid, self.pidfd = 0, -1
 
     def __enter__(self) -> "Self":
         return self
@@ -86,7 +117,7 @@ class Process:
         deadline = time.monotonic() + seconds
         while self.status() is None:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.pidfd], [], [], left)[0]:
+            if left <= 0 or not is_ready(self.pidfd, READABLE, left):
                 break
         return self.status()
 
@@ -140,6 +171,6 @@ def _connect(descriptors: "tuple[int, ...]", stderr: int) -> None:
 
 def _restore_signals() -> None:
     """Undo what Python ignores and what we handle, and block nothing."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _OURS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

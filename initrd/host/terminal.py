@@ -80,6 +80,7 @@ def _start_guard(descriptor: int, modes: Modes) -> tuple[int, int]:
 
 def _guard(descriptor: int, modes: Modes, reader: int, writer: int) -> "NoReturn":
     try:
+        signal.set_wakeup_fd(-1)
         os.setsid()  # keys such as Ctrl-C are not for this one
         os.close(writer)
         os.closerange(3, reader)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from initrd.host import collect, keywords
 from initrd.host.arguments import parse
 from initrd.host.commanded import command_of
-from initrd.host.failure import HostError
+from initrd.host.failure import HostError, shortage
 from initrd.host.launch import Launch, plan
 from initrd.host.wishes import machine_of
 from initrd.record import Record
@@ -94,7 +94,7 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)
     chosen = [*words, *keywords.words({"chdir": cwd, **options})]
-    with ExitStack() as stack:
+    with shortage(), ExitStack() as stack:
         data = input.encode(*_CODE) if isinstance(input, str) else input
         files = (collect.source(stdin, data), collect.target(stdout), collect.target(stderr))
         read, write, complain = (stack.enter_context(file) for file in files)

@@ -145,3 +145,13 @@ def test_no_process_is_left_of_a_failure() -> None:
     before = children.read_text()
     failure(b"/no/such/file")
     assert children.read_text() == before
+
+
+@pytest.mark.parametrize("cwd", [b"/nowhere", b"/dev/null", b"/" + b"x" * 300])
+def test_a_directory_that_is_not_there_is_a_wish_that_is_not_granted(cwd: bytes) -> None:
+    assert failure(b"true", cwd=cwd)[0].is_wish()
+
+
+def test_what_the_machine_cannot_do_is_no_wish() -> None:
+    assert not NotStarted("enter the directory", errno.EIO, b"/").is_wish()
+    assert not failure(b"/nowhere")[0].is_wish()

@@ -1,5 +1,6 @@
 """Programs that we start: they end with us, and what goes wrong before they run is told."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from initrd.host import process
 from initrd.host.failure import HostError
+from initrd.host.forking import fork
 from initrd.host.process import Process, Program
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -127,3 +130,39 @@ def test_it_dies_with_us_however_we_die(number: int) -> None:
         assert is_alive(pid)
         us.send_signal(number)
     assert eventually_dead(pid)
+
+
+def test_a_ctrl_c_at_the_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = []
+
+    def fork_during_ctrl_c() -> int:
+        os.kill(os.getpid(), signal.SIGINT)  # it is blocked, until the fork is over
+        pids.append(fork())
+        return pids[-1]
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(process, "fork", fork_during_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        Process(shell("sleep 50"), 2)
+    assert not is_alive(pids[0])
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_fork_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(process, "fork", no_fork)
+    with pytest.raises(BlockingIOError):
+        Process(shell("exit"), 2)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_where_ends_are_not_told_nothing_is_started() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(HostError, match="SIGCHLD is ignored"):
+            Process(shell("exit"), 2)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
