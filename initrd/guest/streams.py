@@ -64,9 +64,13 @@ class Streams:
             self.inputs[name].end_after(count)
 
     def break_output(self, name: str) -> None:
-        """Learn from the host that nobody reads an output."""
+        """Learn from the host that nobody reads an output; of a terminal: that it has hung up."""
         if name in self.outputs:
             self.outputs[name].end(broken=True)
+        if name == TERMINAL and self._master >= 0:
+            self.inputs[name].end(broken=True)
+            os.close(self._master)
+            self._master = -1
 
     def end_inputs(self) -> None:
         """Take nothing from the host any more: nobody is there to read it."""

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 
-from initrd.command import unescape
+from initrd.command import TERMINAL, unescape
 from initrd.host.failure import HostError
 from initrd.host.loop import READABLE, WRITABLE, Loop
 from initrd.host.relay import Relay
@@ -56,9 +56,10 @@ class Conversation:
         self.lost = ""  # why some of its output is not here
         self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
+        # Before the outputs: what is said before some output shall be heard before it.
+        loop.watch(self._control.fileno(), READABLE, self._attend)
         names = [name.removeprefix(PREFIX) for name in sockets]
         self._outputs = {name: self._output(name) for name in names if name not in _INPUTS}
-        loop.watch(self._control.fileno(), READABLE, self._attend)
 
     @property
     def over(self) -> bool:
@@ -121,6 +122,9 @@ class Conversation:
     def _end_input(self, name: str) -> None:
         if self._input and name == "stdin":
             self.tell(f"eof stdin {self._input.count}")
+        elif name == TERMINAL and not self.last:  # no key ends it: it has hung up
+            self._announced[name] = 0
+            self.tell(f"closed {name}")
 
     def _complete(self, name: str) -> bool:
         relay = self._outputs[name]

@@ -122,6 +122,22 @@ def test_a_writer_whose_reader_has_gone_dies_of_it(start: Run) -> None:
     assert host.message("eof") == "stderr 0"
 
 
+@pytest.mark.parametrize(
+    ("script", "ended"),
+    [
+        pytest.param("echo up; exec sleep 60", "signal 1", id="as usual"),
+        pytest.param("trap '' HUP; echo up; cat; exec yes", "exit 1", id="HUP ignored"),
+    ],
+)
+def test_a_terminal_that_hangs_up_there_hangs_up_here(start: Run, script: str, ended: str) -> None:
+    host = start(script, tty=(0, 1, 2))
+    host.expect_output("tty", b"up")
+    host.tell("closed tty")
+    host.tell("resize 10 20")
+    host.expect(ended.split(" ", maxsplit=1)[0])
+    assert host.messages[-1] == ended
+
+
 def test_a_writer_notices_a_host_that_hangs_up_its_output(start: Run) -> None:
     host = start("yes; echo $? >&2")
     host.expect_output("stdout", b"y\n" * 10)

@@ -235,3 +235,24 @@ def test_no_message_is_lost_on_a_guest_that_is_slow(guest: Guest) -> None:
     guest.host.tell("eof stdin 5")
     heard = b"".join(iter(guest.hears, b""))
     assert heard == b"signal 10\n" * 2000 + b"eof stdin 5\n"
+
+
+def test_a_terminal_that_hangs_up_is_told() -> None:
+    keyboard, screen = os.openpty()
+    with closing(Guest(TERMINAL, stdin=screen)) as guest:
+        guest.host.take_input()
+        os.close(keyboard)
+        assert guest.hears() == b"closed tty\n"
+        guest.says("signal 1")
+        assert guest.host.over
+    os.close(screen)
+
+
+def test_what_is_said_first_is_heard_first() -> None:
+    seen: list[bytes] = []
+    with closing(Guest(TERMINAL, see=lambda _, data: seen.append(data))) as guest:
+        guest.host.on_start = lambda: seen.append(b"started")
+        guest.ports["tty"].sendall(b"output")
+        guest.ports["control"].sendall(b"started\n")
+        guest.turn()
+    assert seen == [b"started", b"output"]
