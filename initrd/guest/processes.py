@@ -54,6 +54,10 @@ class Processes:
             return False
         return True
 
+    def any_spared(self) -> bool:
+        """Tell whether some process is to live on until the very end."""
+        return bool(self._spared())
+
     def signal_others(self, number: int) -> None:
         """Send a signal to every process that has to be stopped; only PID 1 may do that."""
         if os.getpid() != 1:

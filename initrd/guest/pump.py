@@ -33,6 +33,11 @@ class Pump:
         self._parts = [self._block[at : at + PART] for at in range(0, BLOCK, PART)]
         self._pending = self._block[:0]
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something that the sink has not taken yet."""
+        return bool(self._pending)
+
     def wants(self) -> "list[tuple[int, int]]":
         """Return what to poll(2) for. A sink is watched always: it can break at any time."""
         if self.ended:

@@ -69,10 +69,22 @@ class Supervisor:
         self._streams.finish()
         if self._processes.any_left():  # one that even SIGKILL cannot end may hold a stream open
             self._loop.run(self._all_ended, _KILL_AGAIN)
+        elif self._processes.any_spared():
+            self._drain_what_comes()
         else:
             self._loop.run(lambda: self._all_ended() or self._host.gone)
         for pump in self._streams.pumps():
             pump.end()
+
+    def _drain_what_comes(self) -> None:
+        """Deliver until nothing more comes: who is spared may hold a stream open for ever."""
+        before, now = -1, 0
+        while before != now and not self._host.gone:
+            before = now
+            self._loop.run(lambda: self._all_ended() or self._host.gone, _KILL_AGAIN)
+            now = sum(pump.received for pump in self._streams.outputs.values())
+            if any(pump.pending for pump in self._streams.outputs.values()):
+                before = -1  # the host is slow
 
     def _all_ended(self) -> bool:
         return all(pump.ended for pump in self._streams.outputs.values())

@@ -34,6 +34,13 @@ def test_whatever_is_left_is_stopped_and_heard_out(tmp_path: Path) -> None:
     assert "initrd:" not in ended.console
 
 
+def test_who_is_spared_does_not_keep_the_machine_running(tmp_path: Path) -> None:
+    spare = "mkdir -p /run/sendsigs.omit.d; sleep 1000 & echo $! >/run/sendsigs.omit.d/sleep"
+    ended = run(sh(f"{spare}; seq 100000"), str(tmp_path))
+    assert ended.message == "exit 0"
+    assert ended.stdout.split()[-1] == b"100000"
+
+
 def test_a_disk_that_was_written_to_is_clean(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     subprocess.run(["mkfs.ext4", "-q", disk, "32M"], check=True)
