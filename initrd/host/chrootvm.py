@@ -16,7 +16,7 @@ from initrd.host.relay import Relay
 from initrd.host.run import Running, Streams, running
 from initrd.host.session import TIMED_OUT, run_command
 from initrd.host.signals import Signals, die_of
-from initrd.host.stream import Sink
+from initrd.host.stream import Sink, source
 from initrd.host.terminal import RawTerminal, is_terminal
 from initrd.host.voice import STDERR, STDIN, STDOUT, Voice, show
 from initrd.host.watch import END, Watch
@@ -113,7 +113,7 @@ def attend(machine: Running, signals: Signals, seconds: float | None) -> bool:
         if is_terminal(STDIN):
             stack.enter_context(RawTerminal(STDIN))
         keyboard = stack.enter_context(closing(Sink(machine.console.fileno())))
-        stack.callback(Relay(machine.loop, STDIN, keyboard).stop)
+        stack.callback(Relay(machine.loop, stack.enter_context(source(STDIN)), keyboard).stop)
         return machine.loop.run(lambda: machine.over or bool(signals.received), seconds)
 
 

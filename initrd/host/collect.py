@@ -4,6 +4,7 @@ import os
 from contextlib import ExitStack, closing, contextmanager
 from subprocess import DEVNULL, PIPE
 
+from initrd.host import stream
 from initrd.host.conversation import Ends
 from initrd.host.launch import Launch
 from initrd.host.loop import Loop
@@ -57,7 +58,7 @@ def converse(
             line = f"chrootvm: {text}\n".encode(errors="surrogateescape")
             see("stderr", line) if err is None else os.write(stderr, line)
 
-        ends = Ends(stdin, out, err, see, warn)
+        ends = Ends(enter(stream.source(stdin)), out, err, see, warn)
         talk = enter(talking(launch, launch.ports, ends, loop, Streams()))
         talk.guest.on_start = talk.guest.take_input
         over = talk.wait(lambda: False, seconds)

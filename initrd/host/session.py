@@ -10,7 +10,7 @@ from initrd.host.launch import Launch
 from initrd.host.loop import Loop
 from initrd.host.run import Streams
 from initrd.host.signals import ENDING, Signals, die_of
-from initrd.host.stream import Sink
+from initrd.host.stream import Sink, source
 from initrd.host.talk import Talk, talking
 from initrd.host.voice import STDERR, STDIN, STDOUT, Voice
 from initrd.host.watch import COMMAND, END, Watch
@@ -60,8 +60,13 @@ class User:
         self._talk.guest.tell(f"signal {number}")
 
     def _resize(self) -> None:
-        if self._command.tty and self._talk.guest.started:
-            self._talk.guest.tell("resize {} {}".format(*terminal.size(STDOUT)))
+        if not self._command.tty or not self._talk.guest.started:
+            return
+        try:
+            size = terminal.size(STDOUT)
+        except OSError:  # the terminal has hung up: that is noticed by who reads it
+            return
+        self._talk.guest.tell("resize {} {}".format(*size))
 
     def _take_input(self) -> None:
         """Read standard input, unless that would stop us: a job in the background may not.
@@ -86,7 +91,7 @@ def run_command(
         enter = stack.enter_context
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
-        ends = Ends(STDIN, out, err, warn=voice.say)
+        ends = Ends(enter(source(STDIN)), out, err, warn=voice.say)
         streams = Streams(watch=watch)
         streams = streams.replace(output=log, hear=voice.pass_on) if verbose else streams
         talk = enter(talking(launch, command.ports, ends, loop, streams))

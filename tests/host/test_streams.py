@@ -13,7 +13,7 @@ from initrd.host import stream
 from initrd.host.loop import READABLE, Loop
 from initrd.host.relay import Relay
 from initrd.host.rendezvous import Rendezvous
-from initrd.host.stream import Sink
+from initrd.host.stream import Sink, source
 from initrd.host.words import Words
 
 
@@ -164,8 +164,23 @@ def test_a_sink_that_is_full_takes_nothing_and_does_not_wait(kind: str, tmp_path
 def test_a_full_pipe_of_somebody_else_does_not_stop_us(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "_open_again", lambda _: -1)  # as when it belongs to root
+    monkeypatch.setattr(stream, "_open_again", lambda *_: -1)  # as when it belongs to root
     test_a_sink_that_is_full_takes_nothing_and_does_not_wait("pipe", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal", "file"])
+def test_a_source_that_others_read_too_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        if kind == "pipe":
+            pipe = stack.enter_context(closing(Pipe()))
+            descriptor = pipe.reader
+        else:
+            descriptor = open_one(kind, tmp_path, stack)
+        blocking = os.get_blocking(descriptor)
+        with source(descriptor) as ours:
+            assert os.get_blocking(ours) == (kind == "file")
+            assert (ours == descriptor) == (kind == "file")
+        assert os.get_blocking(descriptor) == blocking
 
 
 def test_a_file_is_written_where_its_offset_is(tmp_path: Path) -> None:
