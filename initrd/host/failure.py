@@ -24,6 +24,7 @@ _SHORT = {  # what may run out at any step, and what to try then
     errno.ENFILE: "again when fewer files are open on this machine",
     errno.ENOMEM: "again when more memory is free, or a smaller --memory",
     errno.EAGAIN: "fewer processes, or a higher ulimit -u",
+    errno.EFBIG: "ulimit -f unlimited",
     errno.ENOSPC: "again with more room in the cache and in /tmp",
 }
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
+_LONGEST = 1e6  # seconds of one poll(2), which takes milliseconds as an int
 
 
 def is_ready(descriptor: int, events: int, seconds: float = 0.0) -> bool:
@@ -57,8 +58,8 @@ class Loop:
         """Wait once, no longer than until `deadline` or the next pulse, and call who has waited."""
         beat = None if self._pulse is None else self._beaten + self._pulse
         moments = [moment for moment in (deadline, beat) if moment is not None]
-        pause = max(0.0, min(moments) - time.monotonic()) * 1000 if moments else None
-        for descriptor, events in self._poll.poll(pause):
+        pause = max(0.0, min(moments) - time.monotonic()) if moments else _LONGEST
+        for descriptor, events in self._poll.poll(min(pause, _LONGEST) * 1000):
             watcher = self._watchers.get(descriptor)
             if watcher:  # it may have been dropped by the watcher before it
                 watcher(events)

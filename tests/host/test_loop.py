@@ -69,3 +69,13 @@ def test_a_descriptor_of_any_number_can_be_waited_for() -> None:
         os.close(reader)
         os.close(writer)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_time_may_be_longer_than_one_poll_can_wait() -> None:
+    loop, heard = Loop(), []
+    reader, writer = os.pipe()
+    loop.watch(reader, READABLE, lambda _: heard.append(os.read(reader, 10)))
+    os.write(writer, b"x")
+    assert loop.run(lambda: bool(heard), 1e9)
+    os.close(reader)
+    os.close(writer)
