@@ -9,6 +9,8 @@ import sys
 import termios
 import tty
 
+from initrd.host.signals import ENDING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn, Self
@@ -81,6 +83,8 @@ def _start_guard(descriptor: int, modes: Modes) -> tuple[int, int]:
 def _guard(descriptor: int, modes: Modes, reader: int, writer: int) -> "NoReturn":
     try:
         signal.set_wakeup_fd(-1)
+        for number in ENDING:  # as when all of a control group is ended: this one is the last
+            signal.signal(number, signal.SIG_IGN)
         os.setsid()  # keys such as Ctrl-C are not for this one
         os.close(writer)
         os.closerange(3, reader)
