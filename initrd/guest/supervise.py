@@ -113,7 +113,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         for pid, status in self._processes.reap():
-            if pid == self._pid:
+            if pid == self._pid and self._status is None:  # a number may be used again
                 self._status = status
 
     def _pass_on(self, number: int) -> None:
