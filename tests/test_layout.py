@@ -74,7 +74,7 @@ def test_the_guest_never_imports_the_host(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", HOST)
-def test_the_host_imports_only_the_command_line_from_the_guests_side(path: str) -> None:
+def test_the_host_imports_only_what_both_sides_share(path: str) -> None:
     ours = {name for name in imports(tree_of(path)) if is_ours(name)}
     assert {name for name in ours if not name.startswith("initrd.host")} <= SHARED
 

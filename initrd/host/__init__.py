@@ -1,1 +1,1 @@
-"""What runs on the host. Of the other side it imports `initrd.cmdline` and `initrd.record` only."""
+"""What runs on the host. Never imports `initrd.guest`: tests/test_layout.py."""

@@ -143,11 +143,8 @@ class Conversation:
             sent = self._control.send(self._untold, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return
-        except (
-            BrokenPipeError,
-            ConnectionResetError,
-        ):  # it listens no more: that is seen elsewhere
-            sent = len(self._untold)
+        except (BrokenPipeError, ConnectionResetError):
+            sent = len(self._untold)  # it listens no more: that is noticed elsewhere
         self._untold = self._untold[sent:]
 
     def _hear(self) -> None:

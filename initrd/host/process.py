@@ -20,15 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Self
 
-# What Python ignores, and what we handle.
-_OURS = (
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-)
+# What Python ignores, what we handle, and what whoever started us may have ignored.
+_OURS = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
 _PATIENCE = 2.0  # seconds that a program has to end after SIGTERM
 
 
@@ -171,6 +164,6 @@ def _connect(descriptors: "tuple[int, ...]", stderr: int) -> None:
 
 def _restore_signals() -> None:
     """Undo what Python ignores and what we handle, and block nothing."""
-    for number in _OURS:
-        signal.signal(number, signal.SIG_DFL)
+    for name in _OURS:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
