@@ -1,6 +1,6 @@
 """What the words of a kernel command line may have as their value. Pure.
 
-Each raises CmdlineError, which names the word, says why and what to write.
+Where it may not, CmdlineError names the word, says why and what to write.
 """
 
 from initrd.options import CmdlineError

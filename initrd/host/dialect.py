@@ -7,7 +7,7 @@ that chrootvm does before it starts QEMU.
 import os
 
 from initrd.host.cache import Image, open_image
-from initrd.host.failure import HostError, reason
+from initrd.host.failure import HostError
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEPT = 4  # answers
-_ANSWER_TIME = 20.0  # seconds; the answer takes milliseconds
 
 
 class Dialect(Record):
@@ -30,21 +29,9 @@ class Dialect(Record):
 
 def help_text(program: str) -> bytes:
     """Return what a program answers to `--help`. Raises HostError when it cannot be run."""
-    import subprocess  # noqa: PLC0415 - a long import, which a known program does without
+    from initrd.host.answers import answer_of  # noqa: PLC0415 - long, and a known one needs none
 
-    try:
-        answer = subprocess.run(
-            [program, "--help"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_ANSWER_TIME,
-            check=False,
-        )
-    except OSError as error:
-        raise HostError(f"cannot run {program}", reason(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"cannot use {program}", "it does not answer --help") from error
-    return answer.stdout + answer.stderr
+    return answer_of(program, "--help")
 
 
 def dialect_of(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_text) -> Dialect:

@@ -5,10 +5,11 @@ Imported only when there is one to write.
 
 import json
 import os
-import subprocess
 from contextlib import contextmanager
 
 from initrd import __version__
+from initrd.host.answers import answer_of
+from initrd.host.failure import HostError
 from initrd.host.picture import draw
 from initrd.host.save import check, save
 from initrd.host.timeline import Phase, Timeline, process_age
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from initrd.host.launch import Launch
-
-_ANSWER_TIME = 20.0  # seconds
 
 
 @contextmanager
@@ -79,14 +78,7 @@ def render(file: str, about: dict[str, str], phases: "Sequence[Phase]") -> str:
 def version_of(program: str) -> str:
     """Return the first line that a program says of its version; empty when it says none."""
     try:
-        said = subprocess.run(
-            [program, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_ANSWER_TIME,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        lines = answer_of(program, "--version").decode(errors="replace").splitlines()
+    except HostError:
         return ""
-    lines = (said.stdout or said.stderr).decode(errors="replace").splitlines()
     return lines[0] if lines else ""

@@ -152,7 +152,7 @@ def test_a_machine_that_was_not_let_run_reads_what_has_come_meanwhile() -> None:
     assert it.acquire()[0] == "eth0"
 
 
-def test_a_flood_does_not_move_the_deadline() -> None:
+def test_a_flood_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, lease = exchange(lambda *_: [], seconds=10)
 
     def flood(_: float) -> tuple[str, bytes]:
