@@ -78,13 +78,13 @@ class Supervisor:
 
     def _drain_what_comes(self) -> None:
         """Deliver until nothing more comes: who is spared may hold a stream open for ever."""
-        before, now = -1, 0
-        while before != now and not self._host.gone:
-            before = now
+        outputs = self._streams.outputs.values()
+        while not (self._all_ended() or self._host.gone):
+            before = sum(pump.received for pump in outputs)
             self._loop.run(lambda: self._all_ended() or self._host.gone, _KILL_AGAIN)
-            now = sum(pump.received for pump in self._streams.outputs.values())
-            if any(pump.pending for pump in self._streams.outputs.values()):
-                before = -1  # the host is slow
+            came = sum(pump.received for pump in outputs) - before
+            if not came and not any(pump.pending for pump in outputs):  # else the host is slow
+                return
 
     def _all_ended(self) -> bool:
         return all(pump.ended for pump in self._streams.outputs.values())
