@@ -101,7 +101,7 @@ lint: $(INSTALLED) ## style and types
 # The checkout's layout below LIBDIR/initrd, so that the scripts find the package beside them.
 LIBRARY := $(DESTDIR)$(LIBDIR)/initrd
 INIT := $(DESTDIR)$(LIBDIR)/osbuild/initrd/initrd
-MODULES := $(filter-out initrd/init.py,$(wildcard initrd/*.py initrd/host/*.py))
+MODULES := $(filter-out initrd/init.py,$(wildcard initrd/*.py initrd/host/*.py initrd/host/*/*.py))
 SCRIPTS := $(notdir $(wildcard scripts/*))
 MANUALS := $(notdir $(wildcard man/*.[1-8]))
 # In a shell's loop, where $$page is initrd.8: the file of its section.

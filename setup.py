@@ -8,7 +8,7 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 BUILT = "dist/init"
-INSIDE = "initrd/freeze/init"  # of the wheel; where initrd.host.locate looks for it
+INSIDE = "initrd/freeze/init"  # of the wheel; where initrd.host.machine.locate looks for it
 
 
 class BuildWithInit(build_py):

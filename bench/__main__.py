@@ -18,9 +18,9 @@ from statistics import median
 from bench import building, files, icount, inside, instead, start, whole
 from bench.figure import MEGA, Figure
 from bench.whole import once
-from initrd.host import unpack
-from initrd.host.watch import KERNEL
-from tests.boot import assets
+from initrd.host.image import lsinitramfs
+from initrd.host.machine.run import PHASE_KERNEL
+from testbed import assets
 
 INIT = Path("dist/init")
 BLOCKS = 4096  # of 64 KiB each, through a command's standard output
@@ -65,7 +65,7 @@ def image_maker(runs: int) -> list[Figure]:
         taken = seconds(command, runs * 2)
         content = Path(f"{top}/image").read_bytes()
         size = len(content)
-        beyond = size - sum(len(entry.data) for entry in unpack.read(content))
+        beyond = size - sum(len(entry.data) for entry in lsinitramfs.read_entries(content))
     return [
         Figure("mkvirtinitrd on Debian 12's modules", taken, "s", 0.2),
         Figure("its image", size / MEGA, "MB"),
@@ -94,7 +94,9 @@ def host(runs: int) -> list[Figure]:
         for _ in range(runs + 1):
             once([*chrootvm, "--report", report, assets.busybox_root(), "--", "true"])
             phases = json.loads(Path(report).read_text())["phases"]
-            starts += [phase["start_ms"] / 1000 for phase in phases if phase["name"] == KERNEL]
+            starts += [
+                phase["start_ms"] / 1000 for phase in phases if phase["name"] == PHASE_KERNEL
+            ]
     return [Figure("execve of chrootvm to that of QEMU", median(starts[1:]), "s", 0.15)]
 
 

@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import icount
-from initrd.host import arch, locate, modules, needs, virtiofsd
-from initrd.host.bootimage import BootImage
-from initrd.host.dialect import Dialect, ask
-from initrd.host.image import build
-from initrd.host.launch import Launch
-from initrd.host.loop import Loop
-from initrd.host.qemu import Hardware
-from initrd.host.run import Streams, running
-from tests.boot import assets
+from initrd.host.image import modules
+from initrd.host.image.build import BootImage, build_image
+from initrd.host.machine import locate
+from initrd.host.machine.launch import Launch
+from initrd.host.machine.run import Connections, start_machine
+from initrd.host.qemu import arch
+from initrd.host.qemu.argv import Hardware
+from initrd.host.system.loop import Loop
+from initrd.host.virtiofsd import program
+from initrd.host.virtiofsd.program import Virtiofsd, ask
+from testbed import assets
 
 INIT = "dist/init"
 DEADLINE = 300.0  # seconds
@@ -102,10 +104,10 @@ def console(boot: Counted) -> str:
             kernel=boot.kernel,
             image=BootImage(image, ""),
             cmdline=f"{CONSOLE} {TRACE} {boot.cmdline}",
-            directories=tuple((tag, virtiofsd.Directory(boot.root)) for tag in boot.tags),
+            directories=tuple((tag, program.Directory(boot.root)) for tag in boot.tags),
             extra=boot.extra,
         )
-        with running(launch, loop, Streams()) as machine:
+        with start_machine(launch, loop, Connections()) as machine:
             if not machine.wait(DEADLINE):
                 raise TimeoutError(f"no power-off; the log:\n{machine.log.text[-2000:]}")
             machine.ending()
@@ -113,7 +115,7 @@ def console(boot: Counted) -> str:
 
 
 @functools.cache
-def served_by() -> Dialect:
+def served_by() -> Virtiofsd:
     """Return the virtiofsd that chrootvm would use."""
     return ask(locate.find_virtiofsd("", os.environ))
 
@@ -162,5 +164,5 @@ def compile_program(source: str, output: str, options: Iterable[str]) -> None:
 
 def image(init: str, kernel: assets.Kernel, *names: str) -> bytes:
     """Return the image with the program `init`, and these modules beyond virtiofs."""
-    wanted = (*needs.ALWAYS, *(needs.module(name) for name in names))
-    return build(Path(init).read_bytes(), modules.choose(kernel.modules, wanted))
+    wanted = (*modules.ALWAYS, *(modules.module_requirement(name) for name in names))
+    return build_image(Path(init).read_bytes(), modules.choose_modules(kernel.modules, wanted))

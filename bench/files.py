@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.figure import Figure
-from initrd.host import openfiles
-from tests.boot import assets
+from initrd.host.virtiofsd import sandbox
+from testbed import assets
 
 CHROOTVM = "scripts/chrootvm"
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
@@ -100,7 +100,7 @@ KINDS = (
 
 def full_size(family: str) -> Size:
     """Return what can be measured here: the one in C has all files open that the guest knows of."""
-    possible = (openfiles.limit() - RESERVED) // A_FOLDER
+    possible = (sandbox.open_file_limit() - RESERVED) // A_FOLDER
     return FULL if family == "rust" else Size(FULL.megabytes, min(FULL.folders, possible))
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from initrd.host import cpio
+from initrd.host.image import cpio
 
 QEMU = "qemu-system-x86_64"
 MACHINE = ("-m", "512M", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio")

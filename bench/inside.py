@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import boots
 from bench.boots import Counted, Marks
 from bench.figure import MEGA, Figure
-from tests.boot import assets
+from testbed import assets
 
 SHARES = (1, 8, 32)
 MODULES = (1, 16, 64)

@@ -14,9 +14,9 @@ from pathlib import Path
 from bench import boots
 from bench.boots import Counted, Marks
 from bench.figure import MEGA, Figure
-from initrd.host import cpio, modules, needs
-from initrd.host.image import MODULES, read_module
-from tests.boot import assets
+from initrd.host.image import cpio, modules
+from initrd.host.image.build import MODULES, read_module
+from testbed import assets
 
 SCRIPT = Path(__file__).parent / "busybox.sh"
 APPLETS = ("insmod", "ln", "mkdir", "mknod", "mount", "sh", "switch_root")
@@ -63,7 +63,7 @@ def busybox_image(kernel: assets.Kernel) -> bytes:
         *(cpio.symlink(f"bin/{applet}", "busybox") for applet in APPLETS),
         *(cpio.directory(name) for name in DIRECTORIES),
     ]
-    for number, module in enumerate(modules.choose(kernel.modules, needs.ALWAYS)):
+    for number, module in enumerate(modules.choose_modules(kernel.modules, modules.ALWAYS)):
         name = f"{MODULES}/{number:03}-{module.name}.ko"
         entries.append(cpio.file(name, read_module(module.path)))
     return cpio.pack(entries)

@@ -43,7 +43,7 @@ def report(found: dict[str, int]) -> str:
 
 def default_kernel() -> str:
     """Return Debian 12's kernel, from the cache of the boot tests."""
-    from tests.boot import assets  # noqa: PLC0415  (may download)
+    from testbed import assets  # noqa: PLC0415  (may download)
 
     return assets.kernel("bookworm").image
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.figure import Figure
-from tests.boot import assets
+from testbed import assets
 
 CHROOTVM = "scripts/chrootvm"
 PLAIN = Path(__file__).parent / "plain.sh"

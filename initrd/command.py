@@ -5,7 +5,7 @@ next to nothing, because `/init` pays for every import.
 """
 
 from initrd.record import Record
-from initrd.values import natural
+from initrd.text import parse_natural
 
 HEADER = b"initrd-command 1"
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
@@ -103,7 +103,7 @@ def _digits(text: bytes) -> tuple[int, ...]:
 
 def _size(text: bytes) -> tuple[int, int]:
     words = text.split(b" ")
-    numbers = [natural(word.decode("latin-1")) for word in words]
+    numbers = [parse_natural(word.decode("latin-1")) for word in words]
     found = [number for number in numbers if number is not None and number < 1 << 16]
     if len(words) != 2 or len(found) != 2:
         raise CommandError(f"size={text!r}: write ROWS COLUMNS")

@@ -7,26 +7,25 @@ import sys
 
 import initrd
 from initrd.cmdline import onfail_of, parse
-from initrd.guest.console import Log
 from initrd.guest.execute import execute
-from initrd.guest.failure import BootError, Failure, explain, give_up
+from initrd.guest.failure import BootError, FailurePolicy, describe_failure, give_up
+from initrd.guest.frozen import add_network, import_session
 from initrd.guest.handoff import execute_target
-from initrd.guest.modules import load_modules
+from initrd.guest.insmod import load_modules
+from initrd.guest.log import Log
 from initrd.guest.plan import SYSROOT, api_mounts, device_nodes, share_mount
-from initrd.guest.refusal import refusal
-from initrd.guest.runtime import add_network, import_session
-from initrd.guest.shares import mount_share
-from initrd.guest.switchroot import free_initramfs, move_api_mounts, switch_root
+from initrd.guest.switchroot import free_initramfs, is_ram_filesystem, move_api_mounts, switch_root
+from initrd.guest.virtiofs import mount_share
 from initrd.options import COMMAND_FILE, BootOptions, CmdlineError, Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from initrd.guest.command.session import Session
     from initrd.guest.kernel import Kernel
-    from initrd.guest.network.names import Names
-    from initrd.guest.network.syntax import Interface
-    from initrd.guest.session import Session
+    from initrd.guest.network.ipconfig import Interface
+    from initrd.guest.network.resolv import ResolverSettings
 
 
 class Boot:
@@ -38,9 +37,9 @@ class Boot:
         self.began = kernel.monotonic()
         self.log = Log(kernel)
         self.options = BootOptions()
-        self.failure = Failure()
+        self.failure = FailurePolicy()
         self.interfaces: tuple[Interface, ...] = ()
-        self.names: Names | None = None
+        self.names: ResolverSettings | None = None
         self.session: Session | None = None
 
     def run(self) -> "NoReturn":
@@ -49,12 +48,12 @@ class Boot:
             self.mount_api()
             self.read_options()
             self.prepare_devices()
-            self.meet_host()
+            self.open_command_session()
             self.mount_root()
             self.mount_shares()
             self.configure_network()
             old_root = self.enter_root()
-            self.provide_names()
+            self.write_resolver_settings()
             self.mount_shares_at_paths()
             self.prepare_bundles()
             free_initramfs(old_root, self.kernel, self.log)
@@ -73,22 +72,22 @@ class Boot:
         text = self.kernel.read("/proc/cmdline")
         try:
             self.options = parse(text)
-            self.failure = Failure(self.options.onfail)
+            self.failure = FailurePolicy(self.options.onfail)
             self.read_ip()
         except CmdlineError as error:
-            self.failure = Failure(onfail_of(text))
+            self.failure = FailurePolicy(onfail_of(text))
             raise BootError("cannot understand the kernel command line", str(error)) from error
         if self.options.debug:
-            from initrd.guest.beginning import tell_beginning  # noqa: PLC0415 - on request
+            from initrd.guest.boottime import log_boot_time  # noqa: PLC0415 - on request
 
-            tell_beginning(self.began, self.kernel, self.log)
+            log_boot_time(self.began, self.kernel, self.log)
         self.log.set_verbose(self.options.debug)
 
     def read_ip(self) -> None:
         """Parse `ip=`. Without it, nothing of the network's code is even unpacked."""
         if self.options.ip:
             add_network()
-            from initrd.guest.network.syntax import parse_ip  # noqa: PLC0415 - on request
+            from initrd.guest.network.ipconfig import parse_ip  # noqa: PLC0415 - on request
 
             self.interfaces = parse_ip(self.options.ip)
 
@@ -97,11 +96,11 @@ class Boot:
         execute(device_nodes(), self.kernel, self.log)
         load_modules(self.kernel, self.options.module_params, self.log)
 
-    def meet_host(self) -> None:
+    def open_command_session(self) -> None:
         """Get ready to run a command for the host, if the image holds one."""
         if self.kernel.exists(COMMAND_FILE):
             import_session()
-            from initrd.guest.session import Session  # noqa: PLC0415 - other boots do not pay for it
+            from initrd.guest.command.session import Session  # noqa: PLC0415 - other boots do not pay for it
 
             self.session = Session(self.kernel, self.log, self.options.timeout)
             self.session.prepare()
@@ -112,7 +111,7 @@ class Boot:
         if root.kind == "virtiofs" and not self.options.overlay:
             self.mount_share(Share(root.source, writable=root.writable), SYSROOT, root.flags)
         else:
-            from initrd.guest.roots import mount_root  # noqa: PLC0415
+            from initrd.guest.roots.mount import mount_root  # noqa: PLC0415
 
             mount_root(self.options, self.kernel, self.log)
         self.failure = self.failure.replace(shell_root=SYSROOT)
@@ -126,18 +125,18 @@ class Boot:
     def configure_network(self) -> None:
         """Configure the interfaces that `ip=` asks for."""
         if self.interfaces:
-            from initrd.guest.network.configure import Setup  # noqa: PLC0415 - on request
-            from initrd.guest.network.stack import Stack  # noqa: PLC0415 - on request
+            from initrd.guest.network.configure import NetworkSetup  # noqa: PLC0415 - on request
+            from initrd.guest.network.netlink import NetworkStack  # noqa: PLC0415 - on request
 
-            setup = Setup(self.options.timeout, self.kernel, self.log, Stack())
+            setup = NetworkSetup(self.options.timeout, self.kernel, self.log, NetworkStack())
             self.names = setup.configure(self.interfaces)
 
-    def provide_names(self) -> None:
+    def write_resolver_settings(self) -> None:
         """Make name resolution work in the new root."""
         if self.names:
-            from initrd.guest.network.names import provide_names  # noqa: PLC0415 - on request
+            from initrd.guest.network.resolv import write_resolver_settings  # noqa: PLC0415 - on request
 
-            provide_names(self.names, self.kernel, self.log)
+            write_resolver_settings(self.names, self.kernel, self.log)
 
     def mount_shares_at_paths(self) -> None:
         """Mount the extra shares that have a path: in the new root, whose links lead there."""
@@ -148,7 +147,7 @@ class Boot:
     def prepare_bundles(self) -> None:
         """Make the container bundles of `initrd.bundle=` ready to run."""
         if self.options.bundles:
-            from initrd.guest.bundle import prepare_all  # noqa: PLC0415 - on request
+            from initrd.guest.roots.bundle import prepare_all  # noqa: PLC0415 - on request
 
             prepare_all(self.options.bundles, self.kernel, self.log)
 
@@ -173,10 +172,26 @@ class Boot:
         """Say why the boot failed, and do what `initrd.onfail` asks for."""
         if self.options.debug:
             sys.__excepthook__(type(error), error, error.__traceback__)
-        self.log.fail(explain(error))
+        self.log.fail(describe_failure(error))
         if self.session:
             self.session.fail(error)
         give_up(self.kernel, self.log, self.failure)
+
+
+def why_not_init(kernel: "Kernel") -> str:
+    """Return why this process must not act as `/init`; empty when it may.
+
+    Matters for a start from a checkout: in the frozen program the launcher has checked the same.
+    """
+    if kernel.pid() != 1:
+        return "this is not PID 1"
+    if kernel.exists("/proc/self"):
+        return "/proc is mounted already"  # a container: the kernel itself mounts nothing
+    root = kernel.open_directory("/")
+    try:
+        return "" if is_ram_filesystem(root, kernel) else "/ is not an initramfs"
+    finally:
+        kernel.close(root)
 
 
 def main(arguments: list[str]) -> int:
@@ -184,7 +199,7 @@ def main(arguments: list[str]) -> int:
     from initrd.guest.kernel import Kernel  # noqa: PLC0415 - tests of Boot do without system calls
 
     kernel = Kernel()
-    why_not = refusal(kernel)
+    why_not = why_not_init(kernel)
     if not why_not:
         Boot(kernel, arguments).run()
     if arguments == ["--version"]:

@@ -1,7 +1,7 @@
 """What a boot can be asked for: the options, their defaults and their choices. Pure.
 
 Both sides share it, and /init imports it in every boot: `initrd.cmdline` parses these from the
-kernel command line, `initrd.host.rendering` writes them there.
+kernel command line, `initrd.cmdline` writes them there.
 """
 
 from initrd.record import Record

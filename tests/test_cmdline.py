@@ -5,10 +5,8 @@ import string
 
 import pytest
 
-from initrd.cmdline import onfail_of, parse
-from initrd.host.rendering import quote, render
+from initrd.cmdline import Word, onfail_of, parse, quote, render, split
 from initrd.options import BootOptions, CmdlineError, Root, Share
-from initrd.quoting import Word, split
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from initrd import options
-from initrd.host.arguments import OPTIONS
+from initrd.host.machine.cli import OPTIONS
 
 TOP = Path(__file__).parent.parent
 NOT_IN_TABLE = {"--help", "--version"}
@@ -31,7 +31,7 @@ def understood() -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(read("initrd/cmdline.py"))):
         called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if isinstance(node, ast.Call) and called in ("last", "choice"):
+        if isinstance(node, ast.Call) and called in ("last_word", "parse_choice"):
             names.update(constants(node.args[1]))
         if isinstance(node, ast.Call) and called.endswith(".is_flag"):
             names.update(name for part in node.args for name in constants(part))

@@ -70,7 +70,7 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     subprocess.run([*pip, *options, str(source)], check=True)
     code = (
         "from importlib.metadata import entry_points\n"
-        "from initrd.host.locate import find_init\n"
+        "from initrd.host.machine.locate import find_init\n"
         "(plugin,) = (one for one in entry_points(group='pytest11') if 'initrd' in one.value)\n"
         "print(find_init('', {}), plugin.load().__name__)\n"
     )

@@ -1,23 +1,84 @@
-"""Who may import whom: read from the source, so that a wrong import fails before it is run."""
+"""Which module may import which: read from the source, so that a wrong import fails before it runs."""
 
 import ast
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# What a bare interpreter has in memory anyway, or builds in: what /init may import for nothing.
+# Modules that a bare interpreter has in memory or builds in: /init may import them at the top.
 FREE = {"_io", "_stat", "_thread", "builtins", "errno", "itertools", "marshal"}
 FREE |= {"os", "posix", "posixpath", "stat", "sys", "time"}
-# What a boot that asks for nothing special imports of those. `os` alone takes as long as the rest.
-EVERY_BOOT = {"_stat", "errno", "posix", "sys", "time"}
-# The only modules of the guest's side that the host may see.
-SHARED = {"initrd", "initrd.cmdline", "initrd.command", "initrd.options", "initrd.quoting"}
-SHARED |= {"initrd.record", "initrd.values"}
-# What `ip=` asks for may cost something; nothing else in /init may import it at the top.
-ON_REQUEST = "initrd.guest.network"
+
+# What every boot imports. `os` alone would cost as much as all of these together.
+EVERY_BOOT_FOREIGN = {"_stat", "errno", "posix", "sys", "time"}
+EVERY_BOOT = {
+    "initrd",
+    "initrd.cmdline",
+    "initrd.guest",
+    "initrd.guest._syscalls",
+    "initrd.guest.execute",
+    "initrd.guest.failure",
+    "initrd.guest.frozen",
+    "initrd.guest.handoff",
+    "initrd.guest.insmod",
+    "initrd.guest.kernel",
+    "initrd.guest.log",
+    "initrd.guest.plan",
+    "initrd.guest.rmtree",
+    "initrd.guest.steps",
+    "initrd.guest.switchroot",
+    "initrd.guest.virtiofs",
+    "initrd.guest.wait",
+    "initrd.init",
+    "initrd.options",
+    "initrd.record",
+    "initrd.text",
+}
+# What a boot that runs a command imports beyond that.
+COMMAND_BOOT_FOREIGN: set[str] = set()
+COMMAND_BOOT = {
+    "initrd.command",
+    "initrd.guest.command",
+    "initrd.guest.command.control",
+    "initrd.guest.command.loop",
+    "initrd.guest.command.ports",
+    "initrd.guest.command.processes",
+    "initrd.guest.command.session",
+    "initrd.guest.command.shutdown",
+    "initrd.guest.command.spawn",
+    "initrd.guest.command.streams",
+    "initrd.guest.command.supervise",
+    "initrd.guest.command.users",
+}
+
+# A module may import modules of its own layer's folder and of the layers below it, and no others.
+# Folders on one line do not import each other.
+HOST_LAYERS = (
+    ("initrd.host",),  # the faces: chrootvm, vm, doctor, pytest_plugin
+    ("initrd.host.command", "initrd.host.report"),
+    ("initrd.host.machine",),
+    ("initrd.host.qemu",),
+    ("initrd.host.image", "initrd.host.virtiofsd"),
+    ("initrd.host.system",),
+    ("initrd",),  # what both sides share
+)
+GUEST_LAYERS = (
+    ("initrd.guest.roots", "initrd.guest.command", "initrd.guest.network"),
+    ("initrd.guest",),
+    ("initrd",),
+)
+MOST_FILES = 20  # Python files of a folder
+MANY_LINES = 400  # of a file: a signal to look for a second subject, see CONTRIBUTING.md
+# Modules of one name: the two sides of one thing, or one thing for a folder of its own.
+NAMESAKES = {
+    "session": "a command's session: in the guest, and on the host",
+    "loop": "the loop around poll(2): of PID 1, and of the host's programs",
+    "steps": "steps of a plan: those of every boot, and those of roots and layers",
+}
 
 
 def sources(*tops: str) -> Iterator[str]:
@@ -61,64 +122,142 @@ def is_ours(module: str) -> bool:
     return module == "initrd" or module.startswith("initrd.")
 
 
-SHARED_FILES = [f"{name.replace('.', '/')}.py" for name in SHARED if name != "initrd"]
-GUEST = sorted([*sources("initrd/guest"), *SHARED_FILES])
-GUEST += [path for path in ("initrd/init.py",) if os.path.exists(os.path.join(TOP, path))]
-HOST = sorted(sources("initrd/host"))
+def package_of(module: str) -> str:
+    """Return the folder of a module, as a package."""
+    return module.rpartition(".")[0] or module
 
 
-@pytest.mark.parametrize("path", GUEST)
-def test_the_guest_never_imports_the_host(path: str) -> None:
-    ours = {name for name in imports(tree_of(path)) if is_ours(name)}
-    assert {name for name in ours if not name.startswith("initrd.guest")} <= SHARED
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+SHARED = {
+    "initrd",
+    *(
+        module_name(f"initrd/{name}")
+        for name in os.listdir(os.path.join(TOP, "initrd"))
+        if name.endswith(".py") and name != "init.py"
+    ),
+}
+SOURCES = sorted(path for path in sources("initrd") if not path.endswith("__init__.py"))
+GUEST = [path for path in SOURCES if path.startswith("initrd/guest/")]
+HOST = [path for path in SOURCES if path.startswith("initrd/host/")]
+SHARED_FILES = [path for path in SOURCES if module_name(path) in SHARED]
+IN_INIT = [*GUEST, *SHARED_FILES, "initrd/init.py"]
+
+
+def ours(path: str, *, deferred: bool = True) -> set[str]:
+    """Return those of our modules that a file imports; with `deferred`, in functions too."""
+    return {name for name in imports(tree_of(path), deferred=deferred) if is_ours(name)}
+
+
+def allowed(module: str, layers: tuple[tuple[str, ...], ...]) -> set[str]:
+    """Return the packages that a module may import from, by the layer that it is in."""
+    package = package_of(module)
+    level = next(number for number, layer in enumerate(layers) if package in layer)
+    return {package, *(name for layer in layers[level + 1 :] for name in layer)}
+
+
+def strangers(path: str, layers: tuple[tuple[str, ...], ...], *, deferred: bool) -> set[str]:
+    """Return what a file imports that its layer may not."""
+    packages = allowed(module_name(path), layers)
+    found = ours(path, deferred=deferred)
+    return {
+        name
+        for name in found
+        if name not in packages
+        and package_of(name) not in packages - {"initrd"}
+        and name not in SHARED
+    }
 
 
 @pytest.mark.parametrize("path", HOST)
-def test_the_host_imports_only_what_both_sides_share(path: str) -> None:
-    ours = {name for name in imports(tree_of(path)) if is_ours(name)}
-    assert {name for name in ours if not name.startswith("initrd.host")} <= SHARED
+def test_host_modules_import_only_their_own_folder_and_lower_layers(path: str) -> None:
+    assert strangers(path, HOST_LAYERS, deferred=True) == set()
 
 
 @pytest.mark.parametrize("path", GUEST)
-def test_the_guest_imports_only_what_the_interpreter_holds_anyway(path: str) -> None:
-    module = path.removesuffix(".py").replace("/", ".")
-    if module.startswith(ON_REQUEST):
-        return
+def test_guest_modules_import_only_their_own_folder_and_lower_layers(path: str) -> None:
+    assert strangers(path, GUEST_LAYERS, deferred=False) == set()
+
+
+@pytest.mark.parametrize("path", IN_INIT)
+def test_init_never_imports_host_modules(path: str) -> None:
+    assert not {name for name in ours(path) if name.startswith("initrd.host")}
+
+
+@pytest.mark.parametrize("path", SHARED_FILES)
+def test_shared_modules_import_only_shared_modules(path: str) -> None:
+    assert ours(path) <= SHARED
+
+
+@pytest.mark.parametrize("path", IN_INIT)
+def test_init_imports_at_the_top_only_what_the_interpreter_holds_anyway(path: str) -> None:
+    if path.startswith("initrd/guest/network/"):
+        return  # imported only when `ip=` asks for it
     foreign = {name for name in imports(tree_of(path), deferred=False) if not is_ours(name)}
     assert foreign <= FREE
 
 
 def imported_by(*modules: str) -> set[str]:
-    """What is in memory once these are imported, whatever functions import later."""
+    """Return what is in memory once these are imported, whatever functions import later."""
     found, left = set(), set(modules)
     while left:
         module = left.pop()
         found.add(module)
-        if is_ours(module):
-            path = module.replace(".", "/")
-            path += "/__init__.py" if os.path.isdir(os.path.join(TOP, path)) else ".py"
-            if os.path.exists(os.path.join(TOP, path)):
-                left |= set(imports(tree_of(path), deferred=False)) - found
+        if not is_ours(module):
+            continue
+        if "." in module:
+            left |= {package_of(module)} - found
+        path = module.replace(".", "/")
+        path += "/__init__.py" if os.path.isdir(os.path.join(TOP, path)) else ".py"
+        if os.path.exists(os.path.join(TOP, path)):
+            left |= set(imports(tree_of(path), deferred=False)) - found
     return found
 
 
-def test_every_boot_imports_only_what_is_cheap() -> None:
+def split_ours(modules: set[str]) -> tuple[set[str], set[str]]:
+    own = {module for module in modules if is_ours(module)}
+    return own, modules - own
+
+
+def test_every_boot_imports_these_modules_and_no_others() -> None:
     found = imported_by("initrd.init", "initrd.guest.kernel")
-    assert {module for module in found if not is_ours(module)} == EVERY_BOOT
+    assert split_ours(found) == (EVERY_BOOT, EVERY_BOOT_FOREIGN)
 
 
-@pytest.mark.parametrize("path", GUEST)
-def test_what_costs_something_is_not_imported_at_the_top_of_the_guest(path: str) -> None:
-    top = {name for name in imports(tree_of(path), deferred=False) if name.startswith(ON_REQUEST)}
-    assert not top or path.startswith(ON_REQUEST.replace(".", "/"))
+def test_a_command_boot_imports_these_modules_beyond_that_and_no_others() -> None:
+    plain = imported_by("initrd.init", "initrd.guest.kernel")
+    found = imported_by("initrd.guest.command.session") - plain
+    assert split_ours(found) == (COMMAND_BOOT, COMMAND_BOOT_FOREIGN)
 
 
-@pytest.mark.parametrize("path", [*GUEST, *HOST])
-def test_a_module_opens_by_saying_what_it_does(path: str) -> None:
-    assert ast.get_docstring(tree_of(path))
+def test_imports_form_no_circle() -> None:
+    left = {module_name(path): ours(path) for path in SOURCES}
+    packages = {name for name in SHARED if os.path.isdir(os.path.join(TOP, name))}
+    while left:
+        leaves = {name for name, needed in left.items() if not needed & left.keys() - packages}
+        assert leaves, f"these import each other: {sorted(left)}"
+        left = {name: needed for name, needed in left.items() if name not in leaves}
+
+
+def test_a_folder_has_few_files() -> None:
+    folders = Counter(os.path.dirname(path) for path in sources("initrd", "tests", "bench"))
+    assert {name: count for name, count in folders.items() if count > MOST_FILES} == {}
+
+
+def test_modules_of_one_name_have_one_job() -> None:
+    names = Counter(os.path.basename(path) for path in SOURCES)
+    twice = {name.removesuffix(".py") for name, count in names.items() if count > 1}
+    assert twice == NAMESAKES.keys()
 
 
 @pytest.mark.parametrize("path", sorted(sources("initrd")))
-def test_a_file_stays_small(path: str) -> None:
+def test_a_module_has_a_docstring(path: str) -> None:
+    assert ast.get_docstring(tree_of(path))
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_a_file_is_not_long(path: str) -> None:
     with open(os.path.join(TOP, path), encoding="utf-8") as file:
-        assert len(file.readlines()) <= 200
+        assert len(file.readlines()) <= MANY_LINES

@@ -56,7 +56,7 @@ NOT_PACKED = ("initrd.guest._syscalls", "_typing")
 # What every boot imports; init.py's main() the second.
 EVERY_BOOT = ("initrd.init", "initrd.guest.kernel")
 # What a boot that runs a command imports beyond that.
-SESSION = ("initrd.guest.session",)
+SESSION = ("initrd.guest.command.session",)
 # All that only `ip=` needs is in this package, which is imported when that asks for it.
 NETWORK = "initrd.guest.network"
 # Packages whose modules are imported without running the package itself: `bare_package` of

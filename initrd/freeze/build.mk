@@ -55,9 +55,9 @@ $(FREEZE)/analysis.json: $(addprefix $(FREEZE_SOURCES)/,init.spec entry.py analy
 		$(FREEZE_SOURCES)/init.spec
 	$(Q)mv $(FREEZE)/init/analysis.json $@
 
-$(FREEZE)/modules.c: $(FREEZE)/analysis.json $(FREEZE_SOURCES)/modules.py
+$(FREEZE)/modules.c: $(FREEZE)/analysis.json $(FREEZE_SOURCES)/frozen_modules.py
 	$(said)
-	$(Q)$(FREEZE_PYTHON) $(FREEZE_SOURCES)/modules.py $< $(@D)
+	$(Q)$(FREEZE_PYTHON) $(FREEZE_SOURCES)/frozen_modules.py $< $(@D)
 
 $(addprefix $(FREEZE)/,launcher.o unpack.o loader.o): private FREEZE_CFLAGS += $(BARE_CFLAGS)
 $(FREEZE)/%.o: $(FREEZE_SOURCES)/%.c $(wildcard $(FREEZE_SOURCES)/*.h) $(INSTALLED)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from initrd.host import cpio
+from initrd.host.image import cpio
 
 STRIP = os.environ.get("STRIP", "strip")
 LOADER = "ld.so"  # RUNTIME_LOADER of freeze.h

@@ -1,7 +1,7 @@
 """Carries out plans: says each step, does it, takes its time, and turns a failure into words."""
 
-from initrd.guest.console import Log
 from initrd.guest.failure import BootError, reason
+from initrd.guest.log import Log
 from initrd.guest.steps import Step
 
 TYPE_CHECKING = False
@@ -27,10 +27,10 @@ def timed(what: object, action: "Callable[[], None]", kernel: "Kernel", log: Log
     start = kernel.monotonic()
     action()
     if log.verbose is not False:
-        log.progress(taken(what, start, kernel.monotonic()))
+        log.progress(format_duration(what, start, kernel.monotonic()))
 
 
-def taken(what: object, start: float, end: float) -> str:
+def format_duration(what: object, start: float, end: float) -> str:
     """Return the line that tells when something was done; times in seconds since the start."""
     return f"{what} [{(end - start) * 1000:.1f} ms, at {start:.4f} s]"
 

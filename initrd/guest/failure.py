@@ -1,6 +1,6 @@
 """A boot that cannot go on: the error, what the user reads of it, what the machine then does."""
 
-from initrd.guest.console import Log
+from initrd.guest.log import Log
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -28,20 +28,20 @@ class BootError(Exception):
         return f"{self.what}: {self.why}" + (f"\ntry: {self.hint}" if self.hint else "")
 
 
-class WishError(BootError):
+class CommandRefused(BootError):
     """The root lacks what the command was to have: its user, its directory. The boot went well."""
 
 
-class Failure(Record):
+class FailurePolicy(Record):
     """What a failed boot does, and whether there is a root to run a shell from."""
 
     action: str = "poweroff"
     shell_root: str = ""  # where the new root is mounted; empty: it is not
 
 
-def explain(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return what the user reads of any error: one or two lines, never a traceback."""
-    if isinstance(error, WishError):
+    if isinstance(error, CommandRefused):
         return str(error)
     if isinstance(error, BootError):
         return f"boot failed: {error}"
@@ -53,7 +53,7 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def give_up(kernel: "Kernel", log: Log, failure: Failure) -> "NoReturn":
+def give_up(kernel: "Kernel", log: Log, failure: FailurePolicy) -> "NoReturn":
     """Do what `initrd.onfail` asks for. Never returns."""
     if failure.action == "shell":
         _run_shell(kernel, log, failure.shell_root)

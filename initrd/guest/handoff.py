@@ -2,17 +2,17 @@
 
 import posix
 
-from initrd.guest.execute import taken
+from initrd.guest.execute import format_duration
 from initrd.guest.failure import BootError
-from initrd.guest.text import encode
 from initrd.options import OUR_WORDS
+from initrd.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from initrd.guest.console import Log
     from initrd.guest.kernel import Kernel
+    from initrd.guest.log import Log
 
 
 def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
@@ -28,13 +28,15 @@ def execute_target(path: str, arguments: "list[str]", kernel: "Kernel", log: "Lo
     """Replace this process by the target: execve(2). Raises BootError."""
     if log.verbose:
         now = kernel.monotonic()
-        log.progress(taken(f"execute {path}", now, now))
+        log.progress(format_duration(f"execute {path}", now, now))
     kernel.reset_signals()
     argv = [encode(path), *(encode(word) for word in arguments)]
     try:
         kernel.execute(path, argv, target_environment(dict(posix.environ)))
     except OSError as error:
-        from initrd.guest.unexecutable import explain  # noqa: PLC0415  (only a failed boot needs it)
+        from initrd.guest.execerror import explain_exec_error  # noqa: PLC0415  (only a failed boot needs it)
 
-        raise BootError(f"cannot execute the target {path}", *explain(path, error)) from error
+        raise BootError(
+            f"cannot execute the target {path}", *explain_exec_error(path, error)
+        ) from error
     raise AssertionError("execve(2) returned")

@@ -5,19 +5,143 @@ fails when told to. No decisions are made here.
 """
 
 import errno
-import posix as os  # what `os` is made of: importing `os` itself would double the imports' cost
+import posix as os
 import time
-from _stat import S_IFCHR, S_ISDIR
+from _stat import S_IFCHR, S_IMODE, S_ISBLK, S_ISDIR
 
 from initrd.guest import _syscalls
-from initrd.guest.emptying import empty
-from initrd.guest.files import read_file, read_records
-from initrd.guest.layerfiles import LayerFiles
-from initrd.guest.text import decode, encode
+from initrd.guest.rmtree import remove_contents
+from initrd.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def read_all(fd: int) -> bytes:
+    """Return what comes from a descriptor up to its end."""
+    return b"".join(iter(lambda: os.read(fd, 65536), b""))
+
+
+def read_file(path: "str | bytes", limit: "int | None" = None) -> bytes:
+    """Return what is in a file, or its first `limit` bytes. Raises OSError.
+
+    A named pipe that nobody writes to is empty: a root may have one in the place of /etc/passwd,
+    and opening it the usual way would wait for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return read_all(fd) if limit is None else os.read(fd, limit)
+    finally:
+        os.close(fd)
+
+
+def read_records(path: str) -> "list[bytes]":
+    """Return what each read(2) gives of a device, until it would have to wait. Raises OSError."""
+    records: list[bytes] = []
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while True:
+            records.append(os.read(fd, 65536))
+    except BlockingIOError:
+        return records
+    finally:
+        os.close(fd)
+
+
+class LayerFiles:
+    """The part of `Kernel` that a boot from a single virtiofs tag never calls."""
+
+    def is_block_device(self, path: str) -> bool:
+        """Tell whether `path`, or what a symlink leads to, is a block device."""
+        try:
+            return S_ISBLK(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def file_mode(self, path: str) -> int:
+        """Return type and mode of `path` itself; 0 when there is nothing."""
+        try:
+            return os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def read_link(self, path: str) -> str:
+        """Return where a symlink leads; nothing when `path` is none."""
+        try:
+            return os.readlink(path)
+        except OSError:  # EINVAL: something else is there; whoever uses it will see what
+            return ""
+
+    def real_path(self, path: str) -> str:
+        """Return where a directory is, links resolved, as the mount table names it."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+
+    def has_acls(self, path: str) -> bool:
+        """Tell whether the file system at `path` keeps access control lists, acl(5)."""
+        try:
+            os.getxattr(path, "system.posix_acl_access")
+        except OSError as error:
+            return error.errno == errno.ENODATA  # it could have one
+        return True
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes of a file or device from `offset`; fewer where it ends before."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def make_fifo(self, path: str) -> None:
+        """mkfifo(3) with mode 0600."""
+        os.mkfifo(path, 0o600)
+
+    def remove_directory(self, path: str) -> None:
+        """rmdir(2)."""
+        os.rmdir(path)
+
+    def copy_access(self, source: str, target: str) -> None:
+        """Give `target` the owner and the mode of `source`: chown(2), chmod(2)."""
+        found = os.stat(source)
+        os.chown(target, found.st_uid, found.st_gid)
+        os.chmod(target, S_IMODE(found.st_mode))
+
+    def space(self, path: str) -> tuple[int, int]:
+        """Return the size of a file system and what is free of it, in bytes: statvfs(3)."""
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize
+
+    def move_tree(
+        self, source: int, target: int, stays: "Callable[[tuple[str, ...]], bool]"
+    ) -> None:
+        """Move what is in one open directory to another; see `initrd.guest.movetree`."""
+        from initrd.guest.movetree import move_tree  # noqa: PLC0415
+
+        move_tree(source, target, stays)
+
+    def start_daemon(
+        self, root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
+    ) -> int:
+        """Start a program in the directory `root`, return its pid; see `initrd.guest.daemon`."""
+        from initrd.guest.daemon import start_daemon  # noqa: PLC0415
+
+        return start_daemon(root, argv, environ, log)
+
+    def wait_status(self, pid: int) -> int | None:
+        """Return how a child has ended: its exit status, or minus a signal; None: it runs."""
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended else None
+
+    def keep_serving(self, pid: int) -> None:
+        """Have a stopped file system daemon continue at each request; see `initrd.guest.daemon`."""
+        from initrd.guest.daemon import keep_serving  # noqa: PLC0415
+
+        keep_serving(pid)
 
 
 class Kernel(LayerFiles):
@@ -131,7 +255,7 @@ class Kernel(LayerFiles):
 
     def empty(self, fd: int) -> None:
         """Delete everything in an open directory, on its own file system only."""
-        empty(fd)
+        remove_contents(fd)
 
     def filesystem_type(self, fd: int) -> int:
         """Return f_type of fstatfs(2)."""

@@ -1,17 +1,7 @@
 """What a boot does, decided without touching anything: functions from facts to steps."""
 
-from initrd.guest.steps import (
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_RDONLY,
-    Mount,
-    Move,
-    Node,
-    Step,
-    Symlink,
-    Unmount,
-)
+from initrd.guest._syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+from initrd.guest.steps import Mount, Move, Node, Step, Symlink, Unmount
 from initrd.options import Share
 
 SYSROOT = "/sysroot"
@@ -56,7 +46,7 @@ def share_mount(share: Share, target: str, flags: str = "") -> Mount:
     return Mount(share.tag, target, "virtiofs", readonly, flags)
 
 
-def moves(present: "tuple[str, ...]") -> tuple[Step, ...]:
+def api_mount_moves(present: "tuple[str, ...]") -> tuple[Step, ...]:
     """Return how the API mounts get into the new root, whose directories `present` are there."""
     return tuple(
         Move(path, SYSROOT + path)

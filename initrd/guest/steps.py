@@ -3,27 +3,26 @@
 Plans (`initrd.guest.plan`) are tuples of these, decided without touching anything;
 `initrd.guest.execute` applies them one by one. A step's description is what is logged before it is
 done, and the subject of the message when it fails.
-
-Numbers are from the kernel's `include/uapi/linux/mount.h`; they are the same on every architecture.
 """
 
+from initrd.guest._syscalls import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_MOVE,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+)
 from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
-
-MS_RDONLY = 1 << 0
-MS_NOSUID = 1 << 1
-MS_NODEV = 1 << 2
-MS_NOEXEC = 1 << 3
-MS_REMOUNT = 1 << 5
-MS_NOATIME = 1 << 10
-MS_BIND = 1 << 12
-MS_MOVE = 1 << 13
-MS_REC = 1 << 14
-MS_PRIVATE = 1 << 18
-MNT_DETACH = 2
 
 _FLAG_NAMES = (
     (MS_RDONLY, "ro"),

@@ -1,22 +1,21 @@
 """Moves into the new root and frees the initramfs: the most dangerous thing this program does.
 
-The initramfs cannot be unmounted, only emptied (`initrd.guest.emptying`). Before that it is checked
+The initramfs cannot be unmounted, only emptied (`initrd.guest.rmtree`). Before that it is checked
 to be a RAM file system, and not the one that programs will run from.
 
 Source: the kernel's `Documentation/filesystems/ramfs-rootfs-initramfs.rst`.
 """
 
-from initrd.guest.console import Log
+from initrd.guest._syscalls import RAMFS_MAGIC, TMPFS_MAGIC
 from initrd.guest.execute import execute, timed
 from initrd.guest.failure import BootError, reason
-from initrd.guest.plan import MOVED, SYSROOT, moves
+from initrd.guest.log import Log
+from initrd.guest.plan import MOVED, SYSROOT, api_mount_moves
 from initrd.guest.steps import Move
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
-
-TMPFS_MAGIC, RAMFS_MAGIC = 0x01021994, 0x858458F6  # include/uapi/linux/magic.h
 
 
 def move_api_mounts(kernel: "Kernel", log: Log) -> None:
@@ -25,7 +24,7 @@ def move_api_mounts(kernel: "Kernel", log: Log) -> None:
     for path in MOVED:
         if path not in present:
             log.warn(f"the root has no directory {path}: the target runs without it")
-    execute(moves(present), kernel, log)
+    execute(api_mount_moves(present), kernel, log)
 
 
 def switch_root(kernel: "Kernel", log: Log) -> int:

@@ -14,25 +14,34 @@ from contextlib import ExitStack
 from subprocess import CalledProcessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from initrd.host import collect, keywords
-from initrd.host.arguments import parse
-from initrd.host.commanded import command_of
-from initrd.host.failure import HostError, shortage
-from initrd.host.launch import Launch, plan
-from initrd.host.wishes import machine_of
+from initrd.errors import HostError
+from initrd.host.command import capture
+from initrd.host.machine.cli import OPTIONS, Option, parse
+from initrd.host.machine.config import parse_command, parse_machine
+from initrd.host.machine.launch import Launch, plan_launch
+from initrd.host.system.process import shortage
 from initrd.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from initrd.host.collect import File
-    from initrd.host.keywords import Value
+    from initrd.host.command.capture import File
+
+    Scalar = str | int | float | os.PathLike[str]
+    Value = bool | Scalar | Iterable[Scalar] | Mapping[str, Scalar] | None
 
 __all__ = ["CommandFailed", "Completed", "HostError", "TimeoutExpired", "Vm", "run"]
-
 Word = str | bytes | os.PathLike[str]
 Output = TypeVar("Output", str, bytes)
 _CODE = ("utf-8", "surrogateescape")
+# These are for whoever sits at a terminal.
+_FOR_PEOPLE = {"--help", "--version", "--doctor", "--dry-run", "--verbose", "--timeout"}
+KEYWORDS = {
+    option.name.removeprefix("--").replace("-", "_"): option
+    for option in OPTIONS
+    if option.name not in _FOR_PEOPLE
+}
+NAMES = {option.name for option in KEYWORDS.values()}
 
 
 class CommandFailed(CalledProcessError):
@@ -93,15 +102,19 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
     """
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)
-    chosen = [*words, *keywords.words({"chdir": cwd, **options})]
+    chosen = [*words, *option_words({"chdir": cwd, **options})]
     with shortage(), ExitStack() as stack:
         data = input.encode(*_CODE) if isinstance(input, str) else input
-        files = (collect.source(stdin, data), collect.target(stdout), collect.target(stderr))
+        files = (
+            capture.open_input(stdin, data),
+            capture.open_output(stdout),
+            capture.open_output(stderr),
+        )
         read, write, complain = (stack.enter_context(file) for file in files)
         launch = planned(os.fspath(rootfs), [os.fsdecode(word) for word in argv], chosen)
         for descriptor in launch.files():
             stack.callback(os.close, descriptor)
-        ended = collect.converse(launch, read, write, complain, timeout)
+        ended = capture.capture_command(launch, read, write, complain, timeout)
     out, err = (data.decode(*_CODE) if text else data for data in (ended.stdout, ended.stderr))
     if ended.status is None:
         raise TimeoutExpired(argv, timeout or 0, out, err)
@@ -113,10 +126,42 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
 def planned(root: str, argv: "list[str]", words: "list[str]") -> Launch:
     """Return how to start the machine. Raises HostError for what is no option for us."""
     given = parse(words)
-    strange = [name for name in given.given if name not in keywords.NAMES]
+    strange = [name for name in given.given if name not in NAMES]
     strange += [word for word in (given.root, *given.init, *(given.command or ())) if word]
     if strange:
         raise HostError(f"cannot use {strange[0]!r} here", "it is no option of a virtual machine")
     arguments = parse([*words, "--", root, "--", *argv])
-    command = command_of(arguments, os.environ, tty=())
-    return plan(machine_of(arguments).replace(command=command), os.environ)
+    command = parse_command(arguments, os.environ, tty=())
+    return plan_launch(parse_machine(arguments).replace(command=command), os.environ)
+
+
+def option_words(options: "Mapping[str, Value]") -> list[str]:
+    """Return the words of a command line for these keywords. Raises TypeError for unknown ones.
+
+    True is an option without a value; False and None leave it out. One that may be given more than
+    once takes a list; those of names and values, such as `env` and `mount`, a dictionary.
+    """
+    unknown = sorted(options.keys() - KEYWORDS.keys())
+    if unknown:
+        known = ", ".join(sorted(KEYWORDS))
+        raise TypeError(f"unknown option {unknown[0]!r} of a virtual machine; there are {known}")
+    return [word for name, value in options.items() for word in _words(KEYWORDS[name], value)]
+
+
+def _words(option: Option, value: "Value") -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option.name]
+    if isinstance(value, (str, int, float, os.PathLike)):
+        return [f"{option.name}={_text(value)}"]
+    if not hasattr(value, "items"):
+        return [word for one in value for word in _words(option, one)]
+    if len(option.values) == 2:
+        pairs = ([option.name, name, _text(one)] for name, one in value.items())
+        return [word for pair in pairs for word in pair]
+    return [f"{option.name}={name}={_text(one)}" for name, one in value.items()]
+
+
+def _text(word: "Scalar") -> str:
+    return os.fspath(word) if isinstance(word, (str, os.PathLike)) else str(word)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.boot import assets, images
+from testbed import assets
+from tests.boot import images
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 
-from tests.boot import assets
+from testbed import assets
 from tests.boot.conftest import write
 
 # What a container runtime looks at before it does anything, even when told to leave it alone.

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from initrd.host import cpio, unpack
-from tests.boot import assets
+from initrd.host.image import cpio, lsinitramfs
+from testbed import assets
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 INIT = os.path.join(TOP, "dist", "init")
@@ -25,7 +25,11 @@ def change(
     image: str, *, without: Iterable[str] = (), extra: Iterable[cpio.Entry] = (), cut: str = ""
 ) -> str:
     """Change an image: leave modules out, add entries, cut a module's file in half."""
-    entries = [entry for entry in unpack.read(_read(image)) if _module(entry) not in set(without)]
+    entries = [
+        entry
+        for entry in lsinitramfs.read_entries(_read(image))
+        if _module(entry) not in set(without)
+    ]
     for at, entry in enumerate(entries):
         if cut and _module(entry) == cut:
             entries[at] = entry.replace(data=entry.data[: len(entry.data) // 2])

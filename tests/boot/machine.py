@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from tests.boot import assets
+from testbed import assets
 
 QEMU = "qemu-system-x86_64"
 DEADLINE = 180.0  # seconds; a boot takes three of them, but this machine may be busy

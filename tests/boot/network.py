@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from initrd.guest.network.datagram import checksum
-from tests.guest.dhcp_server import ACK, OFFER, addresses, option, options_of, reply
+from initrd.guest.network.dhcp_packets import checksum
+from tests.guest.network.dhcp_server import ACK, OFFER, addresses, option, options_of, reply
 
 OURS = "10.9.0.1"
 GUEST = "10.9.0.50"

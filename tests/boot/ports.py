@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from initrd.command import Command, dump
-from initrd.host import cpio, image, modules, needs
+from initrd.host.image import build, cpio, modules
 from initrd.options import COMMAND_FILE
-from tests.boot import assets
+from testbed import assets
 from tests.boot.machine import DEADLINE, Machine, Running, Share, running
 from tests.host_end import Host
 
@@ -100,9 +100,9 @@ def commanded(
 
 
 def _image(command: Command, directory: str, suite: str, more: tuple[str, ...]) -> str:
-    wanted = [*needs.ALWAYS, *map(needs.module, ("virtio_console", *more))]
-    chosen = modules.choose(assets.kernel(suite).modules, wanted)
-    data = image.build(image.read_init(INIT), chosen, "none")
+    wanted = [*modules.ALWAYS, *map(modules.module_requirement, ("virtio_console", *more))]
+    chosen = modules.choose_modules(assets.kernel(suite).modules, wanted)
+    data = build.build_image(build.read_init(INIT), chosen, "none")
     path = f"{directory}/image"
     with open(path, "wb") as file:
         file.write(data + cpio.gap(len(data)))

@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable
 
-from initrd.host import cpio
+from initrd.host.image import cpio
 
 EPOCH = 1_000_000_000  # all times of the entries: some seconds after this
 # One record for each file, ended by a byte that no name of the tests has. Names may be any bytes,

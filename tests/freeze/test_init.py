@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import initrd
-from initrd.host import unpack
+from initrd.host.image import lsinitramfs
 
 pytestmark = pytest.mark.built
 
@@ -32,7 +32,7 @@ def readelf(*options: str) -> str:
 
 
 def members(archive: str) -> dict[str, bytes]:
-    found = unpack.read((FREEZE / archive).read_bytes())
+    found = lsinitramfs.read_entries((FREEZE / archive).read_bytes())
     return {os.fsdecode(entry.path): entry.data for entry in found}
 
 
@@ -125,6 +125,6 @@ def test_what_is_imported_ahead_of_python() -> None:
     analysis = json.loads((FREEZE / "analysis.json").read_text())
     order, session_order = analysis["order"], analysis["session_order"]
     assert set(order).isdisjoint(session_order)
-    assert session_order[-1] == "initrd.guest.session"
-    assert {"initrd.guest.control", "initrd.guest.supervise"} <= set(session_order)
+    assert session_order[-1] == "initrd.guest.command.session"
+    assert {"initrd.guest.command.control", "initrd.guest.command.supervise"} <= set(session_order)
     assert set(order + session_order) <= {name for name, _ in analysis["start"]}

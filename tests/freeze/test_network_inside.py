@@ -19,7 +19,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 RUN = """
 import sys
 sys.path[:] = {!r}
-from initrd.guest.network import configure, names, netlink, stack
+from initrd.guest.network import configure, netlink, resolv
 netlink.address_message(1, "10.0.0.1", 8).encode()
 netlink.gateway_message(1, "10.0.0.2", onlink=True).encode()
 netlink._read_acknowledgement(bytes.fromhex("24000000 02000000" + "00" * 28))

@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from initrd.guest.console import Log
 from initrd.guest.failure import BootError
 from initrd.guest.handoff import execute_target, target_environment
+from initrd.guest.log import Log
 from tests.fake_kernel import FakeKernel
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from initrd.guest.plan import MOVED, api_mounts, device_nodes, moves, share_mount
-from initrd.guest.steps import MS_RDONLY, Mount, Move, Node, Symlink, Unmount
+from initrd.guest._syscalls import MS_RDONLY
+from initrd.guest.plan import MOVED, api_mount_moves, api_mounts, device_nodes, share_mount
+from initrd.guest.steps import Mount, Move, Node, Symlink, Unmount
 from initrd.options import Share
 from tests.fake_kernel import FakeKernel
 
@@ -31,7 +32,7 @@ def test_what_devtmpfs_has_already_is_left_alone() -> None:
 
 
 def test_mounts_without_a_directory_in_the_root_are_unmounted() -> None:
-    steps = moves(("/run", "/dev"))
+    steps = api_mount_moves(("/run", "/dev"))
     assert [step for step in steps if isinstance(step, Move)] == [
         Move("/run", "/sysroot/run"),
         Move("/dev", "/sysroot/dev"),

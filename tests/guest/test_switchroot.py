@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.guest.console import Log
-from initrd.guest.emptying import empty
 from initrd.guest.failure import BootError
+from initrd.guest.log import Log
+from initrd.guest.rmtree import remove_contents
 from initrd.guest.switchroot import free_initramfs
 from tests.fake_kernel import FakeKernel
 
@@ -38,7 +38,7 @@ def fd(old: Path) -> Iterator[int]:
 
 
 def test_everything_goes_but_the_console(old: Path, fd: int) -> None:
-    empty(fd)
+    remove_contents(fd)
     assert [str(path.relative_to(old)) for path in sorted(old.rglob("*"))] == ["dev", "dev/console"]
 
 
@@ -52,14 +52,14 @@ def test_links_are_removed_and_not_followed(old: Path, fd: int, tmp_path: Path, 
         "loop": old,
     }[kind]
     (old / "usr/link").symlink_to(target)
-    empty(fd)
+    remove_contents(fd)
     assert not (old / "usr").exists()
     assert (tmp_path / "treasure/gold").read_text() == "gold"
 
 
 def test_a_hard_link_elsewhere_survives(old: Path, fd: int, tmp_path: Path) -> None:
     os.link(tmp_path / "treasure/gold", old / "gold")
-    empty(fd)
+    remove_contents(fd)
     assert (tmp_path / "treasure/gold").read_text() == "gold"
 
 
@@ -70,7 +70,7 @@ def test_odd_names_and_modes_are_no_obstacle(old: Path, fd: int) -> None:
             pass
     os.mkfifo(old / "fifo")
     (old / "usr/lib").chmod(stat.S_IRWXU)
-    empty(fd)
+    remove_contents(fd)
     assert os.listdir(old) == ["dev"]
 
 
@@ -82,7 +82,7 @@ def test_a_deep_tree_is_no_obstacle(old: Path, fd: int) -> None:
         os.close(here)
         here = deeper
     os.close(here)
-    empty(fd)
+    remove_contents(fd)
     assert os.listdir(old) == ["dev"]
 
 
@@ -90,8 +90,8 @@ def test_another_file_system_is_never_entered(old: Path, tmp_path: Path) -> None
     """In a mount namespace of its own: a bind mount and a tmpfs inside the old root survive."""
     script = """
 import os, sys
-from initrd.guest.emptying import empty
-empty(os.open(sys.argv[1], os.O_RDONLY))
+from initrd.guest.rmtree import remove_contents
+remove_contents(os.open(sys.argv[1], os.O_RDONLY))
 print(sorted(os.listdir(sys.argv[1])), os.listdir(sys.argv[1] + "/mnt"))
 """
     (old / "mnt").mkdir()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.machine import Machine
+from initrd.host.machine.config import Machine
 
 
 def program(path: Path, script: str = "exit 0") -> str:

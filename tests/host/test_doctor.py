@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from initrd.host.doctor import doctor, examine
-from initrd.host.failure import HostError
-from initrd.host.finding import MISSING, OK, WARNING, Finding, missing, table, verdict
-from initrd.host.freememory import free_memory
-from initrd.host.launch import plan
-from initrd.host.machine import Machine, Share
+from initrd.errors import HostError
+from initrd.host.doctor import (
+    MISSING,
+    OK,
+    WARNING,
+    Finding,
+    doctor,
+    examine,
+    format_findings,
+    format_verdict,
+    free_memory,
+    missing_finding,
+)
+from initrd.host.machine.config import Machine, Share
+from initrd.host.machine.launch import plan_launch
 from tests.host.conftest import program
 
 
@@ -41,7 +50,7 @@ def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
         "accelerator": "none (--accel tcg)",
         "memory": all_found["memory"].text,
     }
-    assert verdict(all_found.values()) == "it will boot"
+    assert format_verdict(all_found.values()) == "it will boot"
 
 
 def test_the_exit_status_tells(
@@ -76,8 +85,8 @@ def test_what_launching_would_say_is_found(
 ) -> None:
     sick = machine.replace(**changes)
     with pytest.raises(HostError) as error:
-        plan(sick, environment(tmp_path))
-    assert found(sick, tmp_path)[subject] == missing(subject, error.value)
+        plan_launch(sick, environment(tmp_path))
+    assert found(sick, tmp_path)[subject] == missing_finding(subject, error.value)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,7 @@ def test_one_thing_that_is_missing_hides_no_other(machine: Machine, tmp_path: Pa
     sick = machine.replace(root="/nowhere", qemu="/nowhere", init_program="/nowhere")
     bad = [name for name, state in states(sick, tmp_path).items() if state == MISSING]
     assert bad == ["kernel", "init", "/init", "permissions", "QEMU"]
-    assert verdict(examine(sick, environment(tmp_path))) == (
+    assert format_verdict(examine(sick, environment(tmp_path))) == (
         "it will not boot: see kernel, init, /init, permissions, QEMU"
     )
 
@@ -182,7 +191,7 @@ def test_a_qemu_that_cannot_share(machine: Machine, tmp_path: Path) -> None:
 def test_a_table_has_a_line_for_each_and_one_for_what_to_try() -> None:
     both = (Finding("a", OK, "fine"), Finding("b", MISSING, "gone\nfor good", "this"))
     margin = " " * 22
-    assert table(both).splitlines() == [
+    assert format_findings(both).splitlines() == [
         "ok       a            fine",
         "missing  b            gone",
         f"{margin}for good",

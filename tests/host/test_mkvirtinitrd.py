@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from initrd import __version__
-from initrd.host import unpack
-from initrd.host.compress import METHODS
-from tests.host.module_trees import BARE, write_tree
+from initrd.host.image import lsinitramfs
+from initrd.host.image.compress import METHODS
+from tests.host.image.module_trees import BARE, write_tree
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts/mkvirtinitrd"
@@ -38,7 +38,7 @@ def operands(tmp_path: Path) -> list[str]:
 
 
 def modules_in(path: str) -> set[str]:
-    names = [os.fsdecode(entry.path) for entry in unpack.read(Path(path).read_bytes())]
+    names = [os.fsdecode(entry.path) for entry in lsinitramfs.read_entries(Path(path).read_bytes())]
     return {name[len("usr/lib/modules/000-") : -len(".ko")] for name in names if ".ko" in name}
 
 

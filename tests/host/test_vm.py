@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host import collect, keywords, vm
-from initrd.host.arguments import OPTIONS, parse
-from initrd.host.failure import HostError
-from initrd.host.keywords import KEYWORDS
+from initrd.errors import HostError
+from initrd.host import vm
+from initrd.host.command import capture
+from initrd.host.machine.cli import OPTIONS, parse
+from initrd.host.vm import KEYWORDS
 
 TOP = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ TOP = Path(__file__).parents[2]
     ],
 )
 def test_keywords_are_options(options: dict[str, object], words: list[str]) -> None:
-    assert keywords.words(options) == words
+    assert vm.option_words(options) == words
     assert not parse(words).root
 
 
@@ -44,7 +45,7 @@ def test_every_option_of_a_machine_is_a_keyword() -> None:
 @pytest.mark.parametrize("name", ["nosuch", "help", "timeout_", "mount-ro"])
 def test_an_unknown_keyword_is_a_mistake_that_names_the_known(name: str) -> None:
     with pytest.raises(TypeError, match=f"{name}.*there are accel, append.*virtiofsd"):
-        keywords.words({name: True})
+        vm.option_words({name: True})
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--timeout", "5"], ["/root"], ["a", "--", "b"]])
@@ -66,8 +67,8 @@ def test_what_cannot_be_launched_is_an_error_and_nothing_stays_open() -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def read(given: "collect.File", data: bytes) -> bytes:
-    with collect.source(given, data) as number, open(number, "rb", closefd=False) as file:
+def read(given: "capture.File", data: bytes) -> bytes:
+    with capture.open_input(given, data) as number, open(number, "rb", closefd=False) as file:
         return file.read()
 
 
@@ -82,18 +83,18 @@ def test_input_may_be_bytes_a_file_or_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nothing", [None, subprocess.PIPE])
 def test_what_is_not_for_a_file_is_collected(nothing: int | None) -> None:
-    with collect.target(nothing) as number:
-        assert number == collect.COLLECTED
+    with capture.open_output(nothing) as number:
+        assert number == capture.CAPTURED
 
 
 def test_output_may_be_whatever_has_a_descriptor() -> None:
     here, there = socket.socketpair()
-    with here, there, collect.target(here) as number:
+    with here, there, capture.open_output(here) as number:
         assert number == here.fileno()
 
 
 def test_streams_cannot_be_merged() -> None:
-    with pytest.raises(ValueError, match="-2 is no file"), collect.target(subprocess.STDOUT):
+    with pytest.raises(ValueError, match="-2 is no file"), capture.open_output(subprocess.STDOUT):
         pass
 
 

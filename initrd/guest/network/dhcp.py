@@ -4,16 +4,17 @@ On several interfaces at once where the user named none: the one that gets the f
 as in the kernel's own `ip=dhcp`. Source: RFC 2131, section 4.4.
 """
 
-from initrd.guest.network.datagram import unwrap, wrap
-from initrd.guest.network.packets import (
+from initrd.guest.network.dhcp_packets import (
     ACK,
     NAK,
     OFFER,
-    Answer,
-    Client,
+    DhcpClient,
+    DhcpReply,
     discover,
-    parse_answer,
+    parse_reply,
     request,
+    unwrap,
+    wrap,
 )
 
 TYPE_CHECKING = False
@@ -44,7 +45,7 @@ class NoLeaseError(Exception):
     """Nobody gave an address in time. The text says how far it came."""
 
 
-class Exchange:
+class DhcpExchange:
     """One attempt to get a lease, until a deadline on the clock that is handed in.
 
     The host may let a virtual machine wait for longer than that. So it asks at least once, reads
@@ -52,14 +53,14 @@ class Exchange:
     """
 
     def __init__(
-        self, clients: dict[str, Client], wire: "Wire", deadline: float, clock: "Clock"
+        self, clients: dict[str, DhcpClient], wire: "Wire", deadline: float, clock: "Clock"
     ) -> None:
         self._clients, self._wire, self._clock = clients, wire, clock
         self._start = clock.monotonic()
         self._deadline = deadline
         self._so_far = "nobody answered"
 
-    def acquire(self) -> tuple[str, Answer]:
+    def acquire(self) -> tuple[str, DhcpReply]:
         """Return a device and the lease for it. Raises NoLeaseError, OSError."""
         while True:
             offered = self._find_offer()
@@ -69,7 +70,7 @@ class Exchange:
             if not self._left():
                 raise NoLeaseError(self._so_far)
 
-    def _find_offer(self) -> tuple[str, Answer] | None:
+    def _find_offer(self) -> tuple[str, DhcpReply] | None:
         pause = _FIRST_PAUSE
         while True:
             for device, client in self._clients.items():
@@ -79,7 +80,7 @@ class Exchange:
                 return offered
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _take(self, device: str, offer: Answer) -> Answer | None:
+    def _take(self, device: str, offer: DhcpReply) -> DhcpReply | None:
         """Ask for what was offered; None when it is refused after all, or nobody answers."""
         pause, client = _FIRST_PAUSE, self._clients[device]
         self._so_far = f"{offer.server} offered {offer.address} and then did not answer"
@@ -95,7 +96,7 @@ class Exchange:
             pause *= 2
         return None
 
-    def _listen(self, kinds: tuple[int, ...], seconds: float) -> tuple[str, Answer] | None:
+    def _listen(self, kinds: tuple[int, ...], seconds: float) -> tuple[str, DhcpReply] | None:
         """Wait for an answer of one of these kinds, letting everything else pass."""
         until, late = self._clock.monotonic() + seconds, 0
         while True:
@@ -108,9 +109,9 @@ class Exchange:
             if not left and (not received or late > _MOST_LATE):
                 return None
 
-    def _read(self, device: str, packet: bytes) -> Answer | None:
+    def _read(self, device: str, packet: bytes) -> DhcpReply | None:
         client, message = self._clients.get(device), unwrap(packet)
-        return parse_answer(message, client) if client and message else None
+        return parse_reply(message, client) if client and message else None
 
     def _left(self) -> float:
         return max(self._deadline - self._clock.monotonic(), 0)

@@ -1,0 +1,1 @@
+"""PID 1 while a command runs for the host."""

@@ -1,0 +1,121 @@
+"""Says why an execve(2) failed: its error number alone misleads.
+
+"No such file" may mean the script's interpreter or the dynamic loader. Imported only when it is
+needed.
+"""
+
+import errno
+import os
+import stat
+
+from initrd.guest.failure import reason
+
+_ELF_HEADER = 64  # bytes; elf(5)
+_LONGEST_SCRIPT_LINE = 256  # BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h, since Linux 5.1
+ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+
+
+def explain_exec_error(path: str, error: OSError) -> tuple[str, str]:
+    """Return the reason why `path` could not be executed, and what to try."""
+    try:
+        mode = os.stat(path).st_mode
+        head = _head(path) if stat.S_ISREG(mode) else b""
+    except FileNotFoundError:
+        return "there is no such file in the root", "set init=PATH to a program that is there"
+    except OSError as unreadable:
+        return f"{reason(error)} (cannot look at it: {reason(unreadable)})", ""
+    return _explain_file(path, mode, head, error)
+
+
+def _explain_file(path: str, mode: int, head: bytes, error: OSError) -> tuple[str, str]:
+    if not stat.S_ISREG(mode):
+        return f"it is a {_kind(mode)}", "set init=PATH to a program"
+    if error.errno == errno.EACCES:
+        return _explain_access(path, mode)
+    if head.startswith(b"#!"):
+        return _explain_script(head, error)
+    if head.startswith(b"\x7fELF") and len(head) >= _ELF_HEADER:
+        return _explain_elf(head, error)
+    return f"{reason(error)}: neither an ELF program nor a script that begins with #!", ""
+
+
+def _kind(mode: int) -> str:
+    """Name what is no regular file. None of them is opened: reading a pipe would never end."""
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(4096)
+
+
+def _explain_access(path: str, mode: int) -> tuple[str, str]:
+    if not mode & 0o111:
+        return "it is not executable", f"chmod +x {path} in the root"
+    return (
+        "permission denied",
+        "its file system may be mounted noexec, or its interpreter is not executable",
+    )
+
+
+def _explain_script(head: bytes, error: OSError) -> tuple[str, str]:
+    """Tell of the first line: the kernel's fs/binfmt_script.c."""
+    line = head[2:].split(b"\n")[0]
+    words = line.split(maxsplit=1)
+    if not words:
+        return f"{reason(error)}: its first line, #!, names no interpreter", ""
+    interpreter = os.fsdecode(words[0])
+    if line.endswith(b"\r"):
+        return (
+            f"{reason(error)}: its first line ends as on Windows, so that a carriage return "
+            f"belongs to the name of its interpreter {interpreter}",
+            "save it with Unix line ends",
+        )
+    if len(line) + 2 >= _LONGEST_SCRIPT_LINE:
+        return (
+            f"{reason(error)}: its first line is longer than the "
+            f"{_LONGEST_SCRIPT_LINE} bytes that the kernel reads",
+            "shorten the path of its interpreter",
+        )
+    return (
+        f"{reason(error)}: it is a script for {interpreter}",
+        f"check {interpreter} in the root",
+    )
+
+
+def _explain_elf(head: bytes, error: OSError) -> tuple[str, str]:
+    order = "big" if head[5] == 2 else "little"
+    machine = int.from_bytes(head[18:20], order)  # type: ignore[arg-type]
+    here = os.uname().machine
+    name = ELF_MACHINES.get(machine, f"machine type {machine}")
+    if error.errno == errno.ENOEXEC:
+        return (
+            f"{reason(error)}: it is a program for {name}, this is {here}",
+            "use a root for this machine",
+        )
+    loader = _loader(head, order)
+    if loader and not os.path.exists(loader):
+        return (
+            f"its dynamic loader {loader} is not in the root",
+            "install the C library in the root",
+        )
+    return reason(error), ""
+
+
+def _loader(head: bytes, order: str) -> str:
+    """Return the path in PT_INTERP of an ELF file, or nothing: elf(5)."""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(head[at : at + size], order)  # type: ignore[arg-type]
+
+    wide = head[4] == 2  # ELFCLASS64
+    word = 8 if wide else 4
+    offset = number(32 if wide else 28, word)
+    size, count = number(54 if wide else 42, 2), number(56 if wide else 44, 2)
+    for header in range(offset, offset + size * count, size or 1):
+        if number(header, 4) == 3:  # PT_INTERP
+            start = number(header + word, word)
+            length = number(header + (32 if wide else 16), word)
+            return os.fsdecode(head[start : start + length].rstrip(b"\0"))
+    return ""

@@ -1,0 +1,1 @@
+"""Root directories other than a single virtiofs tag, and layers over them."""

@@ -1,0 +1,123 @@
+"""Steps that make and remove directories and files for the layers."""
+
+from initrd.guest._syscalls import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE
+from initrd.guest.steps import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from initrd.guest.kernel import Kernel
+
+MS_SYNCHRONOUS, MS_DIRSYNC, MS_NODIRATIME = 1 << 4, 1 << 7, 1 << 11
+MS_RELATIME, MS_STRICTATIME, MS_LAZYTIME = 1 << 21, 1 << 24, 1 << 25
+_FLAGS = {
+    "defaults": 0,
+    "dirsync": MS_DIRSYNC,
+    "lazytime": MS_LAZYTIME,
+    "noatime": MS_NOATIME,
+    "nodev": MS_NODEV,
+    "nodiratime": MS_NODIRATIME,
+    "noexec": MS_NOEXEC,
+    "nosuid": MS_NOSUID,
+    "relatime": MS_RELATIME,
+    "strictatime": MS_STRICTATIME,
+    "sync": MS_SYNCHRONOUS,
+}
+
+
+class Directory(Step):
+    """Create a directory with mode 0755, parents included. One that exists is left alone."""
+
+    path: str
+
+    def describe(self) -> str:
+        """Name it."""
+        return f"create the directory {self.path}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Make it: mkdir(2)."""
+        kernel.make_directory(self.path)
+
+
+class DirectoryLike(Step):
+    """Create a directory with the owner and mode of another. One that exists is left alone."""
+
+    path: str
+    model: str
+
+    def describe(self) -> str:
+        """Name both."""
+        return f"create the directory {self.path} with owner and mode of {self.model}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Make it: mkdir(2), chown(2), chmod(2)."""
+        if not kernel.exists(self.path):
+            kernel.make_directory(self.path)
+            kernel.copy_access(self.model, self.path)
+
+
+class Fifo(Step):
+    """Create a named pipe, for root alone."""
+
+    path: str
+
+    def describe(self) -> str:
+        """Name it."""
+        return f"create the named pipe {self.path}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Make it: mkfifo(3)."""
+        kernel.make_fifo(self.path)
+
+
+class File(Step):
+    """Write a small file."""
+
+    path: str
+    text: str
+
+    def describe(self) -> str:
+        """Name it and what is in it."""
+        return f"write {self.text.strip()} to {self.path}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Write it."""
+        kernel.write_file(self.path, self.text)
+
+
+class RemoveDirectory(Step):
+    """Remove an empty directory that was only made for a mount."""
+
+    path: str
+
+    def describe(self) -> str:
+        """Name it."""
+        return f"remove the directory {self.path}"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Remove it: rmdir(2)."""
+        kernel.remove_directory(self.path)
+
+
+class Private(Step):
+    """Keep a mount to itself: what is mounted in it shows nowhere else, and nothing shows in it."""
+
+    target: str
+
+    def describe(self) -> str:
+        """Name it."""
+        return f"make the mount {self.target} private"
+
+    def apply(self, kernel: "Kernel") -> None:
+        """Do it: in a call of its own, because mount(2) ignores the flag together with others."""
+        kernel.mount("none", self.target, "", MS_PRIVATE, "")
+
+
+def split_options(text: str) -> tuple[int, str]:
+    """Return the flags for mount(2), and the options that are left for the file system."""
+    flags, data = 0, []
+    for option in text.split(","):
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        elif option:
+            data.append(option)
+    return flags, ",".join(data)

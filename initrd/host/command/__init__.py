@@ -1,0 +1,1 @@
+"""A command in the guest, as the host sees it."""

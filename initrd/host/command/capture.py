@@ -1,0 +1,100 @@
+"""Runs a command in a machine and collects what it prints: no terminal, no signals, no globals."""
+
+import os
+from contextlib import ExitStack, closing, contextmanager
+from subprocess import DEVNULL, PIPE
+
+from initrd.host.command.protocol import LocalStreams
+from initrd.host.command.session import start_session
+from initrd.host.machine.launch import Launch
+from initrd.host.machine.run import Connections
+from initrd.host.system import stream
+from initrd.host.system.loop import Loop
+from initrd.host.system.stream import Sink
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
+
+    class HasDescriptor(Protocol):
+        """A file, or a socket."""
+
+        def fileno(self) -> int:
+            """Return its descriptor."""
+
+    File = int | HasDescriptor | None
+
+CAPTURED = -1  # in the place of a descriptor
+
+
+class Outcome(Record):
+    """How a command ended, and what it printed that was not for a file."""
+
+    status: int | None  # None: it did not end in time
+    stdout: bytes
+    stderr: bytes
+
+
+def capture_command(
+    launch: Launch, stdin: int, stdout: int, stderr: int, seconds: float | None
+) -> Outcome:
+    """Run a command with these descriptors, or COLLECTED. Raises HostError."""
+    loop = Loop()
+    printed = {"stdout": bytearray(), "stderr": bytearray()}
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        out, err = (
+            None if number == CAPTURED else enter(closing(Sink(number)))
+            for number in (stdout, stderr)
+        )
+
+        def see(name: str, data: bytes) -> None:
+            if (err if name == "stderr" else out) is None:
+                printed[name] += data
+
+        def warn(text: str) -> None:
+            line = f"chrootvm: {text}\n".encode(errors="surrogateescape")
+            see("stderr", line) if err is None else os.write(stderr, line)
+
+        ends = LocalStreams(enter(stream.open_source(stdin)), out, err, see, warn)
+        talk = enter(start_session(launch, launch.ports, ends, loop, Connections()))
+        talk.guest.on_start = talk.guest.take_input
+        over = talk.wait(lambda: False, seconds)
+        status = talk.status(warn) if over else None
+    return Outcome(status, bytes(printed["stdout"]), bytes(printed["stderr"]))
+
+
+@contextmanager
+def open_input(file: "File", data: bytes) -> "Iterator[int]":
+    """Open what is read as standard input: `file` if there is one, else the bytes `data`."""
+    if file is not None and file != DEVNULL:
+        yield descriptor(file)
+        return
+    memory = os.memfd_create("input")
+    with open(memory, "wb", buffering=0) as own:
+        for start in range(0, len(data), 1 << 30):  # the most that one write(2) takes is below 2 GB
+            own.write(data[start : start + (1 << 30)])
+        own.seek(0)
+        yield memory
+
+
+@contextmanager
+def open_output(file: "File") -> "Iterator[int]":
+    """Open what is written to: `file`, or nothing but the outcome."""
+    if file is None or file == PIPE:
+        yield CAPTURED
+    elif file == DEVNULL:
+        with open(os.devnull, "wb") as null:
+            yield null.fileno()
+    else:
+        yield descriptor(file)
+
+
+def descriptor(file: "int | HasDescriptor") -> int:
+    """Return the descriptor of a file. Raises ValueError for what is none, such as STDOUT."""
+    number = file if isinstance(file, int) else file.fileno()
+    if number < 0:
+        raise ValueError(f"{file} is no file; give one, a descriptor, PIPE or DEVNULL")
+    return number

@@ -1,0 +1,1 @@
+"""The initramfs image: cpio archives, compression, and the modules that a boot needs."""

@@ -1,0 +1,239 @@
+"""Compress an image, decompress modules and images: the formats that kernels read.
+
+gzip and xz come with Python. zstd and lz4 come from the shared libraries that nearly every Linux
+distribution has for its package manager's sake; they are loaded only when they are needed. No
+program is started. The same input gives the same bytes, as long as the library stays the same.
+
+Source: the kernel's lib/decompress*.c.
+"""
+
+import ctypes
+from collections.abc import Callable
+
+from initrd.errors import HostError
+
+METHODS = ("none", "gzip", "xz", "zstd", "lz4")
+GZIP_LEVEL = 6
+GZIP_WINDOW = 16 + 15  # zlib.h: 2**15 bytes, with a gzip header (which then has no time in it)
+LZ4_MAGIC = (0x184C2102).to_bytes(4, "little")
+LZ4_BLOCK = 8 << 20  # bytes before compression
+LZ4_LEVEL = 9  # of the high compression
+ZSTD_LEVEL = 9
+ZSTD_CHUNK = 1 << 20  # bytes decompressed at a time
+
+
+class CompressError(ValueError):
+    """Data that cannot be decompressed. The text says why."""
+
+
+def compress(data: bytes, method: str) -> bytes:
+    """Return `data` compressed by one of METHODS, in the form that the kernel reads.
+
+    Raises HostError when a library is missing.
+    """
+    return _COMPRESS[method](data)
+
+
+def decompress(data: bytes) -> tuple[bytes, int]:
+    """Return the content of the stream that `data` starts with, and the stream's own length.
+
+    Raises CompressError when it is damaged or in no format that we know, and HostError when a
+    library is missing.
+    """
+    for magic, decompressor in _DECOMPRESS.items():
+        if data.startswith(magic):
+            return decompressor(data)
+    raise CompressError("no cpio archive, and not compressed by gzip, xz, zstd or lz4 --legacy")
+
+
+def _gzip(data: bytes) -> bytes:
+    import zlib  # noqa: PLC0415 - here and below: seldom needed, and starting takes long enough
+
+    stream = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
+    return stream.compress(data) + stream.flush()
+
+
+def _gunzip(data: bytes) -> tuple[bytes, int]:
+    import zlib  # noqa: PLC0415
+
+    stream = zlib.decompressobj(GZIP_WINDOW)
+    try:
+        content = stream.decompress(data)
+    except zlib.error as error:
+        raise CompressError(f"the gzip data is damaged ({error})") from None
+    return _whole("gzip", content, data, stream.unused_data, complete=stream.eof)
+
+
+def _xz(data: bytes) -> bytes:
+    import lzma  # noqa: PLC0415
+
+    return lzma.compress(data, check=lzma.CHECK_CRC32)  # the kernel knows no other check
+
+
+def _unxz(data: bytes) -> tuple[bytes, int]:
+    import lzma  # noqa: PLC0415
+
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        content = stream.decompress(data)
+    except lzma.LZMAError as error:
+        raise CompressError(f"the xz data is damaged ({error})") from None
+    return _whole("xz", content, data, stream.unused_data, complete=stream.eof)
+
+
+def _whole(
+    method: str, content: bytes, data: bytes, rest: bytes, *, complete: bool
+) -> tuple[bytes, int]:
+    if not complete:
+        raise CompressError(f"the {method} data ends too early; it was cut short")
+    return content, len(data) - len(rest)
+
+
+def _lz4_library() -> ctypes.CDLL:
+    library = load_library("liblz4.so.1", debian="liblz4-1", fedora="lz4-libs")
+    number, data = ctypes.c_int, ctypes.c_char_p
+    library.LZ4_compressBound.argtypes = [number]
+    library.LZ4_compress_HC.argtypes = [data, ctypes.c_void_p, number, number, number]
+    library.LZ4_decompress_safe.argtypes = [data, ctypes.c_void_p, number, number]
+    return library
+
+
+def _lz4(data: bytes) -> bytes:
+    """Return one legacy frame. Raises HostError when the library is missing."""
+    library = _lz4_library()
+    bound = library.LZ4_compressBound(LZ4_BLOCK)
+    target = ctypes.create_string_buffer(bound)
+    chunks = [LZ4_MAGIC]
+    for at in range(0, len(data), LZ4_BLOCK):
+        block = data[at : at + LZ4_BLOCK]
+        size = library.LZ4_compress_HC(block, target, len(block), bound, LZ4_LEVEL)
+        chunks += [size.to_bytes(4, "little"), ctypes.string_at(target, size)]
+    return b"".join(chunks)
+
+
+def _unlz4(data: bytes) -> tuple[bytes, int]:
+    """Return the content of the frame that `data` starts with, and the frame's length.
+
+    Raises CompressError, and HostError when the library is missing.
+    """
+    library = _lz4_library()
+    bound = library.LZ4_compressBound(LZ4_BLOCK)
+    target = ctypes.create_string_buffer(LZ4_BLOCK)
+    chunks = []
+    at = len(LZ4_MAGIC)
+    while size := int.from_bytes(data[at : at + 4], "little"):
+        block = data[at + 4 : at + 4 + size]
+        if len(block) < size <= bound:
+            raise CompressError("the lz4 data ends too early; it was cut short")
+        length = library.LZ4_decompress_safe(block, target, len(block), LZ4_BLOCK)
+        if size > bound or length < 0:
+            raise CompressError(
+                "the lz4 data is damaged, or what follows it does not start with four zeros"
+            )
+        chunks.append(ctypes.string_at(target, length))
+        at += 4 + size
+    return b"".join(chunks), at
+
+
+class _ZstdBuffer(ctypes.Structure):
+    """ZSTD_inBuffer and ZSTD_outBuffer."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("at", ctypes.c_size_t))
+
+
+def _zstd_library() -> ctypes.CDLL:
+    library = load_library("libzstd.so.1", debian="libzstd1", fedora="libzstd")
+    size, pointer = ctypes.c_size_t, ctypes.c_void_p
+    prototypes = {
+        "ZSTD_compressBound": (size, [size]),
+        "ZSTD_compress": (size, [pointer, size, ctypes.c_char_p, size, ctypes.c_int]),
+        "ZSTD_isError": (ctypes.c_uint, [size]),
+        "ZSTD_getErrorName": (ctypes.c_char_p, [size]),
+        "ZSTD_createDStream": (pointer, []),
+        "ZSTD_freeDStream": (size, [pointer]),
+        "ZSTD_decompressStream": (
+            size,
+            [pointer, ctypes.POINTER(_ZstdBuffer), ctypes.POINTER(_ZstdBuffer)],
+        ),
+    }
+    for name, (result, arguments) in prototypes.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _zstd(data: bytes) -> bytes:
+    """Return one zstd frame. Raises HostError when the library is missing."""
+    library = _zstd_library()
+    bound = library.ZSTD_compressBound(len(data))
+    target = ctypes.create_string_buffer(bound)
+    size = _zstd_checked(library, library.ZSTD_compress(target, bound, data, len(data), ZSTD_LEVEL))
+    return ctypes.string_at(target, size)
+
+
+def _unzstd(data: bytes) -> tuple[bytes, int]:
+    """Return the content of the frame that `data` starts with, and the frame's length.
+
+    Raises CompressError, and HostError when the library is missing.
+    """
+    library = _zstd_library()
+    stream = ctypes.c_void_p(library.ZSTD_createDStream())
+    try:
+        return _zstd_decompress(library, stream, data)
+    finally:
+        library.ZSTD_freeDStream(stream)
+
+
+def _zstd_decompress(
+    library: ctypes.CDLL, stream: ctypes.c_void_p, data: bytes
+) -> tuple[bytes, int]:
+    source = _ZstdBuffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
+    chunk = ctypes.create_string_buffer(ZSTD_CHUNK)
+    chunks = []
+    wanted = 1
+    while wanted:  # zero: the frame is complete
+        target = _ZstdBuffer(ctypes.cast(chunk, ctypes.c_void_p), ZSTD_CHUNK, 0)
+        status = library.ZSTD_decompressStream(stream, ctypes.byref(target), ctypes.byref(source))
+        wanted = _zstd_checked(library, status)
+        chunks.append(ctypes.string_at(chunk, target.at))
+        if wanted and source.at == len(data) and target.at < ZSTD_CHUNK:
+            raise CompressError("the zstd data ends too early; it was cut short")
+    return b"".join(chunks), source.at
+
+
+def _zstd_checked(library: ctypes.CDLL, status: int) -> int:
+    if library.ZSTD_isError(status):
+        reason = library.ZSTD_getErrorName(status).decode()
+        raise CompressError(f"the zstd data is damaged ({reason})")
+    return status
+
+
+def load_library(soname: str, *, debian: str, fedora: str) -> ctypes.CDLL:
+    """Return the library `soname`; `debian` and `fedora` are the packages that bring it.
+
+    Raises HostError.
+    """
+    try:
+        return ctypes.CDLL(soname)
+    except OSError as error:  # dlopen(3) tells its reasons in words only
+        raise HostError(
+            f"cannot load the library {soname}",
+            str(error),
+            f"install {debian} (Debian, Ubuntu) or {fedora} (Fedora)",
+        ) from None
+
+
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda data: data,
+    "gzip": _gzip,
+    "xz": _xz,
+    "zstd": _zstd,
+    "lz4": _lz4,
+}
+
+_DECOMPRESS: dict[bytes, Callable[[bytes], tuple[bytes, int]]] = {
+    b"\x1f\x8b": _gunzip,
+    b"\xfd7zXZ\0": _unxz,
+    b"\x28\xb5\x2f\xfd": _unzstd,
+    b"\x02\x21\x4c\x18": _unlz4,  # the legacy frame: the only one that the kernel reads
+}

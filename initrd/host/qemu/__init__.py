@@ -1,0 +1,1 @@
+"""QEMU: its command line, architectures, accelerators, kernels and console."""

@@ -1,0 +1,1 @@
+"""The host's operating system: processes, descriptors, the terminal, files, system calls."""

@@ -1,0 +1,52 @@
+"""A command in roots with layers: they are brought to rest when it has ended."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command
+from testbed import assets
+from tests.boot.ports import run
+
+pytestmark = pytest.mark.boot
+
+
+def sh(script: str) -> Command:
+    return Command((b"sh", b"-c", os.fsencode(script)))
+
+
+def test_an_overlay_on_a_disk_is_at_rest_when_the_machine_is_off(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    subprocess.run(["mkfs.ext4", "-q", disk, "64M"], check=True)
+    drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
+    for boot, script in enumerate(("echo kept >/file; sleep 1000 &", "cat /file")):
+        ended = run(
+            sh(script),
+            str(tmp_path / f"m{boot}"),
+            append="overlay_root=vda",
+            more_modules=("virtio_blk", "overlay"),
+            more_arguments=drive,
+        )
+        assert (ended.message, ended.stderr) == ("exit 0", b"")
+        assert "initrd:" not in ended.console
+        state = subprocess.run(["dumpe2fs", "-h", disk], check=True, capture_output=True, text=True)
+        assert "needs_recovery" not in state.stdout
+        subprocess.run(["e2fsck", "-fn", disk], check=True, capture_output=True)
+    assert ended.stdout == b"kept\n"
+
+
+@pytest.mark.parametrize("union", ["fuse-overlayfs", "unionfs-fuse"])
+def test_a_root_that_a_process_serves_is_served_to_the_end(union: str, tmp_path: Path) -> None:
+    ended = run(
+        sh("echo kept >/file; sync; cat /file; trap '' TERM; sleep 1000 & sleep 1001 & exit 3"),
+        str(tmp_path),
+        root=assets.debian_root(),
+        append=f"overlay_root=ram initrd.union={union}",
+        more_modules=("fuse",),
+        memory="512M",
+    )
+    assert (ended.message, ended.stdout, ended.stderr) == ("exit 3", b"kept\n", b"")
+    assert "initrd:" not in ended.console
+    assert "warning" not in " ".join(ended.messages)

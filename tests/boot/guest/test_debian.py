@@ -1,0 +1,110 @@
+"""A Debian root directory: its systemd as the target, and a Python script from a share."""
+
+import pytest
+
+from initrd.host.image import cpio, lsinitramfs
+from testbed import assets
+from tests.boot import images, machine
+from tests.boot.conftest import write
+
+pytestmark = pytest.mark.boot
+
+SYSTEMD = "console=ttyS0 ro panic=-1 init=/sbin/init report"
+SYSTEMD_DEADLINE = 300.0  # seconds; on an idle machine a tenth of that
+
+# The traditional way, without anything of ours: a busybox shell script that switches root.
+PLAIN_INIT = """#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+for module in /usr/lib/modules/*.ko; do /bin/busybox insmod $module; done
+/bin/busybox mkdir /new
+until /bin/busybox mount -t virtiofs -o ro rootfs /new; do /bin/busybox sleep 0.1; done
+/bin/busybox umount /dev
+exec /bin/busybox switch_root -c /dev/console /new /sbin/init
+"""
+
+SCRIPT = """#!/usr/bin/python3
+import ctypes, os, sys
+with open("/dev/ttyS1", "w") as report:
+    sys.stdout = report
+    print("\\n=== pid", os.getpid(), sep="\\n")
+    print("\\n=== argv", *sys.argv, sep="\\n")
+    print("\\n=== environ", *(f"{name}={value}" for name, value in os.environ.items()), sep="\\n")
+    print("\\n=== library", os.__file__, sep="\\n", flush=True)
+os.sync()
+ctypes.CDLL(None).reboot(0x4321FEDC)
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(shared_directory: str) -> machine.Boot:
+    """The same kernel and directory, booted without us."""
+    return _boot_systemd(f"{shared_directory}/plain", _plain_image(f"{shared_directory}/old"))
+
+
+@pytest.fixture(scope="module")
+def through_init(shared_directory: str) -> machine.Boot:
+    kernel = assets.kernel_in(assets.debian_root())
+    image = images.make(kernel, f"{shared_directory}/image")
+    return _boot_systemd(f"{shared_directory}/init", image)
+
+
+def test_systemd_reaches_multi_user(through_init: machine.Boot) -> None:
+    assert through_init.section("multi-user") == "active"
+    assert through_init.section("root").split() == ["rootfs", "virtiofs"]
+
+
+def test_no_unit_fails_that_would_not_fail_in_a_plain_boot(
+    plain: machine.Boot, through_init: machine.Boot
+) -> None:
+    assert plain.section("multi-user") == "active"
+    assert _failed(through_init) <= _failed(plain)
+
+
+def test_systemd_powers_the_machine_off(through_init: machine.Boot) -> None:
+    assert through_init.status == 0
+    assert "Power down" in through_init.console
+
+
+def test_a_python_script_on_a_share_is_the_target(directory: str) -> None:
+    write(f"{directory}/share/dir/vm.py", SCRIPT, 0o755)
+    root = assets.debian_root()
+    kernel = assets.kernel_in(root)
+    it = machine.Machine(
+        kernel.image,
+        'mount=mnt0 init=/run/mnt/mnt0/dir/vm.py other=1 panic=-1 -- "one word" two',
+        images.make(kernel, f"{directory}/image"),
+        (machine.Share("rootfs", root, "c"), machine.Share("mnt0", f"{directory}/share", "c")),
+    )
+    boot = machine.boot(it, directory)
+    assert boot.section("pid") == "1"
+    path = "/run/mnt/mnt0/dir/vm.py"
+    assert boot.section("argv").splitlines() == [path, "one word", "two"]
+    assert set(boot.section("environ").splitlines()) >= {"HOME=/", "other=1"}
+    assert boot.section("library") == "/usr/lib/python3.11/os.py"
+    assert boot.status == 0
+
+
+def _boot_systemd(directory: str, image: str) -> machine.Boot:
+    root = assets.debian_root()
+    shares = (machine.Share("rootfs", root, "rust", readonly=True),)
+    it = machine.Machine(assets.kernel_in(root).image, SYSTEMD, image, shares, memory="512M")
+    return machine.boot(it, directory, SYSTEMD_DEADLINE)
+
+
+def _plain_image(path: str) -> str:
+    """Make an initramfs as people wrote them before: busybox and a script."""
+    images.make(assets.kernel_in(assets.debian_root()), path)
+    with open(path, "rb") as file:
+        modules = [
+            entry for entry in lsinitramfs.read_entries(file.read()) if entry.path.endswith(b".ko")
+        ]
+    with open(assets.busybox(), "rb") as file:
+        busybox = cpio.file("bin/busybox", file.read(), 0o755)
+    init = cpio.file("init", PLAIN_INIT.encode(), 0o755)
+    with open(path, "wb") as file:
+        file.write(cpio.pack([*modules, busybox, init, cpio.directory("dev")]))
+    return path
+
+
+def _failed(boot: machine.Boot) -> set[str]:
+    return {line.split()[0] for line in boot.section("failed").splitlines()}

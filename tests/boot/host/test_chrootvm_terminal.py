@@ -1,0 +1,167 @@
+"""chrootvm on a real terminal, tmux: keys, sizes, job control; and what is left of it."""
+
+import os
+import shlex
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import assets
+from tests.boot.chrootvm import COMMAND, DEADLINE
+
+pytestmark = pytest.mark.boot
+
+CHROOTVM = shlex.join(COMMAND)
+
+
+class Terminal:
+    """A terminal of 80 by 24 with a shell, on a tmux of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = str(folder / "tmux")
+        shell = "env PS1='here> ' sh"
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell)
+        self._tmux("set-option", "-g", "window-size", "manual")
+        self.expect("here>")  # tmux has set the terminal's modes by then
+
+    def _tmux(self, *words: str) -> str:
+        command = ["tmux", "-S", self._socket, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def type(self, text: str) -> None:
+        """Type some text."""
+        self._tmux("send-keys", "-l", text)
+
+    def run(self, line: str) -> None:
+        """Type a line."""
+        self.type(line)
+        self.press("Enter")
+
+    def press(self, *keys: str) -> None:
+        """Press keys by tmux's names for them: C-c, Escape …"""
+        self._tmux("send-keys", *keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the window."""
+        self._tmux("resize-window", "-x", f"{columns}", "-y", f"{rows}")
+
+    def screen(self) -> str:
+        """Return what is seen."""
+        return self._tmux("capture-pane", "-p")
+
+    def expect(self, text: str) -> None:
+        """Wait until a line of the screen begins with this."""
+        self._await(lambda: self._shows(text))
+
+    def expect_gone(self, text: str) -> None:
+        """Wait until no line of the screen begins with this."""
+        self._await(lambda: not self._shows(text))
+
+    def _shows(self, text: str) -> bool:
+        return any(line.startswith(text) for line in self.screen().split("\n"))
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < deadline, self.screen()
+            time.sleep(0.1)
+
+    def modes(self) -> list[object]:
+        """Return the modes that the terminal is in."""
+        path = self._tmux("display-message", "-p", "#{pane_tty}").strip()
+        terminal = os.open(path, os.O_RDONLY | os.O_NOCTTY)
+        try:
+            return termios.tcgetattr(terminal)
+        finally:
+            os.close(terminal)
+
+    def expect_modes(self, modes: list[object]) -> None:
+        """Wait until the terminal is in these modes."""
+        self._await(lambda: self.modes() == modes)
+
+    def close(self) -> None:
+        """End the shell, and tmux with it."""
+        self._tmux("kill-server")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def test_a_shell_with_job_control(terminal: Terminal) -> None:
+    before = terminal.modes()
+    terminal.run(f"clear; {CHROOTVM} --env PS1='there> ' {assets.debian_root()} -- bash --norc")
+    terminal.expect("there>")
+    terminal.run("tty; stty size")
+    terminal.expect("/dev/pts/0")
+    terminal.expect("24 80")
+    terminal.run("sh -c 'echo it runs; exec sleep 1000'")
+    terminal.expect("it runs")  # keys that come sooner would be for bash
+    terminal.press("C-z")
+    terminal.expect("[1]+  Stopped")
+    terminal.run("clear; fg")
+    terminal.expect_gone("[1]+  Stopped")
+    terminal.expect("sh -c")
+    terminal.press("C-c")
+    terminal.expect("^C")
+    terminal.resize(100, 30)
+    terminal.run("clear; stty size")
+    terminal.expect("30 100")
+    terminal.run("exit 5")
+    terminal.expect("here>")  # what is typed before is for the guest
+    terminal.run("echo status $?")
+    terminal.expect("status 5")
+    assert terminal.modes() == before
+
+
+def test_an_editor_draws_and_takes_keys(terminal: Terminal) -> None:
+    terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
+    terminal.expect("~")
+    terminal.press("i")
+    terminal.run("written by hand")
+    terminal.type("two lines")
+    terminal.expect("two lines")
+    terminal.press("Escape")
+    terminal.expect("- /tmp/f")  # a key that comes too soon would belong to the escape
+    terminal.run(":wq")
+    terminal.expect("here>")
+    assert "written by hand\ntwo lines\n" in terminal.screen()
+
+
+def test_top_fills_the_screen(terminal: Terminal) -> None:
+    terminal.run(f"clear; {CHROOTVM} {assets.debian_root()} -- top")
+    terminal.expect("Tasks:")
+    terminal.press("q")
+    terminal.expect("here>")
+
+
+def test_a_killed_chrootvm_leaves_the_terminal_usable(terminal: Terminal, tmp_path: Path) -> None:
+    before = terminal.modes()
+    command = f"{CHROOTVM} {assets.busybox_root()} -- sh -c 'stty; sleep 1000'"
+    terminal.run(f"clear; sh -c 'echo $$ >{tmp_path}/pid; exec \"$@\"' sh {command}")
+    terminal.expect("speed")
+    assert terminal.modes() != before
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+    terminal.expect_modes(before)
+    terminal.run("echo status $?")
+    terminal.expect("status 137")
+
+
+def test_a_job_in_the_background_reads_when_it_comes_to_the_front(terminal: Terminal) -> None:
+    terminal.run("PS1='bash> ' exec bash --norc")
+    terminal.expect("bash>")
+    script = "echo; echo it runs; read words; echo heard $words"
+    terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c '{script}' &")
+    terminal.expect("it runs")
+    terminal.run("clear; fg")  # bash sends no SIGCONT to what was not stopped
+    terminal.expect(sys.executable)
+    terminal.run("some words")
+    terminal.expect("heard some words")

@@ -1,0 +1,76 @@
+"""chrootvm as an ordinary user: works where user namespaces do, and says what is missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed import assets
+from tests.boot import images, ordinary
+from tests.boot.chrootvm import COMMAND, DEADLINE
+
+pytestmark = pytest.mark.boot
+
+
+def chrootvm(
+    folder: Path, *words: str, namespaces: str = "namespaces"
+) -> subprocess.CompletedProcess[str]:
+    """Run chrootvm as somebody else who owns `folder`, when we are root; else as who we are."""
+    if os.geteuid() == 0:
+        os.chown(folder, ordinary.USER, ordinary.USER)
+    shown = (images.TOP, assets.cache(), sys.prefix, sys.base_prefix, str(folder))
+    return subprocess.run(
+        [sys.executable, ordinary.__file__, namespaces, *shown, "--", *COMMAND, *words],
+        env={"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def test_a_command_is_root_in_the_guest_and_the_user_here(tmp_path: Path) -> None:
+    options = ("--virtiofsd", assets.rust_virtiofsd(), "--mount", "s", str(tmp_path))
+    script = "id -u; echo written >/run/mnt/s/new; touch /new 2>&1"
+    done = chrootvm(tmp_path, *options, assets.busybox_root(), "--", "sh", "-c", script)
+    assert (done.stdout, done.stderr) == ("0\ntouch: /new: Read-only file system\n", "")
+    assert (tmp_path / "new").read_text() == "written\n"
+    assert (tmp_path / "new").stat().st_uid == tmp_path.stat().st_uid
+    assert [path.name for path in tmp_path.iterdir() if "chrootvm-" in path.name] == []
+
+
+def test_without_user_namespaces_it_says_what_is_missing(tmp_path: Path) -> None:
+    words = ("--virtiofsd", assets.rust_virtiofsd(), assets.busybox_root(), "--", "id")
+    done = chrootvm(tmp_path, *words, namespaces="none")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines() == [
+        "chrootvm: cannot share a directory: run by an ordinary user, virtiofsd needs a user "
+        "namespace, and gets none (unshare(CLONE_NEWUSER): No space left on device)",
+        "try: sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root",
+    ]
+    doctor = chrootvm(tmp_path, "--doctor", *words, namespaces="none")
+    assert (doctor.returncode, doctor.stderr) == (1, "")
+    assert "\nmissing  permissions  cannot share a directory: run by" in doctor.stdout
+
+
+def test_the_virtiofsd_in_c_is_only_for_root(tmp_path: Path) -> None:
+    words = ("--virtiofsd", assets.c_virtiofsd(), assets.busybox_root(), "--", "id")
+    done = chrootvm(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "is the virtiofsd in C, which only root can use\ntry: the one in Rust" in done.stderr
+
+
+def test_a_directory_or_a_kernel_that_is_not_for_this_user_is_named(tmp_path: Path) -> None:
+    words = ("--virtiofsd", assets.rust_virtiofsd())
+    done = chrootvm(tmp_path, *words, "--mount", "c", "/root/x", assets.busybox_root(), "--", "id")
+    assert done.returncode == 125
+    assert done.stderr.startswith("chrootvm: cannot share /root/x: ")
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"")
+    kernel.chmod(0)
+    done = chrootvm(tmp_path, *words, "--kernel", str(kernel), assets.busybox_root(), "--", "id")
+    assert done.returncode == 125
+    assert f"cannot read the kernel {kernel}: it is not for this user" in done.stderr

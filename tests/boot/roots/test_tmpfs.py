@@ -1,0 +1,212 @@
+"""root=tmpfs: what the initramfs holds becomes the root, unchanged, and hardly more memory is used.
+
+The image is one that nobody would make on purpose: every kind of file, every mode, names of any
+bytes, and 200 MB of data, which must not be in memory twice.
+"""
+
+import gzip
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+import pytest
+
+from initrd.host.image import cpio
+from testbed import assets
+from tests.boot import containers, images, machine, trees
+from tests.boot.conftest import make_root
+
+pytestmark = pytest.mark.boot
+
+DATA = 200 << 20  # bytes
+FILES = 4  # that the data is in
+BLOCK = 1 << 14  # bytes: each of them is another
+KERNELS_OWN = (b".", b"dev/console")  # in every initramfs, before anything is unpacked
+
+INSPECT = (
+    trees.TELL
+    + f"""
+section() {{ echo; echo "=== $1"; }}
+section mounts; cat /proc/mounts
+section memory; cat /proc/meminfo
+section write; echo hello 2>&1 >/new; cat /new
+section data; wc -c /data/*
+case $(cat /proc/cmdline) in *brief*) exit ;; esac
+rm /new
+# What is below the API mounts shows in a second view of the root.
+mount -o bind / /mnt
+section tree; tell /mnt
+section contents; contents /mnt
+umount /mnt
+section pivot; mount -o bind /c/rootfs /c/rootfs && cd /c/rootfs && mkdir -p old && \\
+    unshare -m sh -c 'pivot_root . old && ls /' 2>&1; cd /; umount /c/rootfs; rmdir /c/rootfs/old
+{containers.CGROUPS}
+section container; {containers.RUN.format("/c")} 2>&1
+"""
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was packed, and the compressed archive of it."""
+
+    entries: list[cpio.Entry]
+    archive: bytes
+
+
+@pytest.fixture(scope="module")
+def system(shared_directory: str) -> str:
+    """A directory with a small system that can run containers."""
+    root = make_root(f"{shared_directory}/root", INSPECT)
+    containers.add_runtime(root)
+    containers.make_bundle(f"{root}/c")
+    return root
+
+
+@pytest.fixture(scope="module")
+def sent(system: str) -> Sent:
+    there = trees.entries_of(system)
+    paths = {entry.path for entry in there}
+    odd = [entry for entry in odd_entries(system) if entry.path not in paths]
+    entries = [*there, *odd, *data_entries()]
+    # The image of mkvirtinitrd has these directories too, and the kernel sets each time once.
+    shared = {b"usr", b"usr/lib", b"usr/lib/modules"}
+    entries = [entry.replace(mtime=0) if entry.path in shared else entry for entry in entries]
+    return Sent(entries, gzip.compress(cpio.pack(entries), 1, mtime=0))
+
+
+def data_entries() -> list[cpio.Entry]:
+    """Return files whose data is easily compressed, and of which no two blocks are the same."""
+    noise = os.urandom(BLOCK - 8)
+    blocks = [number.to_bytes(8) + noise for number in range(DATA // BLOCK)]
+    files = [cpio.file(f"data/{at}", b"".join(blocks[at::FILES])) for at in range(FILES)]
+    return [entry.replace(mtime=trees.EPOCH + 5) for entry in (cpio.directory("data"), *files)]
+
+
+def odd_entries(system: str) -> list[cpio.Entry]:
+    with open(f"{system}/bin/busybox", "rb") as file:
+        program = file.read()
+    odd = [
+        cpio.directory("odd"),
+        cpio.directory("odd/sticky", 0o1777),
+        cpio.directory("odd/setgid", 0o2755).replace(gid=50),
+        cpio.directory("odd/closed", 0o000),
+        cpio.directory("odd/owned", 0o711).replace(uid=7, gid=8),
+        cpio.directory("odd/owned/empty", 0o500).replace(uid=70_000, gid=80_000),
+        cpio.file("odd/setuid", program, 0o4755),
+        cpio.file("odd/setgid/file", b"x", 0o2711).replace(uid=1, gid=50),
+        cpio.file("odd/unreadable", b"secret", 0o000).replace(uid=9),
+        cpio.file("odd/all", b"", 0o7777),
+        cpio.file("odd/two  spaces ", b"s"),
+        cpio.file("odd/new\nline", b"n"),
+        cpio.file("odd/-rf", b"-"),
+        cpio.file("odd/\u00fc\u2603", b"utf-8"),
+        cpio.file(b"odd/\xff\xfe\x80", b"no utf-8"),
+        cpio.directory(b"odd/d\xe9r"),
+        cpio.file(b"odd/d\xe9r/\xa0", b"in it"),
+        cpio.file(f"odd/{'n' * 255}", b"long"),
+        cpio.file("odd/page", bytes(range(256)) * 16),
+        cpio.file("odd/more", bytes(range(256)) * 16 + b"+"),
+        cpio.symlink("odd/absolute", "/odd/page"),
+        cpio.symlink("odd/dangling", "../nowhere"),
+        cpio.symlink("odd/directory", "sticky"),
+        cpio.symlink(b"odd/to\xff", b"\xff\xfe\x80").replace(uid=3, gid=4),
+        cpio.symlink("odd/loop", "loop"),
+        cpio.hard_link("odd/owned/hard", "odd/page"),
+        cpio.hard_link("odd/sticky/hard too", "odd/page"),
+        cpio.device("odd/char", stat.S_IFCHR | 0o640, 1, 3).replace(gid=6),
+        cpio.device("odd/block", stat.S_IFBLK | 0o660, 259, 70_000),
+        cpio.device("odd/pipe", stat.S_IFIFO | 0o602, 0, 0),
+        cpio.device("odd/socket", stat.S_IFSOCK | 0o700, 0, 0),
+        # Hidden below what /init mounts, as in any root that was made by hand.
+        cpio.device("dev/null", stat.S_IFCHR | 0o666, 1, 3),
+        cpio.file("run/left/over", b"below /run"),
+        cpio.directory("run/left"),
+        # Not ours: a kernel's modules lie in a directory of its version.
+        cpio.directory("usr"),
+        cpio.directory("usr/lib"),
+        cpio.directory("usr/lib/modules"),
+        cpio.directory("usr/lib/modules/6.1/kernel"),
+        cpio.directory("usr/lib/modules/6.1"),
+        cpio.file("usr/lib/modules/6.1/kernel/x.ko", b"module"),
+    ]
+    return [entry.replace(mtime=trees.EPOCH + number) for number, entry in enumerate(odd)]
+
+
+@pytest.fixture(scope="module")
+def boot(sent: Sent, shared_directory: str) -> machine.Boot:
+    return _boot(sent.archive, f"{shared_directory}/boot", "bookworm", memory="512M")
+
+
+def test_everything_arrives_as_it_was(sent: Sent, boot: machine.Boot) -> None:
+    found, wanted = trees.told(boot.section("tree")), trees.expected(sent.entries)
+    for path in KERNELS_OWN:
+        del found[path]
+    assert {path: row for path, row in found.items() if wanted.get(path) != row} == {}
+    assert wanted.keys() - found.keys() == set()
+    assert boot.section("contents").split()[0] == trees.contents(sent.entries, found)
+
+
+def test_the_target_runs_in_a_tmpfs(boot: machine.Boot) -> None:
+    assert boot.section("pid") == "1"
+    mounts = [line.split() for line in boot.section("mounts").splitlines()]
+    (root,) = [fields for fields in mounts if fields[1] == "/" and fields[2] != "rootfs"]
+    assert root[2] == "tmpfs"
+    assert root[3].startswith("rw")
+    assert not {"nosuid", "nodev", "noexec"} & set(root[3].split(","))
+    assert {"/dev", "/proc", "/sys", "/run", "/tmp"} <= {fields[1] for fields in mounts}
+    assert "hello" in boot.section("write")
+    assert boot.status == 0
+
+
+def test_nothing_is_in_memory_twice_afterwards(boot: machine.Boot) -> None:
+    lines = (line.split() for line in boot.section("memory").splitlines())
+    kilobytes = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
+    # Pages of a tmpfs; those of an initramfs that is none are what cannot be evicted.
+    assert kilobytes["Shmem"] + kilobytes["Unevictable"] < (DATA >> 10) + (40 << 10)
+
+
+def test_a_container_runtime_can_pivot_root(boot: machine.Boot) -> None:
+    assert {"bin", "proc", "old"} <= set(boot.section("pivot").split())
+    containers.check(boot.section("container"))
+
+
+def test_the_same_container_starts_in_a_directory(system: str, directory: str) -> None:
+    kernel = assets.kernel("bookworm")
+    append = "init=/probe panic=-1 rw"
+    image = images.make(kernel, f"{directory}/image", "--cmdline", append)
+    shares = (machine.Share("rootfs", system),)
+    boot = machine.boot(machine.Machine(kernel.image, append, image, shares), directory)
+    assert {"bin", "proc", "old"} <= set(boot.section("pivot").split())
+    containers.check(boot.section("container"))
+
+
+def test_there_is_no_memory_for_two_copies(sent: Sent, directory: str) -> None:
+    boot = _boot(sent.archive, directory, "trixie", "ro brief", memory="336M")
+    assert boot.section("data").split()[-2:] == [str(DATA), "total"]
+    assert "Read-only file system" in boot.section("write")
+    assert boot.status == 0
+
+
+def test_too_little_memory_is_said_to_be_so(system: str, directory: str) -> None:
+    archive = cpio.pack(trees.entries_of(system))
+    boot = _boot(archive, directory, "bookworm", "rootflags=size=1m", memory="256M")
+    assert re.search("initrd: boot failed: cannot move /[^ ]+ from the initramfs", boot.console)
+    assert "No space left on device" in boot.console
+    assert "give the machine more memory" in boot.console
+    assert "Traceback" not in boot.console
+
+
+def _boot(
+    archive: bytes, directory: str, suite: str, words: str = "", *, memory: str
+) -> machine.Boot:
+    os.makedirs(directory, exist_ok=True)
+    kernel = assets.kernel(suite)
+    image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
+    with open(image, "ab") as file:
+        # The kernel unpacks one archive after the other, whether they are compressed or not.
+        file.write(cpio.gap(file.tell()) + archive)
+    append = f"root=tmpfs init=/probe panic=-1 {words}"
+    it = machine.Machine(kernel.image, append, image, memory=memory)
+    return machine.boot(it, directory)

@@ -1,0 +1,118 @@
+"""Options that meet: what each of them promises holds beside the others, or is said not to."""
+
+import os
+
+import pytest
+
+from initrd.host.image import cpio
+from testbed import assets
+from tests.boot import disks, images, machine, trees
+from tests.boot.conftest import make_root, write
+
+pytestmark = pytest.mark.boot
+
+INSPECT = """
+section() { echo; echo "=== $1"; }
+section mounts; cat /proc/mounts
+section write; echo hello 2>&1 >/written; cat /written; echo x 2>&1 >/rom/written
+section volumes; readlink /volumes; cat /volumes/data/file; ls -d /srv/*
+section bundle; echo new >/c/rootfs/new; ls /c/rootfs; ls -R /c/tmp/upper
+section rom; ls -a /rom
+"""
+
+
+@pytest.fixture(scope="module")
+def system(shared_directory: str) -> str:
+    root = make_root(f"{shared_directory}/root", INSPECT)
+    for name in ("srv", "c/lower/old", "c/tmp", "c/rootfs"):
+        os.makedirs(f"{root}/{name}")
+    os.symlink("/srv", f"{root}/volumes")
+    return root
+
+
+@pytest.fixture(scope="module")
+def on_disks(system: str, shared_directory: str) -> machine.Boot:
+    """A read-only disk, a late one for what is written, a share at /volumes, and a bundle."""
+    directory = f"{shared_directory}/disks"
+    write(f"{directory}/data/file", "from the share\n")
+    lower = disks.squashfs(f"{shared_directory}/lower", system)
+    layer = disks.ext4(f"{shared_directory}/layer")
+    append = (
+        "root=/dev/vda rw overlay_root=vdb initrd.overlay_size=1m initrd.timeout=60 "
+        "mount=data:/volumes/data initrd.bundle=/c debug init=/probe panic=-1"
+    )
+    kernel = assets.kernel("trixie")
+    it = machine.Machine(
+        kernel.image,
+        append,
+        images.make(kernel, f"{directory}/image", "--cmdline", append),
+        (machine.Share("data", f"{directory}/data"),),
+        qemu_arguments=(
+            *disks.drives(lower),
+            *machine.FREE_SLOT,
+            *("-drive", f"file={layer},format=raw,if=none,id=late-disk"),
+        ),
+    )
+    with machine.running(it, directory) as guest:
+        guest.expect("waiting for /dev/vdb")
+        guest.plug_device("virtio-blk-pci", drive="late-disk")
+        return guest.wait()
+
+
+@pytest.fixture(scope="module")
+def in_memory(system: str, shared_directory: str) -> machine.Boot:
+    """The initramfs as the lower layer, which has directories where the layers are shown."""
+    directory = f"{shared_directory}/memory"
+    os.makedirs(directory)
+    append = "root=tmpfs rw overlay_root=ram initrd.bundle=/c init=/probe panic=-1"
+    kernel = assets.kernel("bookworm")
+    image = images.make(kernel, f"{directory}/image", "--cmdline", append)
+    own = [cpio.file("rom/mine", b"x"), cpio.directory("overlay"), cpio.file("sysroot/mine", b"x")]
+    with open(image, "ab") as file:
+        file.write(cpio.gap(file.tell()) + cpio.pack([*trees.entries_of(system), *own]))
+    return machine.boot(machine.Machine(kernel.image, append, image), directory)
+
+
+def mounts(boot: machine.Boot) -> dict[str, list[str]]:
+    rows = (line.split() for line in boot.section("mounts").splitlines())
+    return {row[1]: [row[0], *row[2:4]] for row in rows}
+
+
+def test_an_overlay_of_two_disks(on_disks: machine.Boot) -> None:
+    there = mounts(on_disks)
+    assert there["/"][:2] == ["overlay", "overlay"]
+    assert there["/rom"][:2] == ["/dev/vda", "squashfs"]
+    assert there["/rom"][2].startswith("ro")
+    assert there["/overlay"][:2] == ["/dev/vdb", "ext4"]
+    assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in (
+        on_disks.console
+    )
+
+
+def test_an_overlay_of_the_initramfs(in_memory: machine.Boot) -> None:
+    there = mounts(in_memory)
+    assert there["/"][:2] == ["overlay", "overlay"]
+    assert there["/rom"][:2] == ["tmpfs", "tmpfs"]
+    assert there["/rom"][2].startswith("ro")
+    assert there["/overlay"][:2] == ["tmpfs", "tmpfs"]
+    assert "the root has files in /rom: they are hidden now, see /rom/rom" in in_memory.console
+    names = set(in_memory.section("rom").split())
+    assert {"rom", "overlay", "sysroot", "probe"} <= names
+    assert "init" not in names
+
+
+@pytest.mark.parametrize("name", ["on_disks", "in_memory"])
+def test_the_layers_do_what_they_always_do(name: str, request: pytest.FixtureRequest) -> None:
+    boot: machine.Boot = request.getfixturevalue(name)
+    said = boot.section("write").splitlines()
+    assert said[0] == "hello"
+    assert said[1].endswith("/rom/written: Read-only file system")
+    assert boot.section("bundle").split()[:3] == ["new", "old", "/c/tmp/upper:"]
+    assert mounts(boot)["/c/rootfs"][1] == "overlay"
+    assert boot.status == 0
+
+
+def test_a_share_below_volumes_that_are_a_link(on_disks: machine.Boot) -> None:
+    said = on_disks.section("volumes").splitlines()
+    assert said == ["/srv", "from the share", "/srv/data"]
+    assert mounts(on_disks)["/srv/data"][:2] == ["data", "virtiofs"]

@@ -1,0 +1,174 @@
+"""Unions in user space: Debian boots from one, without overlayfs, and shuts down cleanly."""
+
+import os
+
+import pytest
+
+from testbed import assets
+from tests.boot import disks, images, machine
+from tests.boot.conftest import make_root, write
+from tests.boot.roots.test_overlay import digest
+
+pytestmark = pytest.mark.boot
+
+DEADLINE = 400.0  # seconds; on an idle machine a tenth of that
+# The kernel refuses the module whoever loads it, from the image or from the root.
+WITHOUT_OVERLAYFS = "module_blacklist=overlay"
+UNIT = """[Unit]
+Before=report.service
+
+[Service]
+Type=oneshot
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS1
+ExecStart=/bin/sh /run/systemd/system/inspect
+"""
+INSPECT = """
+section() { echo; echo "=== $1"; }
+section overlayfs; modprobe overlay; grep overlay /proc/filesystems || echo none
+section mounts; grep -E '^[^ ]+ (/|/rom|/overlay|/dev|/proc|/sys) ' /proc/mounts
+section daemon; pid=$(cat /run/sendsigs.omit.d/*); tr '\\0' '\\n' </proc/$pid/cmdline
+cd /etc
+section changes
+echo new >new && cat new && rm debian_version && mv issue moved && echo more >>passwd
+mv skel renamed && ls -A renamed && ln passwd hard && ln -s nowhere dangling && mkfifo pipe
+chmod 600 moved && chown 7:8 moved && mkdir -m 1777 -p /srv/a/b && rmdir /media && rm -r pam.d
+stat -c '%n %A %u:%g %h' moved passwd; stat -c '%n %A' /srv/a/b
+section gone; ls -d debian_version issue skel pam.d /media 2>&1
+section rom; cat /rom/etc/debian_version; ls -d /rom/etc/skel /rom/media; cat /rom/etc/new 2>&1
+section user; setpriv --reuid 1234 --regid 1234 --clear-groups sh -c '
+    head -n 1 /etc/passwd; cat /etc/moved; echo x >/etc/passwd; touch /srv/a/b/mine && echo mine
+    setpriv --dump | grep Capab; su --version >/dev/null && stat -c %A /bin/su' 2>&1
+# Some unions have a message for each of these, and have stood still over it.
+for _ in 1 2 3 4; do
+    (n=0; while [ $n -lt 100 ]; do [ -t 0 ] </etc/passwd; n=$((n+1)); done) &
+done; wait
+sync
+"""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("unionfs-fuse", "ram"), id="unionfs-fuse in memory"),
+        pytest.param(("fuse-overlayfs", "vda"), id="fuse-overlayfs on a disk"),
+    ],
+)
+def union(request: pytest.FixtureRequest) -> tuple[str, str]:
+    program, layer = request.param
+    return program, layer
+
+
+@pytest.fixture(scope="module")
+def disk(union: tuple[str, str], shared_directory: str) -> str:
+    return disks.ext4(f"{shared_directory}/disk", size=64)
+
+
+@pytest.fixture(scope="module")
+def boot(union: tuple[str, str], disk: str, shared_directory: str) -> machine.Boot:
+    program, layer = union
+    directory = f"{shared_directory}/{program}"
+    units = f"{directory}/units"
+    write(f"{units}/inspect", INSPECT)
+    write(f"{units}/inspect.service", UNIT)
+    os.mkdir(f"{units}/multi-user.target.wants")
+    os.symlink("../inspect.service", f"{units}/multi-user.target.wants/inspect.service")
+    root = assets.debian_root()
+    before = digest(root)
+    words = f"overlay_root={layer} initrd.union={program} {WITHOUT_OVERLAYFS}"
+    append = f"{words} mount-ro=units:/run/systemd/system init=/sbin/init report panic=-1"
+    kernel = assets.kernel_in(root)
+    it = machine.Machine(
+        kernel.image,
+        append,
+        images.make(kernel, f"{directory}/image", "--cmdline", append),
+        (machine.Share("rootfs", root), machine.Share("units", units)),
+        memory="512M",
+        qemu_arguments=disks.drives(disk),
+    )
+    boot = machine.boot(it, directory, DEADLINE)
+    assert digest(root) == before, "the host's directory has changed"
+    return boot
+
+
+def test_debian_boots_from_it(boot: machine.Boot, union: tuple[str, str]) -> None:
+    program, layer = union
+    assert boot.section("overlayfs").splitlines()[-1] == "none"
+    assert boot.section("multi-user") == "active"
+    assert boot.section("failed") == ""
+    mounts = dict(line.split()[1:3] for line in boot.section("mounts").splitlines())
+    assert mounts.pop("/overlay") == ("tmpfs" if layer == "ram" else "ext4")
+    assert mounts.pop("/") == f"fuse.{program}"
+    wanted = {"/rom": "virtiofs", "/dev": "devtmpfs", "/proc": "proc", "/sys": "sysfs"}
+    assert mounts == wanted
+
+
+def test_its_daemon_is_marked_as_one_to_spare(boot: machine.Boot, union: tuple[str, str]) -> None:
+    assert boot.section("daemon").splitlines()[0] == f"@/usr/bin/{union[0]}"
+
+
+def test_everything_can_be_changed(boot: machine.Boot) -> None:
+    assert boot.section("changes").splitlines() == [
+        "new",
+        ".bash_logout  .bashrc  .profile",
+        "moved -rw------- 7:8 1",
+        "passwd -rw-r--r-- 0:0 2",
+        "/srv/a/b drwxrwxrwt",
+    ]
+    gone = boot.section("gone").splitlines()
+    assert len(gone) == 5
+    assert all("No such file or directory" in line for line in gone)
+
+
+def test_rom_shows_the_untouched_root(boot: machine.Boot) -> None:
+    said = boot.section("rom").splitlines()
+    assert said[0].startswith("12.")
+    assert said[1:] == [
+        "/rom/etc/skel  /rom/media",
+        "cat: /rom/etc/new: No such file or directory",
+    ]
+
+
+def test_the_kernel_checks_the_modes_of_files(boot: machine.Boot) -> None:
+    said = boot.section("user").splitlines()
+    assert said[0].startswith("root:")
+    assert [line.rpartition(": ")[2] for line in said[1:3]] == ["Permission denied"] * 2
+    assert said[3] == "mine"
+    assert said[-1] == "-rwsr-xr-x"
+
+
+def test_it_shuts_down_cleanly(boot: machine.Boot, disk: str) -> None:
+    assert "systemd-shutdown[1]: All filesystems unmounted." in boot.console
+    for trouble in ("Failed to", "still running", "timed out"):
+        assert trouble not in boot.console.partition("systemd-shutdown[1]")[2]
+    assert "Power down" in boot.console
+    assert boot.status == 0
+    assert disks.is_at_rest(disk)
+
+
+FAILURES = {
+    "a program that the root does not have": (
+        "overlay_root=ram initrd.union=unionfs-fuse",
+        ("cannot merge the layers with unionfs-fuse: the root has no unionfs-fuse or unionfs in",),
+    ),
+    "a target that the root does not have": (
+        "overlay_root=ram initrd.union=fuse-overlayfs init=/sbin/no-such-init",
+        ("cannot execute the target /sbin/no-such-init: there is no such file in the root",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "says"), FAILURES.values(), ids=FAILURES)
+def test_what_is_missing_is_said(words: str, says: tuple[str, ...], directory: str) -> None:
+    kernel = assets.kernel("bookworm")
+    root = assets.debian_root() if "init=" in words else make_root(f"{directory}/root")
+    append = f"{words} {WITHOUT_OVERLAYFS} debug panic=-1"
+    image = images.make(kernel, f"{directory}/image", "--cmdline", append)
+    shares = (machine.Share("rootfs", root),)
+    it = machine.Machine(kernel.image, append, image, shares, memory="384M")
+    said = machine.boot(it, directory).console
+    for text in ("initrd: boot failed: ", *says):
+        assert text in said
+    assert "initrd: move the mount" not in said
+    assert "Power down" in said

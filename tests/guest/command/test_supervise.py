@@ -1,0 +1,397 @@
+"""A command under supervision: real processes, pipes and terminals, without a machine."""
+
+import hashlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from initrd.command import Command, dump
+from initrd.guest.command.supervise import status_message
+from tests.host_end import Host
+
+Run = Callable[..., Host]
+HERE = os.path.abspath(f"{__file__}/../../../..")
+# 32 and 33 belong to glibc: its posix_spawn(3) ignores them for good, in us if `make` started us.
+INTERNAL_SIGNALS = 1 << 31 | 1 << 32
+ENVIRONMENT = (f"PATH={os.environ['PATH']}".encode(),)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Run]:
+    """Start a shell script under supervision, and be its host."""
+    with ExitStack() as stack:
+
+        def start(script: str, **changes: object) -> Host:
+            me = f"{os.getuid()}:{os.getgid()}".encode()
+            words = (b"sh", b"-c", os.fsencode(script))
+            command = Command(words, ENVIRONMENT, user=me).replace(**changes)
+            (tmp_path / "command").write_bytes(dump(command))
+            ends = {name: socket.socketpair() for name in command.ports}
+            for ours, theirs in ends.values():
+                theirs.setblocking(False)
+                stack.enter_context(ours)
+            ports = {name: theirs.fileno() for name, (_, theirs) in ends.items()}
+            arguments = [json.dumps(ports), str(tmp_path / "command")]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.guest.command.supervised", *arguments],
+                cwd=HERE,
+                pass_fds=ports.values(),
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            for _, theirs in ends.values():
+                theirs.close()
+            sockets = {n.removeprefix("initrd."): ours for n, (ours, _) in ends.items()}
+            return Host(sockets, dict.fromkeys(sockets, b""))
+
+        yield start
+
+
+def test_output_error_and_status_arrive_apart(start: Run) -> None:
+    host = start("echo out; echo err >&2; exit 3")
+    assert host.last_message() == "exit 3"
+    assert (host.received["stdout"], host.received["stderr"]) == (b"out\n", b"err\n")
+    assert host.messages[:2] == ["ready", "started"]
+    assert sorted(host.messages[2:]) == ["closed stdin", "eof stderr 4", "eof stdout 4", "exit 3"]
+
+
+def test_a_gigantic_conversation_arrives_as_it_was(start: Run) -> None:
+    data = random.Random(1).randbytes(5_000_000)
+    host = start("cat")
+    host.give(data)
+    assert host.last_message() == "exit 0"
+    got = host.received["stdout"]
+    assert hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 131072])
+def test_the_end_of_input_comes_after_its_last_byte(start: Run, size: int) -> None:
+    host = start("wc -c; cat")
+    host.give(b"x" * size)
+    assert host.last_message() == "exit 0"
+    assert host.received["stdout"].split() == [str(size).encode()]
+
+
+def test_the_end_of_input_may_be_told_before_the_bytes_come(start: Run) -> None:
+    host = start("cat")
+    host.expect("started")
+    host.tell("eof stdin 6")
+    host.feed("stdin", b"abc")
+    host.expect_output("stdout", b"abc")
+    host.feed("stdin", b"def")
+    assert host.last_message() == "exit 0"
+    assert host.received["stdout"] == b"abcdef"
+
+
+def test_a_host_that_hangs_up_its_input_has_ended_it(start: Run) -> None:
+    host = start("cat; echo over")
+    host.feed("stdin", b"abc")
+    host.sockets.pop("stdin").close()
+    assert host.last_message() == "exit 0"
+    assert host.received["stdout"] == b"abcover\n"
+
+
+def test_an_output_that_ends_early_is_told_early(start: Run) -> None:
+    host = start("echo x; exec >&-; read line; exit 4")
+    assert host.expect("eof") == "stdout 2"
+    host.give(b"go on\n")
+    assert host.last_message() == "exit 4"
+
+
+def test_an_input_that_nobody_reads_is_told(start: Run) -> None:
+    host = start("exec <&-; echo closed; sleep 0.1; echo x")
+    assert host.expect("closed") == "stdin"
+    assert host.last_message() == "exit 0"
+
+
+def test_a_writer_whose_reader_has_gone_dies_of_it(start: Run) -> None:
+    host = start("exec yes")
+    host.expect_output("stdout", b"y\n" * 10)
+    host.tell("closed stdout")
+    host.expect("signal")
+    assert host.message("signal") == "13"
+    assert host.message("eof") == "stderr 0"
+
+
+@pytest.mark.parametrize(
+    ("script", "ended"),
+    [
+        pytest.param("echo up; exec sleep 60", "signal 1", id="as usual"),
+        pytest.param("trap '' HUP; echo up; cat; exec yes", "exit 1", id="HUP ignored"),
+    ],
+)
+def test_a_terminal_that_hangs_up_there_hangs_up_here(start: Run, script: str, ended: str) -> None:
+    host = start(script, tty=(0, 1, 2))
+    host.expect_output("tty", b"up")
+    host.tell("closed tty")
+    host.tell("resize 10 20")
+    host.expect(ended.split(" ", maxsplit=1)[0])
+    assert host.messages[-1] == ended
+
+
+def test_a_writer_notices_a_host_that_hangs_up_its_output(start: Run) -> None:
+    host = start("yes; echo $? >&2")
+    host.expect_output("stdout", b"y\n" * 10)
+    host.sockets.pop("stdout").close()
+    host.expect("exit")
+    assert host.received["stderr"] == b"141\n"
+
+
+def test_a_host_that_does_not_read_stops_the_writer(start: Run) -> None:
+    script = "i=0; while [ $i -lt 64 ]; do head -c 65536 /dev/zero; i=$((i+1)); echo $i >&2; done"
+    host = start(script)
+    host.paused = {"stdout"}
+    host.sockets["stdout"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    host.expect_output("stderr", b"2\n")
+    for _ in range(20):
+        host.read(0.02)
+    assert b"20\n" not in host.received["stderr"]
+    host.paused.clear()
+    assert host.last_message() == "exit 0"
+    assert len(host.received["stdout"]) == 64 * 65536
+
+
+def test_streams_can_be_opened_again(start: Run) -> None:
+    host = start("cat /dev/stdin >/dev/stderr; echo x >/dev/stdout")
+    host.give(b"abc")
+    assert host.last_message() == "exit 0"
+    assert (host.received["stdout"], host.received["stderr"]) == (b"x\n", b"abc")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 10, 12, 15])
+def test_a_signal_reaches_the_command(start: Run, number: int) -> None:
+    host = start("echo up; exec sleep 60")
+    host.expect_output("stdout", b"up")
+    host.tell(f"signal {number}")
+    assert host.last_message() == f"signal {number}"
+
+
+def test_what_a_terminal_would_send_reaches_the_whole_job(start: Run) -> None:
+    child = "trap 'echo child; exit' INT; echo up; while :; do sleep 0.1; done"
+    host = start(f"trap 'echo shell' INT; ({child}); exit 5")
+    host.expect_output("stdout", b"up")
+    host.tell("signal 2")
+    assert host.last_message() == "exit 5"
+    assert sorted(host.received["stdout"].split()) == [b"child", b"shell", b"up"]
+
+
+def test_other_signals_reach_the_command_alone(start: Run) -> None:
+    host = start("trap 'exit 6' TERM; (trap 'echo child' TERM; echo up; sleep 0.3) & wait; wait")
+    host.expect_output("stdout", b"up")
+    host.tell("signal 15")
+    assert host.last_message() == "exit 6"
+
+
+NONSENSE = """
+
+  bye?
+signal
+signal 0
+signal 65
+signal -9
+signal x
+signal 15 15
+eof
+eof stdin
+eof stdin x
+eof stdout 5
+eof nothing 0
+closed
+closed stdin
+resize 1
+resize a b
+resize 24 80
+exit 9
+\x00
+é
+"""
+
+
+def test_a_host_that_talks_nonsense_is_borne(start: Run) -> None:
+    host = start("read line; echo $line")
+    host.expect("started")
+    for message in (NONSENSE, "x" * 10000):
+        host.tell(message)
+    host.give(b"still here\n")
+    assert host.last_message() == "exit 0"
+    assert host.received["stdout"] == b"still here\n"
+
+
+def test_what_the_command_leaves_is_stopped(start: Run) -> None:
+    host = start("(trap 'echo stopped; exit' TERM; echo up; while :; do sleep 0.1; done) & read x")
+    host.expect_output("stdout", b"up")
+    host.give(b"\n")
+    assert host.last_message() == "exit 0"
+    assert host.received["stdout"] == b"up\nstopped\n"
+
+
+def test_a_stopped_process_is_stopped_for_good(start: Run) -> None:
+    host = start("(kill -STOP $(exec sh -c 'echo $PPID')) & sleep 0.2; echo up")
+    assert host.last_message(60) == "exit 0"
+
+
+def test_a_host_that_goes_away_ends_the_command(start: Run, tmp_path: Path) -> None:
+    trap = f"trap 'echo hung up >{tmp_path}/trace; exit' HUP"
+    host = start(f"{trap}; echo up; while :; do sleep 0.1; done")
+    host.expect_output("stdout", b"up")
+    host.sockets["control"].shutdown(socket.SHUT_RDWR)
+    wait_for(tmp_path / "trace")
+    assert (tmp_path / "trace").read_text() == "hung up\n"
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(1000):
+        if path.exists() and path.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never came")
+
+
+def test_it_leads_a_session_of_its_own_with_nothing_but_its_streams(start: Run) -> None:
+    host = start(
+        "cut -d' ' -f1,5,6,7 /proc/$$/stat; ls /proc/$$/fd; umask; exec grep Sig /proc/self/status"
+    )
+    assert host.last_message() == "exit 0"
+    stat, *rest = host.received["stdout"].decode().splitlines()
+    pid, group, session, terminal = stat.split()
+    assert (group, session, terminal) == (pid, pid, "0")
+    assert [line for line in rest if line.isdigit()] == ["0", "1", "2", "0022"]
+    masks = dict(line.split(":\t") for line in rest if ":" in line)
+    assert int(masks["SigBlk"], 16) == 0
+    assert int(masks["SigIgn"], 16) & ~INTERNAL_SIGNALS == 0
+
+
+def test_a_command_that_is_not_there_is_127(start: Run) -> None:
+    host = start("", argv=(b"no such command",))
+    assert host.last_message() == "exit 127"
+    assert host.messages[1].startswith("warning cannot run no such command: not found in PATH")
+    assert "started" not in host.messages
+
+
+def test_a_command_that_cannot_be_executed_is_126(start: Run, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    host = start("", argv=(bytes(tmp_path / "text"),))
+    assert host.last_message() == "exit 126"
+    assert "it is not executable" in host.messages[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"cwd": b"/no/such/place"}, ("/no/such/place", "No such file"), id="cwd"),
+        pytest.param({"cwd": b""}, ("enter the directory",), id="empty cwd"),
+        pytest.param({"user": b"nobody-here"}, ("nobody-here", "/etc/passwd"), id="user"),
+    ],
+)
+def test_what_is_not_the_commands_fault_is_a_failure(
+    start: Run, change: dict[str, object], words: tuple[str, ...]
+) -> None:
+    text = start("true", **change).last_message()
+    assert text.startswith("failed ")
+    assert all(word in text for word in words)
+
+
+# With a terminal.
+
+
+def test_a_terminal_is_a_terminal_of_the_right_size(start: Run) -> None:
+    host = start("tty; stty size; stty -a", tty=(0, 1, 2), size=(33, 111))
+    assert host.last_message() == "exit 0"
+    lines = host.received["tty"].decode().split("\r\n")
+    assert lines[0].startswith("/dev/pts/")
+    assert lines[1] == "33 111"
+    assert " iutf8" in host.received["tty"].decode()
+
+
+def test_a_resize_reaches_the_command(start: Run) -> None:
+    host = start(
+        "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.1; done", tty=(0, 1, 2)
+    )
+    host.expect_output("tty", b"up")
+    host.tell("resize 50 132")
+    assert host.last_message() == "exit 0"
+    assert b"50 132" in host.received["tty"]
+
+
+@pytest.mark.parametrize(
+    ("key", "number"), [(b"\x03", "2"), (b"\x1c", "3")], ids=["Ctrl-C", "Ctrl-backslash"]
+)
+def test_keys_send_signals(start: Run, key: bytes, number: str) -> None:
+    host = start("echo up; exec sleep 60", tty=(0, 1, 2))
+    host.expect_output("tty", b"up")
+    host.feed("tty", key)
+    assert host.last_message() == f"signal {number}"
+
+
+def test_end_of_file_can_be_typed(start: Run) -> None:
+    host = start("cat; exit 8", tty=(0, 1, 2))
+    host.expect("started")
+    host.feed("tty", b"line\n\x04")
+    assert host.last_message() == "exit 8"
+    assert host.received["tty"] == b"line\r\nline\r\n"
+
+
+def test_all_that_a_terminal_shows_arrives_before_the_end(start: Run) -> None:
+    host = start("seq 20000", tty=(0, 1, 2))
+    assert host.last_message() == "exit 0"
+    assert host.received["tty"].decode().split() == [str(n) for n in range(1, 20001)]
+
+
+def test_standard_error_can_stay_apart_from_the_terminal(start: Run) -> None:
+    host = start("echo out; echo err >&2; test -t 0 && test -t 1 && ! test -t 2", tty=(0, 1))
+    assert host.last_message() == "exit 0"
+    assert (host.received["tty"], host.received["stderr"]) == (b"out\r\n", b"err\n")
+
+
+def test_a_shell_controls_its_jobs(start: Run) -> None:
+    environ = (*ENVIRONMENT, b"PS1=<$?>")
+    host = start("exec bash --norc -i", tty=(0, 1, 2), environ=environ)
+    host.expect_output("tty", b"<0>")
+    host.feed("tty", b"sleep 61\n")
+    host.expect_output("tty", b"sleep 61")
+    wait_for_output(host, b"\x1a", b"Stopped")
+    shown = len(host.received["tty"])
+    host.feed("tty", b"fg\n")
+    host.expect_output("tty", b"sleep 61\r\n", after=shown)  # Ctrl-C drops what was not read yet
+    wait_for_output(host, b"\x03", b"<130>")
+    host.feed("tty", b"exit 9\n")
+    assert host.last_message() == "exit 9"
+
+
+def wait_for_output(host: Host, key: bytes, data: bytes) -> None:
+    """Press a key until it has had its effect: the job may not be in the foreground yet."""
+    for _ in range(100):
+        host.feed("tty", key)
+        for _ in range(10):
+            host.read(0.02)
+        if data in host.received["tty"]:
+            return
+    raise AssertionError(host.received["tty"])
+
+
+# Statuses, as waitpid(2) gives them.
+
+
+@pytest.mark.parametrize("status", range(256))
+def test_every_exit_status_is_reported(status: int) -> None:
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {status}"], {})
+    assert status_message(os.waitpid(pid, 0)[1]) == f"exit {status}"
+
+
+DEADLY = [n for n in range(1, 65) if n not in (17, 18, 19, 20, 21, 22, 23, 28, 32, 33)]
+
+
+@pytest.mark.parametrize("number", DEADLY)
+def test_every_death_by_signal_is_reported(number: int) -> None:
+    script = f"ulimit -c 0; kill -{number} $$; sleep 5"
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsigdef=[number])
+    assert status_message(os.waitpid(pid, 0)[1]) == f"signal {number}"

@@ -1,0 +1,103 @@
+"""What a device holds, told from its first bytes."""
+
+import random
+
+import pytest
+
+from initrd.guest.roots.blkid import LENGTH, Superblock, probe
+from tests.layer_kernel import UUID, UUID_BYTES, device, ext, squashfs
+
+KNOWN = {
+    "ext2": (ext(compat=0, incompat=2), Superblock("ext2", UUID)),
+    "ext3": (ext(incompat=2 | 4, label=b"old"), Superblock("ext3", UUID, "old")),
+    "ext4": (ext(label=b"sixteen bytes ok"), Superblock("ext4", UUID, "sixteen bytes ok")),
+    "ext4 without a journal": (ext(compat=0), Superblock("ext4", UUID)),
+    "ext4 by a read-only feature": (ext(incompat=2, ro_compat=0x400), Superblock("ext4", UUID)),
+    "journal of another device": (ext(incompat=8), Superblock("jbd", UUID)),
+    "squashfs": (squashfs(), Superblock("squashfs")),
+    "erofs": (
+        device((1024, b"\xe2\xe1\xf5\xe0"), (1072, UUID_BYTES), (1088, b"label\0rest")),
+        Superblock("erofs", UUID, "label"),
+    ),
+    "erofs without UUID": (device((1024, b"\xe2\xe1\xf5\xe0")), Superblock("erofs")),
+    "xfs": (
+        device((0, b"XFSB"), (32, UUID_BYTES), (108, b"twelve bytes")),
+        Superblock("xfs", UUID, "twelve bytes"),
+    ),
+    "btrfs": (
+        device((65600, b"_BHRfS_M"), (65568, UUID_BYTES), (65835, b"pool")),
+        Superblock("btrfs", UUID, "pool"),
+    ),
+    "f2fs": (
+        device((1024, b"\x10\x20\xf5\xf2"), (1132, UUID_BYTES), (1148, "flé".encode("utf-16-le"))),
+        Superblock("f2fs", UUID, "flé"),
+    ),
+    "iso9660": (
+        device(
+            (32769, b"CD001"),
+            (32808, b"LIVE CD" + 25 * b" "),
+            (33581, b"2024020312345600\0"),
+            (33598, b"0000000000000000\0"),
+        ),
+        Superblock("iso9660", "2024-02-03-12-34-56-00", "LIVE CD"),
+    ),
+    "iso9660 without dates": (device((32769, b"CD001")), Superblock("iso9660")),
+    "swap": (
+        device((4086, b"SWAPSPACE2"), (1036, UUID_BYTES), (1052, b"swap")),
+        Superblock("swap", UUID, "swap"),
+    ),
+    "LUKS": (
+        device((0, b"LUKS\xba\xbe\0\2"), (168, UUID.encode())),
+        Superblock("crypto_LUKS", UUID),
+    ),
+    "FAT32": (
+        device(
+            (510, b"\x55\xaa"), (0x52, b"FAT32   "), (0x43, b"\x01\x02\x03\x04"), (0x47, b"EFI")
+        ),
+        Superblock("vfat", "0403-0201", "EFI"),
+    ),
+    "FAT16 without a label": (
+        device((510, b"\x55\xaa"), (0x36, b"FAT16   "), (0x2B, b"NO NAME    ")),
+        Superblock("vfat", "0000-0000"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "holds"), KNOWN.values(), ids=KNOWN)
+def test_what_is_known_is_told(data: bytes, holds: Superblock) -> None:
+    assert probe(data[:LENGTH]) == holds
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(bytes(LENGTH), id="zeros"),
+        pytest.param(b"\xff" * LENGTH, id="ones"),
+        pytest.param(device((510, b"\x55\xaa")), id="a partition table"),
+        pytest.param(random.Random(1).randbytes(LENGTH), id="noise"),
+    ],
+)
+def test_what_is_not_known_is_not_guessed(data: bytes) -> None:
+    assert probe(data) is None
+
+
+@pytest.mark.parametrize(("data", "holds"), KNOWN.values(), ids=KNOWN)
+def test_a_device_that_ends_early_is_no_error(data: bytes, holds: Superblock) -> None:
+    for length in (1, 511, 1025, 1100, 4095, 32770, 65601):
+        found = probe(data[:length])
+        assert found is None or found.fstype in (holds.fstype, "ext2")
+
+
+def test_an_older_superblock_behind_the_first_byte_does_not_win() -> None:
+    assert probe(squashfs()[:512] + ext()[512:]) == Superblock("squashfs")
+
+
+def test_a_label_that_is_no_utf8_keeps_its_bytes() -> None:
+    found = probe(ext(label=b"caf\xe9"))
+    assert found and found.label.encode(errors="surrogateescape") == b"caf\xe9"
+
+
+def test_it_is_described_in_the_words_of_the_command_line() -> None:
+    assert str(Superblock("ext4", UUID, "root")) == f"ext4 UUID={UUID} LABEL=root"
+    assert str(Superblock("squashfs")) == "squashfs"

@@ -1,0 +1,195 @@
+"""Block devices: found by every name, waited for, mounted; and all that can be wrong."""
+
+import errno
+from typing import Any
+
+import pytest
+
+from initrd.guest._syscalls import MS_NOATIME, MS_NODEV, MS_RDONLY
+from initrd.guest.failure import BootError
+from initrd.guest.log import Log
+from initrd.guest.roots.block import find_device, mount_device
+from initrd.guest.roots.steps import split_options
+from initrd.options import Root
+from tests.guest.roots.test_blkid_partitions import PARTUUID, gpt, mbr
+from tests.layer_kernel import UUID, LayerKernel, device, ext, squashfs
+
+
+def find(kernel: LayerKernel, source: str, timeout: float = 10) -> str:
+    return find_device(source, timeout, kernel, Log(kernel))  # type: ignore[arg-type]
+
+
+def mount(kernel: LayerKernel, fstype: str = "", **fields: Any) -> list[tuple[Any, ...]]:
+    root = Root("block", "/dev/vda", fstype, **fields)
+    mount_device(root, "/dev/vda", "/sysroot", kernel, Log(kernel))  # type: ignore[arg-type]
+    return kernel.named("mount")
+
+
+def one_of_everything() -> LayerKernel:
+    disks = {"vda": ext(label=b"my root"), "vdb": gpt(), "vdb3": squashfs(), "vdc": mbr()}
+    disks |= {"vdc1": device(), "nvme0n1": gpt(), "cciss/c0d0": device()}
+    return LayerKernel(disks=disks, partitions={"vdb3": "vdb", "vdc1": "vdc"})
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("/dev/vda", "/dev/vda"),
+        ("/dev/vdb3", "/dev/vdb3"),
+        ("/dev/cciss/c0d0", "/dev/cciss/c0d0"),
+        (f"UUID={UUID}", "/dev/vda"),
+        (f"UUID={UUID.upper()}", "/dev/vda"),
+        ("LABEL=my root", "/dev/vda"),
+        (f"PARTUUID={PARTUUID}", "/dev/vdb3"),
+        ("PARTUUID=12345678-01", "/dev/vdc1"),
+    ],
+)
+def test_a_device_is_found_by_any_of_its_names(source: str, path: str) -> None:
+    assert find(one_of_everything(), source) == path
+
+
+@pytest.mark.parametrize("source", ["/dev/vdz", "UUID=1-2", "LABEL=MY ROOT", "PARTUUID=1-2"])
+def test_a_device_that_never_comes_is_named_with_those_that_are_there(source: str) -> None:
+    kernel = one_of_everything()
+    with pytest.raises(BootError) as caught:
+        find(kernel, source, 2.5)
+    text = str(caught.value)
+    assert f"cannot find {source}: not there after 2.5 s; the block devices there are: " in text
+    assert f"/dev/vda (ext4 UUID={UUID} LABEL=my root)" in text
+    assert f"/dev/vdb3 (squashfs PARTUUID={PARTUUID})" in text
+    assert "initrd.timeout=" in text
+    assert kernel.clock == pytest.approx(2.5)
+
+
+def test_a_machine_without_disks_is_told_which_module_may_be_missing() -> None:
+    with pytest.raises(BootError, match=r"no block devices at all\ntry: .*mkvirtinitrd --block"):
+        find(LayerKernel(), "/dev/vda")
+
+
+def test_a_long_list_of_disks_is_cut() -> None:
+    kernel = LayerKernel(disks={f"vd{letter}": b"" for letter in "abcdefghijkl"})
+    with pytest.raises(BootError, match=r"/dev/vdh \(nothing known\), and 4 more"):
+        find(kernel, "/dev/sda", 0)
+
+
+@pytest.mark.parametrize("source", ["/dev/vdb", "LABEL=late"])
+def test_a_late_device_is_waited_for(source: str) -> None:
+    kernel = LayerKernel(disks={"vda": device()})
+
+    def plug(clock: float) -> None:
+        if clock > 3:
+            kernel.attach("vdb", ext(label=b"late"))
+
+    kernel.after_sleep = plug
+    assert find(kernel, source) == "/dev/vdb"
+    assert 3 < kernel.clock < 3.1
+    assert len(kernel.named("read_at")) <= 4 * 2  # not every time
+
+
+def test_two_devices_of_one_name_are_not_guessed_between() -> None:
+    kernel = LayerKernel(disks={"vda": ext(), "vdb": ext()})
+    with pytest.raises(BootError, match="more than one device answers to it: /dev/vda, /dev/vdb"):
+        find(kernel, f"UUID={UUID}")
+
+
+def test_something_else_of_that_name_is_no_device() -> None:
+    with pytest.raises(BootError, match="cannot use /dev/null: it is no block device"):
+        find(LayerKernel(files={"/dev/null": ""}), "/dev/null")
+
+
+def test_a_drive_that_cannot_be_read_is_not_what_is_looked_for() -> None:
+    kernel = LayerKernel(
+        disks={"sr0": b"", "vda": ext(label=b"x")}, errors={("read_at", "/dev/sr0"): errno.EIO}
+    )
+    assert find(kernel, "LABEL=x") == "/dev/vda"
+
+
+def test_an_empty_drive_is_not_even_looked_at() -> None:
+    kernel = LayerKernel(disks={"loop0": ext(label=b"x"), "vda": ext(label=b"x")})
+    kernel.files["/sys/class/block/loop0/size"] = "0\n"
+    assert find(kernel, "LABEL=x") == "/dev/vda"
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "call"),
+    [
+        pytest.param(ext(), {}, ("ext4", MS_RDONLY, ""), id="probed"),
+        pytest.param(squashfs(), {}, ("squashfs", MS_RDONLY, ""), id="probed squashfs"),
+        pytest.param(b"", {"fstype": "odd"}, ("odd", MS_RDONLY, ""), id="given"),
+        pytest.param(ext(), {"writable": True}, ("ext4", 0, ""), id="writable"),
+        pytest.param(
+            ext(),
+            {"flags": "noatime,errors=panic,nodev"},
+            ("ext4", MS_RDONLY | MS_NOATIME | MS_NODEV, "errors=panic"),
+            id="flags",
+        ),
+    ],
+)
+def test_the_root_is_mounted_as(data: bytes, fields: Any, call: tuple[Any, ...]) -> None:
+    kernel = LayerKernel(disks={"vda": data})
+    assert mount(kernel, **fields) == [("mount", "/dev/vda", "/sysroot", *call)]
+
+
+def test_of_several_types_the_first_that_fits_is_taken() -> None:
+    errors = {("mount", "/dev/vda", "/sysroot", "erofs"): errno.ENODEV}
+    errors |= {("mount", "/dev/vda", "/sysroot", "ext4"): errno.EINVAL}
+    kernel = LayerKernel(disks={"vda": squashfs()}, errors=errors)
+    assert [call[3] for call in mount(kernel, "erofs,ext4,squashfs,xfs")] == ["squashfs"]
+
+
+FAILURES = {
+    "empty": (device(), "", 0, "no file system is recognized on it.*rootfstype="),
+    "empty, type given": (device(), "ext4", errno.EINVAL, "ext4.*no file system is recognized"),
+    "wrong type": (squashfs(), "ext4", errno.EINVAL, "the device holds squashfs.*fstype=squashfs"),
+    "damaged": (ext(), "", errno.EINVAL, "its superblock is damaged.*check the disk"),
+    "damaged inside": (ext(), "", errno.EUCLEAN, "the file system is damaged.*fsck"),
+    "unreadable inside": (ext(), "", errno.EIO, "the file system is damaged"),
+    "no driver": (squashfs(), "", errno.ENODEV, "has no squashfs.*mkvirtinitrd --module squashfs"),
+    "write-protected": (ext(), "", errno.EROFS, "journal.*write-protected.*rootflags=noload"),
+    "busy": (ext(), "", errno.EBUSY, "busy"),
+}
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_write_protected_disk_cannot_be_writable(number: int) -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, errors={"mount": number})
+    with pytest.raises(BootError, match=r"(?s)the device is write-protected.*leave out rw"):
+        mount(kernel, writable=True)
+
+
+@pytest.mark.parametrize(("writable", "told"), [(True, True), (False, False)])
+def test_a_file_system_that_is_never_written_to_is_said_to_be_one(
+    writable: bool, told: bool
+) -> None:
+    kernel = LayerKernel(disks={"vda": squashfs()})
+    mount(kernel, writable=writable)
+    assert ("squashfs cannot be written to, so the root is read-only" in kernel.said) == told
+
+
+@pytest.mark.parametrize(("data", "fstype", "number", "text"), FAILURES.values(), ids=FAILURES)
+def test_what_is_wrong_with_a_disk_is_said(
+    data: bytes, fstype: str, number: int, text: str
+) -> None:
+    kernel = LayerKernel(disks={"vda": data}, errors={"mount": number})
+    with pytest.raises(BootError, match=rf"(?s)cannot mount /dev/vda.*{text}"):
+        mount(kernel, fstype)
+
+
+def test_a_disk_that_cannot_be_read_is_said_to_be_so() -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, errors={"read_at": errno.EIO})
+    with pytest.raises(BootError, match="cannot read /dev/vda: Input/output error"):
+        mount(kernel)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "data"),
+    [
+        ("", 0, ""),
+        ("defaults", 0, ""),
+        ("noatime", MS_NOATIME, ""),
+        ("noload,noatime,,data=ordered", MS_NOATIME, "noload,data=ordered"),
+        ("subvol=a b", 0, "subvol=a b"),
+    ],
+)
+def test_options_for_mount_and_for_the_file_system(text: str, flags: int, data: str) -> None:
+    assert split_options(text) == (flags, data)

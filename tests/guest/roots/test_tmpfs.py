@@ -1,0 +1,101 @@
+"""root=tmpfs, on a kernel that only records."""
+
+import errno
+from typing import Any
+
+import pytest
+
+from initrd.cmdline import parse
+from initrd.guest._syscalls import MNT_DETACH, MS_BIND, MS_NOATIME, MS_RDONLY, MS_REMOUNT
+from initrd.guest.failure import BootError
+from initrd.guest.log import Log
+from initrd.guest.roots.mount import mount_root
+from initrd.guest.roots.tmpfs import stays_behind
+from tests.layer_kernel import LayerKernel
+
+
+def run(kernel: LayerKernel, cmdline: str = "root=tmpfs") -> list[tuple[Any, ...]]:
+    log = Log(kernel)  # type: ignore[arg-type]
+    mount_root(parse(cmdline), kernel, log)  # type: ignore[arg-type]
+    return kernel.calls
+
+
+def test_the_initramfs_is_moved_to_a_tmpfs() -> None:
+    assert run(LayerKernel()) == [
+        ("make_directory", "/sysroot"),
+        ("mount", "tmpfs", "/sysroot", "tmpfs", 0, "mode=0755,size=100%"),
+        ("make_directory", "/run/initramfs"),
+        ("mount", "/", "/run/initramfs", "", MS_BIND, ""),
+        ("make_directory", "/sysroot"),
+        ("mount", "tmpfs", "/sysroot", "tmpfs", MS_REMOUNT, "nr_inodes=250"),
+        ("move_tree", 1, 2),
+        ("unmount", "/run/initramfs", MNT_DETACH),
+        ("remove_directory", "/run/initramfs"),
+        ("make_directory", "/sysroot"),
+        # What is in it, and half of what is left: 1024000 bytes, of which 409600 are free.
+        ("mount", "tmpfs", "/sysroot", "tmpfs", MS_REMOUNT, "size=819200"),
+    ]
+
+
+def test_limits_that_are_given_are_kept() -> None:
+    calls = run(LayerKernel(), "root=tmpfs rootflags=noatime,size=90%,nr_inodes=5")
+    mounts = [call[4:] for call in calls if call[0] == "mount" and call[1] == "tmpfs"]
+    assert mounts == [
+        (MS_NOATIME, "mode=0755,size=100%,size=90%,nr_inodes=5"),
+        (MS_NOATIME | MS_REMOUNT, ""),
+        (MS_NOATIME | MS_REMOUNT, ""),
+    ]
+
+
+@pytest.mark.parametrize(("word", "flag"), [("ro", MS_RDONLY), ("rw", 0), ("", 0)])
+def test_it_can_be_written_to_unless_ro_is_asked_for(word: str, flag: int) -> None:
+    calls = run(LayerKernel(), f"root=tmpfs {word}")
+    assert calls[-1][4] == MS_REMOUNT | flag
+
+
+def test_below_an_overlay_it_is_read_only_and_at_rom() -> None:
+    kernel = LayerKernel()
+    run(kernel, "root=tmpfs rw overlay_root=ram")
+    mounts = [call[:5] for call in kernel.named("mount") if call[1] == "tmpfs"]
+    assert mounts[:3] == [
+        ("mount", "tmpfs", "/rom", "tmpfs", 0),
+        ("mount", "tmpfs", "/rom", "tmpfs", MS_REMOUNT),
+        ("mount", "tmpfs", "/rom", "tmpfs", MS_REMOUNT | MS_RDONLY),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "stays"),
+    [
+        ("init", True),
+        (".initrd", True),
+        ("sysroot", True),
+        ("usr/lib/modules/000-virtio.ko", True),
+        ("usr/lib/modules/000-virtio.ko.xz", True),
+        ("usr/lib/modules/6.1/kernel/fs/fuse.ko", False),
+        ("usr/lib/modules/6.1", False),
+        ("usr/lib/modules", False),
+        ("usr/init", False),
+        ("sbin/init", False),
+        ("lib/modules/x.ko", False),
+        ("sysroot/etc", False),
+    ],
+)
+def test_what_belongs_to_init_stays_behind(path: str, stays: bool) -> None:
+    assert stays_behind("/sysroot", made_for_us=True)(tuple(path.split("/"))) == stays
+
+
+def test_a_directory_sysroot_of_the_initramfs_is_moved() -> None:
+    assert not stays_behind("/sysroot", made_for_us=False)(("sysroot",))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+def test_too_little_memory_is_said_to_be_so(number: int) -> None:
+    with pytest.raises(BootError, match="more memory, or the tmpfs more of it: rootflags=size="):
+        run(LayerKernel(errors={"move_tree": number}))
+
+
+def test_every_step_that_fails_is_named() -> None:
+    for number in range(len(run(LayerKernel()))):
+        with pytest.raises(BootError, match="Input/output error"):
+            run(LayerKernel(fail_call=number))

@@ -1,0 +1,362 @@
+"""The boot as a whole, on a kernel that only records; and every place where it can break."""
+
+from typing import Any
+
+import pytest
+
+from initrd.guest._syscalls import MS_MOVE, MS_RDONLY
+from initrd.guest.log import Log
+from initrd.init import Boot, why_not_init
+from tests.fake_kernel import Call, FakeKernel
+
+TRANSPORT = "/sys/bus/pci/drivers/virtio-pci"
+MODULES = "/usr/lib/modules"
+DEVICES = "/sys/bus/virtio/drivers/virtiofs"
+
+
+class PoweredOff(BaseException):
+    """The fake machine is off."""
+
+
+class BootKernel(FakeKernel):
+    """A fake with a usual root, whose power-off ends the test's boot."""
+
+    def __init__(self, cmdline: str = "", **kwargs: Any) -> None:
+        files = {"/proc/cmdline": cmdline, f"{TRANSPORT}/bind": "", **kwargs.pop("files", {})}
+        roots = tuple(f"/sysroot/{name}" for name in ("run", "dev", "proc", "sys", "tmp"))
+        super().__init__(files=files, directories=kwargs.pop("directories", roots), **kwargs)
+
+    def power_off(self) -> None:
+        super().power_off()
+        raise PoweredOff
+
+    def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
+        super().execute(path, argv, environ)
+        raise PoweredOff
+
+
+class CountingKernel(BootKernel):
+    """A fake that counts how often it was asked for the root, in vain or not."""
+
+    attempts = 0
+
+    def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
+        self.attempts += source == "rootfs"
+        super().mount(source, target, fstype, flags, data)
+
+
+def boot(kernel: FakeKernel, *arguments: str) -> list[Call]:
+    with pytest.raises((PoweredOff, SystemExit)):
+        Boot(kernel, list(arguments)).run()  # type: ignore[arg-type]
+    return kernel.calls
+
+
+def mounts(kernel: FakeKernel) -> list[tuple[str, str]]:
+    return [(call[1], call[2]) for call in kernel.named("mount")]
+
+
+def test_the_story_is_told_in_order() -> None:
+    kernel = BootKernel(
+        "rootfs=r mount=a mount-ro=b:/srv init=/bin/true", files={f"{MODULES}/1.ko": ""}
+    )
+    boot(kernel, "x", "y z")
+    told = [call[:3] for call in kernel.named("mount", "load_module", "chroot", "empty", "execute")]
+    assert told == [
+        ("mount", "sysfs", "/sys"),
+        ("mount", "devtmpfs", "/dev"),
+        ("mount", "proc", "/proc"),
+        ("mount", "tmpfs", "/run"),
+        ("mount", "tmpfs", "/tmp"),
+        ("mount", "devpts", "/dev/pts"),
+        ("mount", "tmpfs", "/dev/shm"),
+        ("load_module", "/usr/lib/modules/1.ko", ""),
+        ("mount", "r", "/sysroot"),
+        ("mount", "a", "/run/mnt/a"),
+        ("mount", "/run", "/sysroot/run"),
+        ("mount", "/dev", "/sysroot/dev"),
+        ("mount", "/proc", "/sysroot/proc"),
+        ("mount", "/sys", "/sysroot/sys"),
+        ("mount", "/tmp", "/sysroot/tmp"),
+        ("mount", ".", "/"),
+        ("chroot", "."),
+        ("mount", "b", "/srv"),
+        ("empty", 1),
+        ("execute", "/bin/true", [b"/bin/true", b"x", b"y z"]),
+    ]
+
+
+def test_a_good_boot_says_nothing() -> None:
+    kernel = BootKernel()
+    boot(kernel)
+    assert kernel.said == ""
+
+
+def test_debug_says_every_step_with_its_duration() -> None:
+    kernel = BootKernel("debug mount=data")
+    boot(kernel)
+    lines = kernel.said.splitlines()
+    for subject in ("/sys", "/dev/pts", "/sysroot", "/run/mnt/data", "move the mount /run"):
+        assert any(subject in line and line.endswith(" ms, at 0.0000 s]") for line in lines)
+
+
+def test_debug_says_when_the_kernel_started_init() -> None:
+    kernel = BootKernel("debug")
+    kernel.clock = 2.5
+    kernel.files["/dev/kmsg"] = "6,1,900;other\n6,400,2250000,-;Run /init as init process\n"
+    boot(kernel)
+    assert "initrd: the kernel [2250.0 ms, at 0.0000 s]\n" in kernel.said
+    assert "initrd: start Python [250.0 ms, at 2.2500 s]\n" in kernel.said
+    assert "initrd: execute /bin/sh [0.0 ms, at 2.5000 s]\n" in kernel.said
+
+
+@pytest.mark.parametrize("log", ["6,1,900;other", "6,1,9900000;Run /init as init process", None])
+def test_a_log_that_does_not_tell_is_no_failure(log: str | None) -> None:
+    kernel = BootKernel("debug")
+    kernel.clock = 2.5
+    if log is not None:
+        kernel.files["/dev/kmsg"] = log
+    boot(kernel)
+    assert "start Python" not in kernel.said
+    assert kernel.named("execute")
+
+
+def test_debug_says_a_step_before_it_is_done() -> None:
+    kernel = BootKernel("debug rootfs=gone", errors={("mount", "gone"): 5})
+    boot(kernel)
+    assert "mount gone (virtiofs) on /sysroot (ro) ...\n" in kernel.said
+
+
+def test_the_root_is_read_only_unless_asked() -> None:
+    for cmdline, flags in (("", MS_RDONLY), ("rw", 0)):
+        kernel = BootKernel(cmdline)
+        boot(kernel)
+        assert ("mount", "rootfs", "/sysroot", "virtiofs", flags, "") in kernel.calls
+
+
+def test_the_root_is_moved_and_not_copied() -> None:
+    kernel = BootKernel()
+    boot(kernel)
+    assert ("mount", ".", "/", "", MS_MOVE, "") in kernel.calls
+
+
+def failing_calls() -> int:
+    kernel = BootKernel("mount=a mount=b:/srv")
+    boot(kernel)
+    return len([call for call in kernel.calls if call[0] != "execute"])
+
+
+@pytest.mark.parametrize("at", range(failing_calls()))
+def test_whichever_call_fails_the_boot_ends_with_a_reason(at: int) -> None:
+    kernel = BootKernel("mount=a mount=b:/srv", fail_call=at)
+    boot(kernel)
+    assert kernel.calls[-1] == ("power_off",)
+    assert "initrd: boot failed: " in kernel.said
+    assert "Input/output error" in kernel.said
+    assert "Traceback" not in kernel.said
+
+
+def test_a_share_that_comes_late_is_waited_for() -> None:
+    kernel = BootKernel(errors={("mount", "rootfs"): [22, 22, 22]})
+    boot(kernel)
+    assert kernel.calls[-1][0] == "execute"
+    assert 0 < kernel.clock < 0.1
+
+
+def test_a_share_that_never_comes_is_named_with_those_that_are_there() -> None:
+    kernel = BootKernel(
+        "rootfs=gone initrd.timeout=3",
+        errors={("mount", "gone"): 22},
+        files={"/sys/fs/virtiofs/0/tag": "rootfs\n", "/sys/fs/virtiofs/1/tag": "data\n"},
+    )
+    boot(kernel)
+    assert "no tag gone after 3 s" in kernel.said
+    assert "rootfs, data" in kernel.said
+    assert 3 <= kernel.clock < 3.1
+
+
+def test_the_kernel_is_not_asked_all_the_time() -> None:
+    # It logs each attempt that fails, and that log is where the reason has to be found.
+    kernel = CountingKernel("initrd.timeout=60", errors={("mount", "rootfs"): 22})
+    boot(kernel)
+    assert "no tag rootfs after 60 s" in kernel.said
+    assert 60 <= kernel.attempts < 90
+
+
+def test_a_device_that_comes_late_is_tried_at_once() -> None:
+    kernel = CountingKernel("initrd.timeout=60", errors={("mount", "rootfs"): 22})
+
+    def plug(clock: float) -> None:
+        if clock > 30.5:
+            kernel.files[f"{DEVICES}/virtio0"] = ""
+            kernel.errors.clear()
+
+    kernel.after_sleep = plug
+    boot(kernel)
+    assert kernel.calls[-1][0] == "execute"
+    assert 30.5 < kernel.clock < 30.6
+
+
+@pytest.mark.parametrize(("timeout", "there"), [(1, 0.3), (2, 1.5), (10, 9.5)])
+def test_a_tag_that_is_there_at_the_deadline_is_mounted(timeout: int, there: float) -> None:
+    options = f"initrd.timeout={timeout}"
+    kernel = CountingKernel(options, errors={("mount", "rootfs"): 22}, files={DEVICES + "/v0": ""})
+
+    def name_it(clock: float) -> None:
+        if clock > there:
+            kernel.errors.clear()
+
+    kernel.after_sleep = name_it
+    boot(kernel)
+    assert kernel.calls[-1][0] == "execute"
+    assert there < kernel.clock <= timeout + 0.1
+
+
+def test_a_tag_that_appears_between_the_mount_and_the_list_is_mounted() -> None:
+    files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
+    kernel = BootKernel(errors={("mount", "rootfs"): [22]}, files=files)
+    boot(kernel)
+    assert kernel.calls[-1][0] == "execute"
+    assert kernel.clock == 0
+
+
+def test_virtio_on_the_pci_bus_needs_its_driver_even_when_another_is_there() -> None:
+    files = {
+        "/sys/bus/platform/drivers/virtio-mmio/bind": "",
+        "/sys/bus/pci/devices/0000:00:02.0/vendor": "0x1af4\n",
+    }
+    kernel = BootKernel(errors={("mount", "rootfs"): 22}, files=files)
+    del kernel.files[f"{TRANSPORT}/bind"]
+    boot(kernel)
+    assert "mkvirtinitrd --module virtio_pci" in kernel.said
+    assert kernel.clock == 0
+
+
+def test_without_a_transport_there_is_nothing_to_wait_for() -> None:
+    kernel = BootKernel(errors={("mount", "rootfs"): 22})
+    del kernel.files[f"{TRANSPORT}/bind"]
+    boot(kernel)
+    assert "virtio_pci" in kernel.said
+    assert kernel.clock == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        pytest.param(19, "this kernel has no virtiofs", id="ENODEV"),
+        pytest.param(16, "use each tag once", id="EBUSY"),
+        pytest.param(13, "Permission denied", id="EACCES"),
+    ],
+)
+def test_what_waiting_cannot_cure_is_not_waited_for(number: int, words: str) -> None:
+    kernel = BootKernel(errors={("mount", "rootfs"): number})
+    boot(kernel)
+    assert words in kernel.said
+    assert kernel.clock == 0
+
+
+def test_a_bad_option_is_told_from_a_missing_tag() -> None:
+    files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
+    kernel = BootKernel("rootflags=nonsense", errors={("mount", "rootfs"): 22}, files=files)
+    boot(kernel)
+    assert "rootflags=" in kernel.said
+    assert kernel.clock == 0
+
+
+def test_a_broken_module_is_reported_and_survived() -> None:
+    files = {f"{MODULES}/{name}.ko": "" for name in ("000-a", "001-b-c", "002-d")}
+    kernel = BootKernel(errors={("load_module", f"{MODULES}/001-b-c.ko"): 8}, files=files)
+    boot(kernel)
+    loaded = [call[1] for call in kernel.named("load_module")]
+    assert loaded == [f"{MODULES}/000-a.ko", f"{MODULES}/002-d.ko"]
+    assert "001-b-c.ko" in kernel.said
+    assert kernel.calls[-1][0] == "execute"
+
+
+def test_a_module_that_is_loaded_already_is_no_failure() -> None:
+    kernel = BootKernel(errors={"load_module": 17}, files={f"{MODULES}/a.ko": ""})
+    boot(kernel)
+    assert kernel.said == ""
+
+
+@pytest.mark.parametrize(
+    ("action", "last"),
+    [
+        ("poweroff", ("power_off",)),
+        ("panic", ("exit", 1)),
+    ],
+)
+def test_a_failed_boot_ends_as_asked(action: str, last: Call) -> None:
+    kernel = BootKernel(f"initrd.onfail={action}", errors={("mount", "rootfs"): 5})
+    boot(kernel)
+    assert kernel.calls[-1] == last
+
+
+def test_a_shell_runs_in_the_root_when_that_is_mounted() -> None:
+    kernel = BootKernel("initrd.onfail=shell mount=a", errors={("mount", "a"): 5})
+    boot(kernel)
+    assert ("chroot", "/sysroot") in kernel.calls
+    assert kernel.calls[-1][:3] == ("execute", "/bin/sh", [b"sh"])
+
+
+def test_without_a_root_there_is_no_shell() -> None:
+    kernel = BootKernel("initrd.onfail=shell", errors={("mount", "rootfs"): 5})
+    boot(kernel)
+    assert kernel.calls[-1] == ("power_off",)
+    assert "no root is mounted" in kernel.said
+
+
+def test_an_option_that_is_not_understood_stops_the_boot_before_the_root() -> None:
+    kernel = BootKernel("mount=../x")
+    boot(kernel)
+    assert "mount=../x" in kernel.said
+    assert ("rootfs", "/sysroot") not in mounts(kernel)
+
+
+def test_messages_reach_the_console_even_when_the_kernel_is_quiet() -> None:
+    printk = {"/proc/sys/kernel/printk": "3 4 1 7\n"}
+    kernel = BootKernel("mount=", files=printk)
+    boot(kernel)
+    assert {fd for fd, _ in kernel.written} == {2, 99}
+
+
+def test_messages_are_not_printed_twice() -> None:
+    printk = {"/proc/sys/kernel/printk": "7 4 1 7\n"}
+    kernel = BootKernel("mount=", files=printk)
+    boot(kernel)
+    assert {fd for fd, _ in kernel.written} == {99}
+
+
+def test_what_the_kernel_prints_is_not_repeated_where_proc_is_gone() -> None:
+    kernel = BootKernel(files={"/proc/sys/kernel/printk": "7 4 1 7\n"})
+    log = Log(kernel)  # type: ignore[arg-type]
+    log.open()
+    log.warn("one")
+    del kernel.files["/proc/sys/kernel/printk"]
+    log.warn("two")
+    assert {fd for fd, _ in kernel.written} == {99}
+
+
+def test_no_descriptor_is_left_to_the_target() -> None:
+    kernel = BootKernel()
+    boot(kernel)
+    assert sorted(kernel.closed) == list(range(1, kernel.opened + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"process": 77}, "not PID 1", id="not the first program"),
+        pytest.param({"filesystem": 0xEF53}, "not an initramfs", id="a real root"),
+        pytest.param({"files": {"/proc/self": ""}}, "/proc is mounted", id="a container"),
+    ],
+)
+def test_outside_an_initramfs_it_refuses(change: dict[str, Any], words: str) -> None:
+    kernel = FakeKernel()
+    for name, value in change.items():
+        setattr(kernel, name, value)
+    assert words in why_not_init(kernel)  # type: ignore[arg-type]
+    assert kernel.calls == []
+
+
+def test_in_an_initramfs_it_does_not_refuse() -> None:
+    assert why_not_init(FakeKernel()) == ""  # type: ignore[arg-type]

@@ -1,0 +1,141 @@
+import random
+from pathlib import Path
+
+import pytest
+
+from initrd.errors import HostError
+from initrd.host.image import lsinitramfs, modules
+from initrd.host.image.build import build_image, read_init, read_module
+from initrd.host.image.compress import METHODS
+from initrd.host.image.modules import Module, choose_modules
+from tests.host.image.module_trees import BARE, content, write_tree
+
+INIT = b"\x7fELF" + bytes(999)
+
+
+def build_from(folder: str, *names: str, compression: str = "none") -> bytes:
+    wanted = [*modules.ALWAYS, *(modules.module_requirement(name) for name in names)]
+    return build_image(INIT, choose_modules(folder, wanted), compression)
+
+
+def test_the_image_holds_init_the_modules_and_nothing_else(tmp_path: Path) -> None:
+    files = {
+        "virtiofs.ko": ("virtio-ring.ko.zst",),
+        "virtio-ring.ko.zst": (),
+        "virtio_mmio.ko.gz": ("virtio-ring.ko.zst",),
+        "virtio_net.ko.xz": (),
+        "not_asked_for.ko": (),
+    }
+    entries = list(lsinitramfs.read_entries(build_from(write_tree(tmp_path, files), "virtio-net")))
+    assert [(oct(entry.mode), entry.path) for entry in entries] == [
+        ("0o100755", b"init"),
+        ("0o40755", b"usr"),
+        ("0o40755", b"usr/lib"),
+        ("0o40755", b"usr/lib/modules"),
+        ("0o100644", b"usr/lib/modules/000-virtio_ring.ko"),
+        ("0o100644", b"usr/lib/modules/001-virtio_net.ko"),
+        ("0o100644", b"usr/lib/modules/002-virtio_mmio.ko"),
+        ("0o100644", b"usr/lib/modules/003-virtiofs.ko"),
+    ]
+    assert [entry.data for entry in entries[4:]] == [
+        *(content("virtio-ring.ko"), content("virtio_net.ko")),
+        *(content("virtio_mmio.ko"), content("virtiofs.ko")),
+    ]
+    assert entries[0].data == INIT
+
+
+def test_a_kernel_with_everything_built_in_needs_no_modules(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path, {}, builtin=("kernel/virtiofs.ko", "kernel/virtio-mmio.ko"))
+    assert [entry.path for entry in lsinitramfs.read_entries(build_from(folder))] == [b"init"]
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        pytest.param({"virtio_pci.ko": ()}, "no module virtiofs in", id="no virtiofs"),
+        pytest.param(
+            {"virtiofs.ko": ()},
+            "no module virtio_pci or virtio_mmio or virtio_ccw in .*any virtio device",
+            id="no transport",
+        ),
+    ],
+)
+def test_a_kernel_that_cannot_boot_from_a_directory_is_told(
+    tmp_path: Path, files: dict[str, tuple[str, ...]], complaint: str
+) -> None:
+    with pytest.raises(HostError, match=complaint):
+        build_from(write_tree(tmp_path, files))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, method: str) -> None:
+    files = {**BARE, **{f"m{n}.ko": () for n in range(9)}}
+    names = list(files)
+    images = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(names)
+        folder = write_tree(tmp_path / str(seed), {name: files[name] for name in names})
+        images.add(build_from(folder, "m3", "m1", compression=method))
+    assert len(images) == 1
+
+
+def test_the_image_is_hardly_larger_than_what_it_holds(tmp_path: Path) -> None:
+    names = [f"module_with_a_long_name_{n}" for n in range(15)]
+    files = {f"{name}.ko": () for name in names}
+    image = build_from(write_tree(tmp_path, {**files, **BARE}), *names)
+    held = len(INIT) + sum(len(content(file)) for file in [*files, *BARE])
+    assert held < len(image) <= held + 4096
+
+
+def test_the_names_of_many_modules_still_sort_in_the_order_of_loading(tmp_path: Path) -> None:
+    (tmp_path / "m.ko").write_bytes(b"\x7fELF")
+    modules = [Module(f"m{n}", f"{tmp_path}/m.ko") for n in range(1001)]
+    names = [entry.path for entry in lsinitramfs.read_entries(build_image(INIT, modules))]
+    assert names[4:] == sorted(names[4:])
+    assert names[4].endswith(b"/0000-m0.ko")
+    assert names[-1].endswith(b"/1000-m1000.ko")
+
+
+def test_what_is_no_module_does_not_get_into_an_image(tmp_path: Path) -> None:
+    (tmp_path / "m.ko").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
+    with pytest.raises(HostError, match="it is no ELF file"):
+        build_image(INIT, [Module("m", f"{tmp_path}/m.ko")])
+
+
+def test_a_module_that_modules_dep_knows_and_nobody_has_is_named(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path, {**BARE, "a.ko": ("sub/b.ko.xz",), "sub/b.ko.xz": ()})
+    (tmp_path / "sub/b.ko.xz").unlink()
+    with pytest.raises(HostError, match=f"{folder}/sub/b.ko.xz: No such file or directory"):
+        build_from(folder, "a")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "zst"])
+def test_a_damaged_module_is_named(tmp_path: Path, suffix: str) -> None:
+    write_tree(tmp_path, {f"a.ko.{suffix}": ()})
+    path = tmp_path / f"a.ko.{suffix}"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(HostError, match=rf"decompress the module .*/a\.ko\.{suffix}: .*cut short"):
+        read_module(str(path))
+
+
+def test_a_program_is_read(tmp_path: Path) -> None:
+    (tmp_path / "init").write_bytes(INIT)
+    assert read_init(f"{tmp_path}/init") == INIT
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        pytest.param("nowhere", "No such file or directory", id="missing"),
+        pytest.param(".", "it is no regular file", id="a directory"),
+        pytest.param("script", "it is no ELF program", id="a script"),
+        pytest.param("empty", "it is no ELF program", id="empty"),
+        pytest.param("nul", "it is no regular file", id="a device"),
+    ],
+)
+def test_what_cannot_be_init_is_named(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "script").write_bytes(b"#!/bin/sh\n")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "nul").symlink_to("/dev/null")
+    with pytest.raises(HostError, match=f"cannot use {tmp_path}/{name} as .*: {why}"):
+        read_init(f"{tmp_path}/{name}")

@@ -1,0 +1,185 @@
+"""From wishes to what is started: the files that are found, the command line that is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from initrd.cmdline import parse
+from initrd.command import Command
+from initrd.errors import HostError
+from initrd.host.machine import locate
+from initrd.host.machine.config import Machine, Share
+from initrd.host.machine.launch import (
+    check_machine,
+    command_line,
+    directories,
+    format_commands,
+    plan_launch,
+)
+from initrd.host.qemu.arch import find_arch
+from tests.host.conftest import program
+
+ARCH = find_arch("x86_64")
+
+
+def test_a_plan_has_everything_that_is_needed(machine: Machine, tmp_path: Path) -> None:
+    launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert launch.qemu == machine.qemu
+    assert launch.virtiofsd.family == "rust"
+    assert launch.kernel.endswith("6.1/vmlinuz")
+    assert [tag for tag, _ in launch.directories] == ["rootfs"]
+    assert b"ELF and more" in os.pread(launch.image.descriptor, 10000, 0)
+    os.close(launch.image.descriptor)
+
+
+def test_the_commands_can_be_pasted_into_a_shell(machine: Machine, tmp_path: Path) -> None:
+    launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
+    virtiofsd, qemu = format_commands(launch).splitlines()
+    os.close(launch.image.descriptor)
+    assert f"'--shared-dir={machine.root}'" in virtiofsd
+    assert virtiofsd.endswith(" &")
+    assert "path=rootfs.sock" in qemu
+
+
+def test_the_commands_for_a_command_say_what_they_lack(machine: Machine, tmp_path: Path) -> None:
+    with open(f"{machine.root}/usr/lib/modules/6.1/modules.builtin", "a", encoding="ascii") as file:
+        file.write("a/virtio_console.ko\n")
+    wish = machine.replace(command=Command((b"true",), ()))
+    launch = plan_launch(wish, {"XDG_CACHE_HOME": str(tmp_path)})
+    os.close(launch.image.descriptor)
+    _, remark, qemu = format_commands(launch).splitlines()
+    assert "COMMAND in a small archive behind the image" in remark
+    assert "path=initrd.stdout.sock,server=on,wait=off" in qemu
+    assert " -initrd initrd.img " in qemu  # made, but too new to be kept
+
+
+def test_the_guest_reads_back_what_was_wished(machine: Machine) -> None:
+    share = Share("a tag", "/srv", "/mnt/b c", writable=False)
+    wish = machine.replace(
+        shares=(share, Share("b", "/b")), debug=True, network=True, writable=True
+    )
+    text = command_line(wish.replace(init="/my init", arguments=("-c", "echo a b")), ARCH, "tcg")
+    options = parse(text)
+    assert text.endswith('init="/my init" -- -c "echo a b"')
+    assert [(s.tag, s.path, s.writable) for s in options.shares] == [
+        ("a tag", "/mnt/b c", False),
+        ("b", "", True),
+    ]
+    assert (options.debug, options.ip, options.root.writable) == (True, ("dhcp",), True)
+
+
+@pytest.mark.parametrize(("overlay", "device"), [("ram", "ram"), ("/srv/disk.img", "vda")])
+def test_an_overlay_is_named_as_the_guest_sees_it(
+    machine: Machine, overlay: str, device: str
+) -> None:
+    assert parse(command_line(machine.replace(overlay=overlay), ARCH, "tcg")).overlay == device
+
+
+def test_the_kernel_is_quiet_unless_asked(machine: Machine) -> None:
+    assert "quiet" in command_line(machine, ARCH, "tcg").split()
+    assert "quiet" not in command_line(machine.replace(quiet=False), ARCH, "tcg").split()
+
+
+def test_a_single_emulated_processor_does_without_a_timer_of_its_own(machine: Machine) -> None:
+    assert "nolapic_timer" in command_line(machine, ARCH, "tcg").split()
+    assert "nolapic_timer" not in command_line(machine, ARCH, "kvm").split()
+    assert "nolapic_timer" not in command_line(machine.replace(cpus=2), ARCH, "tcg").split()
+    assert "nolapic_timer" not in command_line(machine.replace(machine="pc"), ARCH, "tcg").split()
+
+
+def test_the_users_words_come_before_init(machine: Machine) -> None:
+    text = command_line(machine.replace(append=("a=1 b", "c"), arguments=("x",)), ARCH, "tcg")
+    assert text.index("a=1 b c") < text.index("init=")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        pytest.param(('say "hi"',), "cannot hold quotes", id="quotes"),
+        pytest.param(("a", "--"), "does not hand the argument", id="two dashes"),
+        pytest.param(("a\nb",), "line breaks", id="a line break"),
+        pytest.param(("x" * 3000,), "kernels read 2047", id="too long"),
+        pytest.param(("ä" * 1000,), "kernels read 2047", id="too long in bytes"),
+    ],
+)
+def test_what_no_command_line_can_hold_is_refused(
+    machine: Machine, arguments: tuple[str, ...], why: str
+) -> None:
+    with pytest.raises(HostError, match=why):
+        command_line(machine.replace(arguments=arguments), ARCH, "tcg")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"shares": (Share("a", "/a"), Share("a", "/b"))}, "two directories as a"),
+        ({"shares": (Share("rootfs", "/a"),)}, "two directories as rootfs"),
+        ({"writable": True, "overlay": "ram"}, "writable twice"),
+    ],
+)
+def test_wishes_that_contradict_each_other(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(HostError, match=why):
+        check_machine(Machine("/srv").replace(**changes))
+
+
+def test_directories_are_absolute_and_without_links(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    wish = Machine(f"{tmp_path}/link", shares=(Share("a", f"{tmp_path}/link/."),))
+    assert {directory.path for _, directory in directories(wish)} == {str(tmp_path)}
+
+
+def test_a_bare_name_is_looked_up_in_the_root(machine: Machine) -> None:
+    assert locate.find_target(machine.root, "busybox") == "/usr/sbin/busybox"
+    assert locate.find_target(machine.root, "/any/thing") == "/any/thing"
+
+
+@pytest.mark.parametrize(("init", "why"), [("nosuch", "no such program"), ("a/b", "absolute")])
+def test_an_init_that_cannot_be_is_named(machine: Machine, init: str, why: str) -> None:
+    with pytest.raises(HostError, match=f"{init}.*{why}"):
+        locate.find_target(machine.root, init)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"qemu": "/nowhere/qemu"}, "cannot run /nowhere/qemu: no such file"),
+        ({"qemu": "no-such-qemu"}, "cannot find no-such-qemu: it is not on the path"),
+        ({"virtiofsd": "/etc/passwd"}, "cannot run /etc/passwd: it is not executable"),
+        ({"init_program": "/nowhere/init"}, "cannot find the /init of the image"),
+        ({"kernel": "/nowhere/vmlinuz"}, "there is no such file"),
+        ({"arch": "vax"}, "'vax'"),
+        ({"module": ("nosuch",)}, "no module nosuch"),
+        ({"append": ("mount=../x",)}, "cannot use the kernel command line: mount=../x"),
+    ],
+)
+def test_what_is_missing_is_named(
+    machine: Machine, tmp_path: Path, given: dict[str, object], why: str
+) -> None:
+    with pytest.raises(HostError, match=why):
+        plan_launch(machine.replace(**given), {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/nowhere"})
+
+
+def test_programs_are_found_on_the_path(tmp_path: Path) -> None:
+    path = program(tmp_path / "bin/tool")
+    environment = {"PATH": f"/nowhere:{tmp_path}/bin"}
+    assert locate.find_program("tool", environment, "") == path
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/c"}, "/c/initrd"),
+        ({"XDG_CACHE_HOME": "relative"}, os.path.expanduser("~/.cache/initrd")),
+        ({}, os.path.expanduser("~/.cache/initrd")),
+    ],
+)
+def test_the_cache_is_where_the_specification_says(
+    environment: dict[str, str], expected: str
+) -> None:
+    assert locate.cache_directory(environment) == expected
+
+
+def test_the_environment_may_name_the_init(tmp_path: Path) -> None:
+    (tmp_path / "init").write_text("")
+    assert locate.find_init("", {"INITRD_INIT": f"{tmp_path}/init"}) == f"{tmp_path}/init"

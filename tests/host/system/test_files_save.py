@@ -1,0 +1,104 @@
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from initrd.errors import HostError
+from initrd.host.system.files import check_writable, save_file
+
+TOP = Path(__file__).parents[3]
+
+
+def test_a_new_file_has_the_content_and_the_usual_mode(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    save_file(b"new", f"{tmp_path}/image")
+    os.umask(umask)
+    assert (tmp_path / "image").read_bytes() == b"new"
+    assert stat.S_IMODE((tmp_path / "image").stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_an_old_file_is_replaced_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(b"old")
+    with (tmp_path / "image").open("rb") as reader:
+        save_file(b"new", f"{tmp_path}/image")
+        assert reader.read() == b"old"
+    assert (tmp_path / "image").read_bytes() == b"new"
+
+
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/image")
+    save_file(b"new", f"{tmp_path}/link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder/image").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a b", "\udcff\n", "x" * 255], ids=ascii)
+def test_ugly_names_are_fine(tmp_path: Path, name: str) -> None:
+    save_file(b"new", f"{tmp_path}/{name}")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_name_without_a_directory_is_fine(tmp_path: Path) -> None:
+    code = "from initrd.host.system.files import save_file; save_file(b'new', 'image')"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(TOP)}, check=True
+    )
+    assert (tmp_path / "image").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        pytest.param("{}", "it is no regular file", id="a directory"),
+        pytest.param("/dev/null", "it is no regular file", id="a device"),
+        pytest.param("{}/nowhere/image", "No such file or directory", id="no such directory"),
+        pytest.param("{}/file/image", "Not a directory", id="below a file"),
+        pytest.param("{}/file/", "it is no regular file", id="a file with a slash"),
+        pytest.param("{}/new/", "it is no regular file", id="nothing with a slash"),
+        pytest.param("{}/" + "x" * 256, "File name too long", id="name too long"),
+        pytest.param("", "it is no regular file", id="empty"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path: Path, output: str, why: str) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(HostError, match=why):
+        save_file(b"new", output.format(tmp_path))
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_disk_that_is_full_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(b"old")
+    code = (
+        "import resource; from initrd.host.system.files import save_file\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"save_file(bytes(9999), '{tmp_path}/image')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"cannot write {tmp_path}/image: File too large" in done.stderr
+    assert os.listdir(tmp_path) == ["image"]
+    assert (tmp_path / "image").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("missing/file", "it is not there"), ("", "no regular file"), ("d", "no regular file")],
+)
+def test_what_will_fail_can_be_told_before(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(HostError, match=why):
+        check_writable(f"{tmp_path}/{path}")
+    check_writable(f"{tmp_path}/d/file")
+    assert not os.listdir(tmp_path / "d")

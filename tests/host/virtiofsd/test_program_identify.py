@@ -1,0 +1,108 @@
+"""Two families of virtiofsd, told apart by what they say."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from initrd.errors import HostError
+from initrd.host.virtiofsd.program import Virtiofsd, ask, identify, parse_help
+
+ELF = os.path.realpath(sys.executable)  # a program that nobody has changed just now
+C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
+RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
+OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
+
+
+def program(folder: Path, script: str) -> str:
+    path = folder / "virtiofsd"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "dialect"),
+    [
+        pytest.param(C_HELP, Virtiofsd("x", "c"), id="c"),
+        pytest.param(
+            f"{C_HELP}  -o killpriv_v2/no_killpriv_v2\n",
+            Virtiofsd("x", "c", killpriv=True),
+            id="c with killpriv",
+        ),
+        pytest.param(RUST_HELP, Virtiofsd("x", "rust", readonly=True), id="rust"),
+        pytest.param(OLD_RUST_HELP, Virtiofsd("x", "rust"), id="rust before --readonly"),
+        pytest.param(
+            f"{RUST_HELP}  --inode-file-handles <INODE_FILE_HANDLES>\n",
+            Virtiofsd("x", "rust", readonly=True, handles=True),
+            id="rust with file handles",
+        ),
+        pytest.param(
+            f"{RUST_HELP}  --killpriv-v2\n",
+            Virtiofsd("x", "rust", readonly=True, killpriv=True),
+            id="rust with killpriv",
+        ),
+    ],
+)
+def test_the_dialect_is_what_the_help_says(answer: str, dialect: Virtiofsd) -> None:
+    assert parse_help("x", answer.encode()) == dialect
+
+
+def test_the_program_itself_is_asked(tmp_path: Path) -> None:
+    path = program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
+    assert ask(path) == Virtiofsd(path, "rust", readonly=True)
+
+
+def test_help_on_standard_error_and_a_bad_status_will_do(tmp_path: Path) -> None:
+    path = program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
+    assert ask(path).family == "c"
+
+
+@pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
+def test_another_program_is_refused(tmp_path: Path, script: str) -> None:
+    with pytest.raises(HostError, match="is no virtiofsd"):
+        ask(program(tmp_path, script))
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"cannot run .*/gone: No such file"):
+        ask(str(tmp_path / "gone"))
+
+
+class Asked:
+    """A program's answer, and how often it was asked."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    def __call__(self, program: str) -> bytes:
+        return self.answers.pop(0).encode()
+
+
+def test_a_program_is_asked_once(tmp_path: Path) -> None:
+    asked, expected = Asked(RUST_HELP), Virtiofsd(ELF, "rust", readonly=True)
+    for _ in range(3):
+        assert identify(ELF, f"{tmp_path}/cache", asked) == expected
+
+
+def test_what_is_not_understood_is_not_kept(tmp_path: Path) -> None:
+    asked = Asked("error while loading shared libraries", C_HELP)
+    with pytest.raises(HostError, match="loading shared libraries"):
+        identify(ELF, f"{tmp_path}/cache", asked)
+    assert identify(ELF, f"{tmp_path}/cache", asked).family == "c"
+
+
+def test_a_script_is_asked_each_time(tmp_path: Path) -> None:
+    (tmp_path / "answer").write_text(RUST_HELP)
+    path = program(tmp_path, f"cat {tmp_path}/answer")
+    os.utime(path, (0, 0))
+    assert identify(path, f"{tmp_path}/cache").family == "rust"
+    (tmp_path / "answer").write_text(C_HELP)
+    assert identify(path, f"{tmp_path}/cache").family == "c"
+
+
+def test_without_a_cache_it_is_asked_each_time() -> None:
+    asked = Asked(RUST_HELP, C_HELP)
+    assert identify(ELF, "/proc/nowhere", asked).family == "rust"
+    assert identify(ELF, "/proc/nowhere", asked).family == "c"
