@@ -1,29 +1,39 @@
-"""The kernel command line, parsed: from text to `BootOptions`.
+"""The kernel command line: parsed to `BootOptions`, and written from them. Pure.
 
-Both sides share it: `/init` boots by it, `mkvirtinitrd` finds out what an image needs. It is pure
-and imports next to nothing, because `/init` pays for every import (`itertools` would be half a
-million instructions).
+`/init` boots by it, `mkvirtinitrd` finds out what an image needs, `chrootvm` writes it. This module
+imports next to nothing, because `/init` pays for every import.
+
+Sources: the kernel's `Documentation/admin-guide/kernel-parameters.rst` and `lib/cmdline.c`
+(`next_arg`) for quoting, and for `-` and `_` being the same in a parameter's name;
+`init/main.c` for the arguments of init.
 """
 
 from initrd.options import (
-    DEFAULT_INIT,
-    DEFAULT_OVERLAY_SIZE,
-    DEFAULT_TIMEOUT,
+    BLOCK,
     DEVICE_PREFIXES,
     ON_FAILURE,
+    TMPFS,
     UNIONS,
+    VIRTIOFS,
     BootOptions,
     CmdlineError,
     Root,
     Share,
 )
 from initrd.record import Record
-from initrd.text import parse_natural
+from initrd.text import decode, encode, parse_natural
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 # White space as the kernel's lib/ctype.c has it (Latin-1), each to a byte that no command line has.
 _SEPARATED = bytes.maketrans(b" \t\n\v\f\r\xa0", bytes(7))
 _LONGEST_TAG = 36  # bytes: struct virtio_fs_config of the kernel's uapi/linux/virtio_fs.h
-MOST_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics
+_MOST_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics
+
+# --- words and their quoting ---------------------------------------------------------------------
 
 
 class Word(Record):
@@ -49,7 +59,7 @@ class Word(Record):
 def split(text: str) -> list[Word]:
     """Split a command line up to `--` into words, as the kernel does."""
     words = []
-    for raw in split_raw(text):
+    for raw in _split_raw(text):
         word = _parse_word(raw)
         if word.is_flag("--"):
             break
@@ -57,12 +67,12 @@ def split(text: str) -> list[Word]:
     return words
 
 
-def split_raw(text: str) -> list[str]:
+def _split_raw(text: str) -> list[str]:
     """Split into words, quotes included, by bytes: the kernel knows no encoding."""
-    parts = text.encode("utf-8", "surrogateescape").split(b'"')
+    parts = encode(text).split(b'"')
     parts[::2] = [part.translate(_SEPARATED) for part in parts[::2]]  # what is not quoted
     words = b'"'.join(parts).split(b"\0")
-    return [word.decode("utf-8", "surrogateescape") for word in words if word]
+    return [decode(word) for word in words if word]
 
 
 def _parse_word(raw: str) -> Word:
@@ -76,26 +86,26 @@ def _parse_word(raw: str) -> Word:
     return Word(name, value)
 
 
-def last_word(words: list[Word], key: str) -> Word | None:
-    """Return the last word of this name, which is the one that counts."""
-    found = [word for word in words if word.key == key]
-    return found[-1] if found else None
+def quote(word: str) -> str:
+    """Return `word` so that the kernel reads it back as one word.
+
+    Raises CmdlineError for a double quote, a line break or a NUL: the kernel cannot escape them.
+    """
+    if any(char in word for char in '"\n\0'):
+        raise CmdlineError(f"{word!r}: the kernel command line cannot hold quotes or line breaks")
+    if _split_raw(word) == [word]:
+        return word
+    name, equals, value = word.partition("=")
+    return f'{name}="{value}"' if equals and _split_raw(name) == [name] else f'"{word}"'
+
+
+# --- values --------------------------------------------------------------------------------------
 
 
 def require_value(word: Word) -> str:
-    """Return a value that must be there."""
+    """Return the value of a word that must have one."""
     if not word.value:
         raise CmdlineError(f"{word}: a value is missing; write {word.name}=VALUE")
-    return word.value
-
-
-def parse_choice(words: list[Word], key: str, choices: tuple[str, ...], default: str) -> str:
-    """Return the value of the last word of this name, which must be one of `choices`."""
-    word = last_word(words, key)
-    if word is None:
-        return default
-    if word.value not in choices:
-        raise CmdlineError(f"{word}: choose one of {', '.join(choices)}")
     return word.value
 
 
@@ -103,7 +113,7 @@ def parse_tag(word: Word, tag: str) -> str:
     """Return the virtiofs tag that is the value, or a part of it."""
     if not tag or "/" in tag or tag in (".", ".."):
         raise CmdlineError(f"{word}: {tag!r} cannot be a tag; a tag is a name without slashes")
-    if len(tag.encode(errors="surrogateescape")) > _LONGEST_TAG:
+    if len(encode(tag)) > _LONGEST_TAG:
         raise CmdlineError(
             f"{word}: the tag is longer than the {_LONGEST_TAG} bytes that virtiofs has for it"
         )
@@ -120,7 +130,7 @@ def parse_path(word: Word, path: str) -> str:
 
 
 def parse_size(word: Word) -> str:
-    """Return a size as tmpfs takes it: of its memory in percent, or in bytes (k, m, g)."""
+    """Return a size as tmpfs takes it: percent of the memory, or bytes (k, m, g)."""
     size = require_value(word)
     unit = size[-1].lower()
     number = parse_natural(size if unit.isdigit() else size[:-1])
@@ -137,83 +147,138 @@ def parse_seconds(word: Word) -> float:
     return float(text)
 
 
+def _parse_choice(word: Word, choices: tuple[str, ...]) -> str:
+    if word.value not in choices:
+        raise CmdlineError(f"{word}: choose one of {', '.join(choices)}")
+    return word.value
+
+
+def _parse_onfail(word: Word) -> str:
+    return _parse_choice(word, ON_FAILURE)
+
+
+def _parse_union(word: Word) -> str:
+    return _parse_choice(word, UNIONS)
+
+
+def _parse_bundle(word: Word) -> str:
+    return parse_path(word, require_value(word))
+
+
+def _parse_overlay(word: Word) -> str:
+    name = require_value(word).removeprefix("/dev/")
+    if not name or ".." in name.split("/") or name.startswith("/"):
+        raise CmdlineError(f"{word}: write overlay_root=ram or overlay_root=NAME of /dev/NAME")
+    return name
+
+
+def _parse_init(word: Word) -> str:
+    if not require_value(word).startswith("/"):
+        raise CmdlineError(f"{word}: not an absolute path; write init=/{word.value}")
+    return require_value(word)
+
+
+# --- the tables of options -----------------------------------------------------------------------
+
+# Options with one value: name, field of BootOptions, how the value is read, how it is written.
+# The last word of a name counts.
+OPTIONS: "tuple[tuple[str, str, Callable[[Word], Any], Callable[[Any], str]], ...]" = (
+    ("overlay_root", "overlay", _parse_overlay, str),
+    ("initrd.overlay_size", "overlay_size", parse_size, str),
+    ("initrd.union", "union", _parse_union, str),
+    ("initrd.timeout", "timeout", parse_seconds, "{:g}".format),
+    ("initrd.onfail", "onfail", _parse_onfail, str),
+    ("init", "init", _parse_init, str),
+)
+# Options that may be given more than once: name, field of BootOptions, how a value is read.
+LISTS: "tuple[tuple[str, str, Callable[[Word], str]], ...]" = (
+    ("initrd.bundle", "bundles", _parse_bundle),
+    ("ip", "ip", require_value),
+)
+
+
+# --- from text to options ------------------------------------------------------------------------
+
+
 def parse(text: str) -> BootOptions:
-    """Return the options in `text`. Unknown words are not ours and are ignored.
+    """Return the options in `text`. Unknown words are ignored.
 
     Raises CmdlineError for an option of ours that cannot be understood.
     """
     words = split(text)
-    root = _parse_root(words)
-    size, timeout = last_word(words, "initrd.overlay_size"), last_word(words, "initrd.timeout")
-    return BootOptions(
+    last = {word.key: word for word in words}
+    root = _parse_root(words, last)
+    options = BootOptions(
         root=root,
         shares=_parse_shares(words, root),
-        init=_parse_init(words),
         debug=any(word.is_flag("debug") for word in words),
-        overlay=_parse_overlay(words),
-        overlay_size=parse_size(size) if size else DEFAULT_OVERLAY_SIZE,
-        union=_parse_union(words),
-        bundles=tuple(
-            parse_path(word, require_value(word)) for word in words if word.key == "initrd.bundle"
-        ),
-        ip=tuple(require_value(word) for word in words if word.key == "ip"),
-        timeout=parse_seconds(timeout) if timeout else DEFAULT_TIMEOUT,
-        onfail=parse_choice(words, "initrd.onfail", ON_FAILURE, ON_FAILURE[0]),
         module_params=tuple(_module_params(words)),
+        **_parse_tables(words, last),
     )
+    if options.union and not options.overlay:
+        raise CmdlineError(
+            f"initrd.union={options.union}: there is no layer to merge; add overlay_root=ram or "
+            "NAME"
+        )
+    return options
+
+
+def _parse_tables(words: list[Word], last: dict[str, Word]) -> "dict[str, Any]":
+    """Return the fields of BootOptions that the two tables have an option for."""
+    values = {field: parse(last[name]) for name, field, parse, _ in OPTIONS if name in last}
+    for name, field, parse in LISTS:
+        if name in last:
+            values[field] = tuple(parse(word) for word in words if word.key == name)
+    return values
 
 
 def onfail_of(text: str) -> str:
     """Return what a failed boot shall do, even when the rest of the command line is unusable."""
-    try:
-        return parse_choice(split(text), "initrd.onfail", ON_FAILURE, ON_FAILURE[0])
-    except CmdlineError:
-        return ON_FAILURE[0]
+    last = {word.key: word.value for word in split(text)}
+    action = last.get("initrd.onfail")
+    return action if action in ON_FAILURE else BootOptions.onfail
 
 
-def _parse_root(words: list[Word]) -> Root:
-    candidates = [_root_source(word, words) for word in words if word.key in ("root", "rootfs")]
-    for word, other in zip(candidates, candidates[1:], strict=False):  # noqa: RUF007 - see above
-        if word != other:
+def _parse_root(words: list[Word], last: dict[str, Word]) -> Root:
+    candidates = [_root_source(word, last) for word in words if word.key in ("root", "rootfs")]
+    root = candidates[-1] if candidates else _default_root(last)
+    for other in candidates:
+        if other != root:
             raise CmdlineError(
-                f"two different roots asked for, {word.source} ({word.kind}) and "
-                f"{other.source} ({other.kind}); keep one of rootfs= and root="
+                f"two different roots asked for, {other.source} ({other.kind.name}) and "
+                f"{root.source} ({root.kind.name}); keep one of rootfs= and root="
             )
-    root = candidates[-1] if candidates else _default_root(words)
-    flags = last_word(words, "rootflags")
+    flags = last.get("rootflags")
     access = [word.key for word in words if word.is_flag("ro", "rw")][-1:]
     return root.replace(
         flags=(flags.value or "") if flags else "",
-        # What was the initramfs can be written to, as the initramfs can; all else has to be asked.
-        writable=access == ["rw"] or (root.kind == "tmpfs" and not access),
+        writable=access == ["rw"] if access else root.kind.writable,
     )
 
 
-def _default_root(words: list[Word]) -> Root:
-    fstype = last_word(words, "rootfstype")
+def _default_root(last: dict[str, Word]) -> Root:
+    fstype = last.get("rootfstype")
     if fstype and require_value(fstype) != "virtiofs":
         raise CmdlineError(f"{fstype}: of what? write root=/dev/NAME too")
     return Root()
 
 
-def _root_source(word: Word, words: list[Word]) -> Root:
+def _root_source(word: Word, last: dict[str, Word]) -> Root:
     source = require_value(word)
-    fstype_word = last_word(words, "rootfstype")
+    fstype_word = last.get("rootfstype")
     fstype = require_value(fstype_word) if fstype_word else ""
-    if word.key == "rootfs":
-        if fstype not in ("", "virtiofs"):
-            raise CmdlineError(f"{word} is a virtiofs tag, but rootfstype={fstype}; use root=")
-        return Root("virtiofs", parse_tag(word, source))
-    if fstype == "virtiofs":
-        return Root("virtiofs", parse_tag(word, source))
+    if word.key == "rootfs" and fstype not in ("", "virtiofs"):
+        raise CmdlineError(f"{word} is a virtiofs tag, but rootfstype={fstype}; use root=")
+    if word.key == "rootfs" or fstype == "virtiofs":
+        return Root(VIRTIOFS, parse_tag(word, source))
     if source == "tmpfs":
         if fstype not in ("", "tmpfs"):
             raise CmdlineError(f"{word}, but rootfstype={fstype}; leave rootfstype= out")
-        return Root("tmpfs", "tmpfs", "tmpfs")
+        return Root(TMPFS, source)
     if source.startswith(DEVICE_PREFIXES):
         if source in DEVICE_PREFIXES or ".." in source.split("/"):
             raise CmdlineError(f"{word}: not a device; write root=/dev/NAME or root=UUID=…")
-        return Root("block", source, fstype)
+        return Root(BLOCK, source, fstype)
     raise CmdlineError(
         f"{word}: neither a device (/dev/NAME, UUID=, LABEL=, PARTUUID=) nor tmpfs; "
         "for a virtiofs tag add rootfstype=virtiofs"
@@ -223,14 +288,14 @@ def _root_source(word: Word, words: list[Word]) -> Root:
 def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
     shares = tuple(_parse_share(word) for word in words if word.key in ("mount", "mount_ro"))
     readonly = {share.tag for share in shares if not share.writable}
-    if root.kind == "virtiofs" and not root.writable:
+    if root.kind.is_share and not root.writable:
         readonly.add(root.source)
-    places: set[str] = set()
+    targets: set[str] = set()
     for share in shares:
-        place = "/".join(part for part in share.target.split("/") if part not in ("", "."))
-        if place in places:  # the one below would be hidden without a word
+        target = "/".join(part for part in share.target.split("/") if part not in ("", "."))
+        if target in targets:  # the later mount would hide the earlier one
             raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
-        places.add(place)
+        targets.add(target)
         if share.writable and share.tag in readonly:  # a tag is one file system, which is either
             raise CmdlineError(
                 f"mount={share.tag}: the tag is mounted read-only elsewhere, and would be here "
@@ -245,34 +310,6 @@ def _parse_share(word: Word) -> Share:
     return Share(tag, parse_path(word, path) if colon else "", writable=word.key == "mount")
 
 
-def _parse_init(words: list[Word]) -> str:
-    word = last_word(words, "init")
-    if word is None:
-        return DEFAULT_INIT
-    if not require_value(word).startswith("/"):
-        raise CmdlineError(f"{word}: not an absolute path; write init=/{word.value}")
-    return require_value(word)
-
-
-def _parse_overlay(words: list[Word]) -> str:
-    word = last_word(words, "overlay_root")
-    if word is None:
-        return ""
-    name = require_value(word).removeprefix("/dev/")
-    if not name or ".." in name.split("/") or name.startswith("/"):
-        raise CmdlineError(f"{word}: write overlay_root=ram or overlay_root=NAME of /dev/NAME")
-    return name
-
-
-def _parse_union(words: list[Word]) -> str:
-    union = parse_choice(words, "initrd.union", UNIONS, "")
-    if union and last_word(words, "overlay_root") is None:
-        raise CmdlineError(
-            f"initrd.union={union}: there is no layer to merge; add overlay_root=ram or NAME"
-        )
-    return union
-
-
 def _module_params(words: list[Word]) -> list[tuple[str, str]]:
     params = []
     for word in words:
@@ -282,45 +319,44 @@ def _module_params(words: list[Word]) -> list[tuple[str, str]]:
     return params
 
 
-def render(options: BootOptions, args: tuple[str, ...] = ()) -> str:
-    """Return the command line that `parse` turns into `options`; `args` go to the target init.
+# --- from options to text ------------------------------------------------------------------------
+
+
+def render(options: BootOptions, arguments: tuple[str, ...] = ()) -> str:
+    """Return the command line that `parse` turns into `options`; `arguments` go to the target init.
 
     `init=` comes right before `--`: the kernel drops what it collected for init's arguments
     when it meets `init=`. Raises CmdlineError for what a command line cannot hold.
     """
-    _check_arguments(args)
+    _check_arguments(arguments)
     words = [*_render_root(options.root), *(_render_share(share) for share in options.shares)]
     words += ["debug"] if options.debug else []
-    words += [f"overlay_root={options.overlay}"] if options.overlay else []
-    if options.overlay_size != DEFAULT_OVERLAY_SIZE:
-        words.append(f"initrd.overlay_size={options.overlay_size}")
-    words += [f"initrd.union={options.union}"] if options.union else []
-    words += [f"initrd.bundle={path}" for path in options.bundles]
-    words += [f"ip={ip}" for ip in options.ip]
-    if options.timeout != DEFAULT_TIMEOUT:
-        words.append(f"initrd.timeout={options.timeout:g}")
-    words += [f"initrd.onfail={options.onfail}"] if options.onfail != ON_FAILURE[0] else []
+    for name, field, _ in LISTS:
+        words += [f"{name}={value}" for value in getattr(options, field)]
     words += [f"{module}.{param}" for module, param in options.module_params]
-    words.append(f"init={options.init}")
-    words += ["--", *args] if args else []
+    for name, field, _, write in OPTIONS:
+        value = getattr(options, field)
+        if name == "init" or value != getattr(BootOptions, field):
+            words.append(f"{name}={write(value)}")
+    words += ["--", *arguments] if arguments else []
     return " ".join(quote(word) for word in words)
 
 
-def _check_arguments(args: tuple[str, ...]) -> None:
-    if len(args) > MOST_ARGUMENTS:
+def _check_arguments(arguments: tuple[str, ...]) -> None:
+    if len(arguments) > _MOST_ARGUMENTS:
         raise CmdlineError(
-            f"{len(args)} arguments for init: the kernel passes on no more than {MOST_ARGUMENTS}"
+            f"{len(arguments)} arguments for init: the kernel passes on no more than "
+            f"{_MOST_ARGUMENTS}"
         )
-    if "--" in args:
+    if "--" in arguments:
         raise CmdlineError("--: the kernel drops this and all further arguments for init")
 
 
 def _render_root(root: Root) -> list[str]:
-    words = [f"rootfs={root.source}" if root.kind == "virtiofs" else f"root={root.source}"]
-    if root.fstype and root.kind == "block":
-        words.append(f"rootfstype={root.fstype}")
+    words = [f"{root.kind.option}={root.source}"]
+    words += [f"rootfstype={root.fstype}"] if root.fstype else []
     words += [f"rootflags={root.flags}"] if root.flags else []
-    if root.writable != (root.kind == "tmpfs"):
+    if root.writable != root.kind.writable:
         words.append("rw" if root.writable else "ro")
     return words
 
@@ -328,16 +364,3 @@ def _render_root(root: Root) -> list[str]:
 def _render_share(share: Share) -> str:
     name = "mount" if share.writable else "mount-ro"
     return f"{name}={share.tag}:{share.path}" if share.path else f"{name}={share.tag}"
-
-
-def quote(word: str) -> str:
-    """Return `word` so that the kernel reads it back as one word.
-
-    Raises CmdlineError for a double quote, a line break or a NUL: the kernel cannot escape them.
-    """
-    if any(char in word for char in '"\n\0'):
-        raise CmdlineError(f"{word!r}: the kernel command line cannot hold quotes or line breaks")
-    if split_raw(word) == [word]:
-        return word
-    name, equals, value = word.partition("=")
-    return f'{name}="{value}"' if equals and split_raw(name) == [name] else f'"{word}"'

@@ -1,8 +1,8 @@
-"""What went wrong on the host's side, in words for the user."""
+"""Errors whose text tells a user what failed, on what, why, and what to try. Pure."""
 
 
-class HostError(Exception):
-    """Why something cannot be done: what failed on what, the reason, and what to try."""
+class ExplainedError(Exception):
+    """An error in three parts: what failed on what, the reason, and what to try (may be empty)."""
 
     def __init__(self, what: str, why: str, hint: str = "") -> None:
         super().__init__(what, why, hint)
@@ -10,6 +10,10 @@ class HostError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" + (f"\ntry: {self.hint}" if self.hint else "")
+
+
+class HostError(ExplainedError):
+    """The host cannot do what was asked for."""
 
 
 def reason(error: OSError) -> str:

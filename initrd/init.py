@@ -108,7 +108,7 @@ class Boot:
     def mount_root(self) -> None:
         """Mount the new root at /sysroot: a single tag, or what takes more than that."""
         root = self.options.root
-        if root.kind == "virtiofs" and not self.options.overlay:
+        if root.kind.is_share and not self.options.overlay:
             self.mount_share(Share(root.source, writable=root.writable), SYSROOT, root.flags)
         else:
             from initrd.guest.roots.mount import mount_root  # noqa: PLC0415

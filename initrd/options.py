@@ -1,43 +1,63 @@
 """What a boot can be asked for: the options, their defaults and their choices. Pure.
 
-Both sides share it, and /init imports it in every boot: `initrd.cmdline` parses these from the
-kernel command line, `initrd.cmdline` writes them there.
+Both sides share these types: `initrd.cmdline` reads them from the kernel command line and writes
+them there. Each default is written here and nowhere else.
 """
 
 from initrd.record import Record
 
-DEFAULT_TAG = "rootfs"
-DEFAULT_INIT = "/bin/sh"
-DEFAULT_TIMEOUT = 10.0  # seconds
-DEFAULT_OVERLAY_SIZE = "50%"
 COMMAND_FILE = "/initrd.command"  # in the initramfs: see initrd.command
+OVERLAY_IN_MEMORY = "ram"  # the value of overlay_root= for a tmpfs
 ON_FAILURE = ("poweroff", "panic", "shell")
 UNIONS = ("overlay", "fuse-overlayfs", "unionfs-fuse")
 DEVICE_PREFIXES = ("/dev/", "UUID=", "LABEL=", "PARTUUID=")
-# Words of ours that the kernel does not know: it hands them to init as environment variables.
-OUR_WORDS = ("rootfs", "rootfstype", "rootflags", "mount", "mount-ro", "overlay_root", "ip")
+# Options without a dot that the kernel does not know: it puts them into init's environment.
+ENVIRONMENT_WORDS = (
+    "rootfs",
+    "rootfstype",
+    "rootflags",
+    "mount",
+    "mount-ro",
+    "overlay_root",
+    "ip",
+)
 
 
 class CmdlineError(ValueError):
     """An option that cannot be understood. The text names it, says why and what to write."""
 
 
-class Root(Record):
-    """What becomes `/`: `kind` is `virtiofs` (source is a tag), `block` or `tmpfs`."""
+class RootKind(Record):
+    """A kind of root directory. CONTRIBUTING.md lists the tables that have an entry for each."""
 
-    kind: str = "virtiofs"
-    source: str = DEFAULT_TAG
-    fstype: str = ""  # empty: probe (block devices)
+    name: str
+    option: str  # the kernel option that names its source
+    is_share: bool = False  # the source is a virtiofs tag
+    writable: bool = False  # without `ro` and `rw` on the kernel command line
+
+
+VIRTIOFS = RootKind("virtiofs", "rootfs", is_share=True)
+BLOCK = RootKind("block", "root")
+TMPFS = RootKind("tmpfs", "root", writable=True)
+
+
+class Root(Record):
+    """What becomes `/`."""
+
+    kind: RootKind = VIRTIOFS
+    source: str = "rootfs"  # of VIRTIOFS the tag; of BLOCK the device; of TMPFS `tmpfs`
+    fstype: str = ""  # of BLOCK; empty: probe
     flags: str = ""  # `rootflags=`, handed to mount(2)
     writable: bool = False
 
 
 class Share(Record):
-    """A further virtiofs tag. Without a path it is mounted at `/run/mnt/TAG`."""
+    """A directory of the host that the guest mounts by its virtiofs tag."""
 
     tag: str
-    path: str = ""  # absolute, in the new root
+    path: str = ""  # absolute, in the new root; empty: /run/mnt/TAG
     writable: bool = True
+    source: str = ""  # the directory on the host; empty in the guest, which does not know it
 
     @property
     def target(self) -> str:
@@ -50,13 +70,13 @@ class BootOptions(Record):
 
     root: Root = Root()
     shares: tuple[Share, ...] = ()
-    init: str = DEFAULT_INIT
+    init: str = "/bin/sh"
     debug: bool = False
-    overlay: str = ""  # empty: none; `ram`; or the name of a block device below /dev
-    overlay_size: str = DEFAULT_OVERLAY_SIZE
-    union: str = ""  # empty: not asked for, which means the kernel's overlayfs
-    bundles: tuple[str, ...] = ()
+    overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the name of a block device below /dev
+    overlay_size: str = "50%"  # of a tmpfs, as its option size= takes it
+    union: str = ""  # one of UNIONS; empty: not asked for, which means the kernel's overlayfs
+    bundles: tuple[str, ...] = ()  # directories of container bundles, absolute
     ip: tuple[str, ...] = ()  # each in the syntax of the kernel's nfsroot.rst
-    timeout: float = DEFAULT_TIMEOUT  # seconds
+    timeout: float = 10.0  # seconds to wait for a tag or a device
     onfail: str = ON_FAILURE[0]
     module_params: tuple[tuple[str, str], ...] = ()  # (module, "param=value")

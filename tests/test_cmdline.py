@@ -6,7 +6,7 @@ import string
 import pytest
 
 from initrd.cmdline import Word, onfail_of, parse, quote, render, split
-from initrd.options import BootOptions, CmdlineError, Root, Share
+from initrd.options import BLOCK, TMPFS, VIRTIOFS, BootOptions, CmdlineError, Root, Share
 
 
 @pytest.mark.parametrize(
@@ -38,25 +38,25 @@ def test_names_are_the_same_with_dashes_and_underscores() -> None:
 @pytest.mark.parametrize(
     ("text", "root"),
     [
-        pytest.param("", Root("virtiofs", "rootfs"), id="default tag"),
-        pytest.param("rootfs=r", Root("virtiofs", "r"), id="tag"),
-        pytest.param("root=r rootfstype=virtiofs", Root("virtiofs", "r"), id="kernel's own words"),
+        pytest.param("", Root(VIRTIOFS, "rootfs"), id="default tag"),
+        pytest.param("rootfs=r", Root(VIRTIOFS, "r"), id="tag"),
+        pytest.param("root=r rootfstype=virtiofs", Root(VIRTIOFS, "r"), id="kernel's own words"),
         pytest.param(
-            "rootfs=r root=r rootfstype=virtiofs", Root("virtiofs", "r"), id="twice the same"
+            "rootfs=r root=r rootfstype=virtiofs", Root(VIRTIOFS, "r"), id="twice the same"
         ),
         pytest.param("rw", Root(writable=True), id="writable"),
         pytest.param("rw ro", Root(), id="the last of ro and rw holds"),
         pytest.param("ro rw", Root(writable=True), id="the last of rw and ro holds"),
-        pytest.param("root=tmpfs", Root("tmpfs", "tmpfs", "tmpfs", writable=True), id="tmpfs"),
-        pytest.param("root=tmpfs ro", Root("tmpfs", "tmpfs", "tmpfs"), id="tmpfs read-only"),
+        pytest.param("root=tmpfs", Root(TMPFS, "tmpfs", writable=True), id="tmpfs"),
+        pytest.param("root=tmpfs ro", Root(TMPFS, "tmpfs"), id="tmpfs read-only"),
         pytest.param(
-            'root="LABEL=my disk" rw', Root("block", "LABEL=my disk", writable=True), id="label"
+            'root="LABEL=my disk" rw', Root(BLOCK, "LABEL=my disk", writable=True), id="label"
         ),
-        pytest.param("root=/dev/vda", Root("block", "/dev/vda"), id="device"),
-        pytest.param("root=UUID=1-2 rootfstype=ext4", Root("block", "UUID=1-2", "ext4"), id="uuid"),
+        pytest.param("root=/dev/vda", Root(BLOCK, "/dev/vda"), id="device"),
+        pytest.param("root=UUID=1-2 rootfstype=ext4", Root(BLOCK, "UUID=1-2", "ext4"), id="uuid"),
         pytest.param(
             "root=LABEL=a rootflags=noatime,x=1",
-            Root("block", "LABEL=a", "", "noatime,x=1"),
+            Root(BLOCK, "LABEL=a", "", "noatime,x=1"),
             id="flags",
         ),
     ],
@@ -221,11 +221,9 @@ def random_options(rng: random.Random) -> BootOptions:
     return BootOptions(
         root=rng.choice(
             [
-                Root(
-                    "virtiofs", name(), writable=rng.random() < 0.5, flags=rng.choice(["", name()])
-                ),
-                Root("block", "/dev/vda", rng.choice(["", "ext4"])),
-                Root("tmpfs", "tmpfs", "tmpfs", writable=rng.random() < 0.5),
+                Root(VIRTIOFS, name(), writable=rng.random() < 0.5, flags=rng.choice(["", name()])),
+                Root(BLOCK, "/dev/vda", rng.choice(["", "ext4"])),
+                Root(TMPFS, "tmpfs", writable=rng.random() < 0.5),
             ]
         ),
         shares=tuple(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from initrd import options
+from initrd import cmdline, options
 from initrd.host.machine.cli import OPTIONS
 
 TOP = Path(__file__).parent.parent
@@ -26,15 +26,14 @@ def constants(node: ast.AST) -> Iterator[str]:
             yield found.value
 
 
-def understood() -> set[str]:
-    """The names that initrd.cmdline looks for, as read from its code."""
-    names: set[str] = set()
+def kernel_options() -> set[str]:
+    """Return the names that initrd.cmdline understands: those of its tables, and in its code."""
+    names = {entry[0] for entry in (*cmdline.OPTIONS, *cmdline.LISTS)}
     for node in ast.walk(ast.parse(read("initrd/cmdline.py"))):
-        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if isinstance(node, ast.Call) and called in ("last_word", "parse_choice"):
-            names.update(constants(node.args[1]))
-        if isinstance(node, ast.Call) and called.endswith(".is_flag"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".is_flag"):
             names.update(name for part in node.args for name in constants(part))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "last.get":
+            names.update(constants(node.args[0]))
         if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".key"):
             names.update(name for part in node.comparators for name in constants(part))
     return {name.replace("_", "-") for name in names if name not in ("--", "")}
@@ -47,8 +46,8 @@ def canonical(names: list[str]) -> set[str]:
 def test_the_readme_explains_every_kernel_option() -> None:
     table = section(read("README.md"), "\n## Kernel command line\n", "\n## ")
     first_column = " ".join(re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE))
-    assert canonical(re.findall(r"([a-zA-Z_.-]+)(?==|`|$)[^`]*`", first_column)) >= understood()
-    assert canonical(re.findall(r"`([a-zA-Z_.-]+)", first_column)) <= understood()
+    assert canonical(re.findall(r"([a-zA-Z_.-]+)(?==|`|$)[^`]*`", first_column)) >= kernel_options()
+    assert canonical(re.findall(r"`([a-zA-Z_.-]+)", first_column)) <= kernel_options()
 
 
 def test_the_manual_explains_every_kernel_option() -> None:
@@ -56,13 +55,13 @@ def test_the_manual_explains_every_kernel_option() -> None:
     names = re.findall(r"^\.(?:BI?|BR) ([a-z][a-z_.-]*)=?", text, re.MULTILINE)
     names += re.findall(r'^\.BI .*"[ ]([a-z]+)=', text, re.MULTILINE)
     names += ["rw"] if '.BR ro ", " rw' in text else []
-    assert canonical(names) >= understood()
+    assert canonical(names) >= kernel_options()
 
 
 def test_every_kernel_option_that_becomes_a_variable_is_kept_from_the_target() -> None:
-    variables = {name for name in understood() if "." not in name}
+    variables = {name for name in kernel_options() if "." not in name}
     kernels_own = {"debug", "root", "init", "ro", "rw"}
-    assert variables - kernels_own == {word.replace("_", "-") for word in options.OUR_WORDS}
+    assert variables - kernels_own == {word.replace("_", "-") for word in options.ENVIRONMENT_WORDS}
 
 
 def chrootvm_options() -> set[str]:

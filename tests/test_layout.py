@@ -1,4 +1,4 @@
-"""Which module may import which: read from the source, so that a wrong import fails before it runs."""
+"""Which module may import which: read from the source, so a wrong import fails before it runs."""
 
 import ast
 import os
@@ -18,6 +18,7 @@ EVERY_BOOT_FOREIGN = {"_stat", "errno", "posix", "sys", "time"}
 EVERY_BOOT = {
     "initrd",
     "initrd.cmdline",
+    "initrd.errors",
     "initrd.guest",
     "initrd.guest._syscalls",
     "initrd.guest.execute",

@@ -101,21 +101,6 @@ static PyObject *sys_finit_module(PyObject *module, PyObject *args)
 	return result;
 }
 
-/* pivot_root(2); libc has no wrapper */
-static PyObject *sys_pivot_root(PyObject *module, PyObject *args)
-{
-	PyObject *new_root = NULL, *put_old = NULL, *result = NULL;
-
-	if (PyArg_ParseTuple(args, "O&O&:pivot_root", PyUnicode_FSConverter, &new_root,
-			     PyUnicode_FSConverter, &put_old))
-		result = none_or_error(syscall(SYS_pivot_root, PyBytes_AsString(new_root),
-					       PyBytes_AsString(put_old)),
-				       PyBytes_AsString(new_root));
-	Py_XDECREF(new_root);
-	Py_XDECREF(put_old);
-	return result;
-}
-
 /* reboot(2), without the sync that a caller with data to lose must do first */
 static PyObject *sys_reboot(PyObject *module, PyObject *args)
 {
@@ -157,24 +142,6 @@ static PyObject *sys_block_signals(PyObject *module, PyObject *unused)
 
 	sigfillset(&all);
 	return none_or_error(sigprocmask(SIG_SETMASK, &all, NULL), NULL);
-}
-
-/* sigtimedwait(2) for any signal; 0 when none came in time. EINTR: the process was stopped. */
-static PyObject *sys_wait_signal(PyObject *module, PyObject *args)
-{
-	struct timespec limit;
-	sigset_t all;
-	double seconds;
-
-	if (!PyArg_ParseTuple(args, "d:wait_signal", &seconds))
-		return NULL;
-	limit.tv_sec = (time_t)seconds;
-	limit.tv_nsec = (long)((seconds - (double)limit.tv_sec) * 1e9);
-	sigfillset(&all);
-	int number = sigtimedwait(&all, NULL, &limit);
-	if (number < 0 && errno != EAGAIN && errno != EINTR)
-		return PyErr_SetFromErrno(PyExc_OSError);
-	return PyLong_FromLong(number < 0 ? 0 : number);
 }
 
 /* signalfd(2) for every (blocked) signal */
@@ -318,12 +285,10 @@ static PyMethodDef functions[] = {
 	{"mount", sys_mount, METH_VARARGS, NULL},
 	{"umount", sys_umount, METH_VARARGS, NULL},
 	{"finit_module", sys_finit_module, METH_VARARGS, NULL},
-	{"pivot_root", sys_pivot_root, METH_VARARGS, NULL},
 	{"reboot", sys_reboot, METH_VARARGS, NULL},
 	{"filesystem_type", sys_filesystem_type, METH_VARARGS, NULL},
 	{"reset_signals", sys_reset_signals, METH_NOARGS, NULL},
 	{"block_signals", sys_block_signals, METH_NOARGS, NULL},
-	{"wait_signal", sys_wait_signal, METH_VARARGS, NULL},
 	{"signal_fd", sys_signal_fd, METH_NOARGS, NULL},
 	{"poll", sys_poll, METH_VARARGS, NULL},
 	{"set_terminal_size", sys_set_terminal_size, METH_VARARGS, NULL},
@@ -340,16 +305,15 @@ static const struct {
 	const char *name;
 	long value;
 } constants[] = {
-	CONSTANT(MS_RDONLY),   CONSTANT(MS_NOSUID),  CONSTANT(MS_NODEV),  CONSTANT(MS_NOEXEC),
-	CONSTANT(MS_REMOUNT),  CONSTANT(MS_BIND),    CONSTANT(MS_MOVE),	  CONSTANT(MS_REC),
-	CONSTANT(MS_PRIVATE),  CONSTANT(MS_SHARED),  CONSTANT(MS_SLAVE),  CONSTANT(MS_NOATIME),
-	CONSTANT(MS_RELATIME), CONSTANT(MNT_DETACH), CONSTANT(MNT_FORCE), CONSTANT(UMOUNT_NOFOLLOW),
-	CONSTANT(RB_POWER_OFF), CONSTANT(RB_AUTOBOOT), CONSTANT(RB_HALT_SYSTEM),
-	CONSTANT(MODULE_INIT_COMPRESSED_FILE), CONSTANT(TMPFS_MAGIC), CONSTANT(RAMFS_MAGIC),
-	CONSTANT(OVERLAYFS_SUPER_MAGIC), CONSTANT(POLLIN), CONSTANT(POLLOUT), CONSTANT(POLLERR),
-	CONSTANT(POLLHUP), CONSTANT(POLLNVAL), CONSTANT(SIGBUS), CONSTANT(SIGCHLD),
-	CONSTANT(SIGCONT), CONSTANT(SIGFPE), CONSTANT(SIGHUP), CONSTANT(SIGILL), CONSTANT(SIGINT),
-	CONSTANT(SIGKILL), CONSTANT(SIGPIPE), CONSTANT(SIGQUIT), CONSTANT(SIGSEGV), CONSTANT(SIGTERM),
+	CONSTANT(MS_RDONLY), CONSTANT(MS_NOSUID), CONSTANT(MS_NODEV), CONSTANT(MS_NOEXEC),
+	CONSTANT(MS_REMOUNT), CONSTANT(MS_BIND), CONSTANT(MS_MOVE), CONSTANT(MS_PRIVATE),
+	CONSTANT(MS_NOATIME), CONSTANT(MNT_DETACH),
+	CONSTANT(UMOUNT_NOFOLLOW), CONSTANT(RB_POWER_OFF), CONSTANT(MODULE_INIT_COMPRESSED_FILE),
+	CONSTANT(TMPFS_MAGIC), CONSTANT(RAMFS_MAGIC), CONSTANT(POLLIN), CONSTANT(POLLOUT),
+	CONSTANT(POLLERR), CONSTANT(POLLHUP), CONSTANT(POLLNVAL), CONSTANT(SIGBUS),
+	CONSTANT(SIGCHLD), CONSTANT(SIGCONT), CONSTANT(SIGFPE), CONSTANT(SIGHUP), CONSTANT(SIGILL),
+	CONSTANT(SIGINT), CONSTANT(SIGKILL), CONSTANT(SIGPIPE), CONSTANT(SIGQUIT),
+	CONSTANT(SIGSEGV), CONSTANT(SIGTERM),
 };
 
 static int add_constants(PyObject *module)

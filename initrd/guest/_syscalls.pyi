@@ -11,22 +11,14 @@ MS_NOEXEC: int
 MS_REMOUNT: int
 MS_BIND: int
 MS_MOVE: int
-MS_REC: int
 MS_PRIVATE: int
-MS_SHARED: int
-MS_SLAVE: int
 MS_NOATIME: int
-MS_RELATIME: int
 MNT_DETACH: int
-MNT_FORCE: int
 UMOUNT_NOFOLLOW: int
 RB_POWER_OFF: int
-RB_AUTOBOOT: int
-RB_HALT_SYSTEM: int
 MODULE_INIT_COMPRESSED_FILE: int
 TMPFS_MAGIC: int
 RAMFS_MAGIC: int
-OVERLAYFS_SUPER_MAGIC: int
 POLLIN: int
 POLLOUT: int
 POLLERR: int
@@ -56,9 +48,6 @@ def umount(target: str | bytes, flags: int, /) -> None:
 def finit_module(fd: int, params: str | bytes, flags: int, /) -> None:
     """finit_module(2): load the kernel module that is open as `fd`."""
 
-def pivot_root(new: str | bytes, old: str | bytes, /) -> None:
-    """pivot_root(2)."""
-
 def reboot(command: int, /) -> None:
     """reboot(2) with an `RB_` value. Nothing is synced."""
 
@@ -69,10 +58,7 @@ def reset_signals() -> None:
     """Give every signal its default action, empty the mask: as the kernel starts a program."""
 
 def block_signals() -> None:
-    """Block every signal: they wait for `wait_signal` or `signal_fd`."""
-
-def wait_signal(timeout: float, /) -> int:
-    """Return the next signal's number, 0 when none came in `timeout` seconds: sigtimedwait(2)."""
+    """Block every signal: `signal_fd` reads them."""
 
 def signal_fd() -> int:
     """Return a descriptor (close-on-exec, non-blocking) that reads blocked signals, signalfd(2).

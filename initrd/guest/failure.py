@@ -1,5 +1,7 @@
 """A boot that cannot go on: the error, what the user reads of it, what the machine then does."""
 
+from initrd.errors import ExplainedError
+from initrd.errors import reason as reason
 from initrd.guest.log import Log
 from initrd.record import Record
 
@@ -17,15 +19,8 @@ _SHELL_ENVIRONMENT = (
 )
 
 
-class BootError(Exception):
-    """Why the boot failed: what could not be done, the reason, and what to try."""
-
-    def __init__(self, what: str, why: str, hint: str = "") -> None:
-        super().__init__(what, why, hint)
-        self.what, self.why, self.hint = what, why, hint
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.why}" + (f"\ntry: {self.hint}" if self.hint else "")
+class BootError(ExplainedError):
+    """The boot cannot go on."""
 
 
 class CommandRefused(BootError):
@@ -46,11 +41,6 @@ def describe_failure(error: BaseException) -> str:
     if isinstance(error, BootError):
         return f"boot failed: {error}"
     return f"boot failed: {type(error).__name__}: {error}\ntry: boot with 'debug' to see where"
-
-
-def reason(error: OSError) -> str:
-    """Return the error text of an OSError without its number and path."""
-    return error.strerror or str(error)
 
 
 def give_up(kernel: "Kernel", log: Log, failure: FailurePolicy) -> "NoReturn":

@@ -4,7 +4,7 @@ import posix
 
 from initrd.guest.execute import format_duration
 from initrd.guest.failure import BootError
-from initrd.options import OUR_WORDS
+from initrd.options import ENVIRONMENT_WORDS
 from initrd.text import encode
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
 
     The launcher and the interpreter add nothing, so whatever else is there the user asked for.
     """
-    ours = {word.replace("-", "_").encode() for word in OUR_WORDS}
+    ours = {word.replace("-", "_").encode() for word in ENVIRONMENT_WORDS}
     return {name: value for name, value in environ.items() if name.replace(b"-", b"_") not in ours}
 
 

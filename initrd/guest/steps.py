@@ -13,9 +13,7 @@ from initrd.guest._syscalls import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
-    MS_PRIVATE,
     MS_RDONLY,
-    MS_REC,
     MS_REMOUNT,
 )
 from initrd.record import Record
@@ -32,8 +30,6 @@ _FLAG_NAMES = (
     (MS_REMOUNT, "remount"),
     (MS_NOATIME, "noatime"),
     (MS_BIND, "bind"),
-    (MS_REC, "rec"),
-    (MS_PRIVATE, "private"),
 )
 
 

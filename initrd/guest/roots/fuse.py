@@ -43,7 +43,7 @@ PROGRAMS = {
 _COMMON = "allow_other,default_permissions,suid,dev"
 
 
-def add_fuse_union(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
+def mount_union(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
     """Merge the layers at /rom and /overlay with `options.union`, at /sysroot.
 
     Raises BootError; when the target is missing, before the merged tree is moved anywhere.

@@ -1,15 +1,14 @@
-"""Mounts the root when it is more than one share: devices, the initramfs itself, overlays.
+"""Mount every root but a plain virtiofs tag: block devices, the initramfs itself, overlays.
 
-Not imported for the usual root, a single virtiofs tag. Whatever can be found out without mounting
-anything is found out first, so that a mistake changes nothing. Each kind of root is imported only
-where it is asked for.
+Whatever can be found out without mounting anything is found out first, so that a mistake changes
+nothing. The code of each kind of root is imported only where that kind is asked for.
 """
 
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.plan import SYSROOT, share_mount
 from initrd.guest.virtiofs import mount_share
-from initrd.options import Share
+from initrd.options import BLOCK, OVERLAY_IN_MEMORY, TMPFS, VIRTIOFS, Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,67 +17,99 @@ if TYPE_CHECKING:
 
 
 def mount_root(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
-    """Mount the root, and what lies over it, at /sysroot. Raises BootError."""
+    """Mount the root, and an overlay over it if one is asked for, at /sysroot. Raises BootError."""
     if options.overlay:
         _mount_overlaid(options, kernel, log)
     else:
-        _mount_plain(options, kernel, log)
-
-
-def _mount_plain(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
-    device = find_root(options, kernel, log)
-    mount_base(options, device, SYSROOT, kernel, log)
+        mount_base(options, find_device(options, kernel, log), SYSROOT, kernel, log)
 
 
 def _mount_overlaid(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
-    from initrd.guest.roots.overlay import LOWER, add_overlay, check_union  # noqa: PLC0415
+    from initrd.guest.roots import overlay  # noqa: PLC0415
 
-    check_union(options.union or "overlay", kernel)
+    union = options.union or overlay.KERNEL_UNION
+    overlay.check_union(union, kernel)
     layer = _find_layer(options, kernel, log)
-    device = find_root(options, kernel, log)
+    device = find_device(options, kernel, log)
     if device and device == layer:
         raise BootError(
             f"cannot keep the overlay on {layer}",
             "it is the device of the root itself",
             "name another device with overlay_root=",
         )
-    # The lower layer is read-only whatever ro and rw say: what is over it takes all the changes.
+    # The lower layer is read-only whatever ro and rw say: the upper layer takes all changes.
     lower = options.replace(root=options.root.replace(writable=False))
-    mount_base(lower, device, LOWER, kernel, log)
-    add_overlay(options, layer, kernel, log)
+    mount_base(lower, device, overlay.LOWER, kernel, log)
+    overlay.mount_layer(options, layer, kernel, log)
+    if union == overlay.KERNEL_UNION:
+        overlay.mount_union(layer, kernel, log)
+    else:
+        from initrd.guest.roots.fuse import mount_union  # noqa: PLC0415
+
+        mount_union(options, kernel, log)
+    overlay.move_layers(kernel, log)
 
 
 def _find_layer(options: "BootOptions", kernel: "Kernel", log: Log) -> str:
-    """Return the device of the writable layer; nothing when it is kept in memory."""
-    if options.overlay == "ram":
+    """Return the device of the writable layer; empty when it is kept in memory."""
+    if options.overlay == OVERLAY_IN_MEMORY:
         return ""
     from initrd.guest.roots.block import find_layer  # noqa: PLC0415
 
     return find_layer(options.overlay, options.timeout, kernel, log)
 
 
-def find_root(options: "BootOptions", kernel: "Kernel", log: Log) -> str:
-    """Return the device of the root, waiting for it; nothing when it is not on a device."""
-    if options.root.kind != "block":
-        return ""
-    from initrd.guest.roots.block import find_device  # noqa: PLC0415
-
-    return find_device(options.root.source, options.timeout, kernel, log)
+def find_device(options: "BootOptions", kernel: "Kernel", log: Log) -> str:
+    """Return the device of the root, waiting for it; empty for a kind of root without one."""
+    find, _ = _KINDS[options.root.kind.name]
+    return find(options, kernel, log)
 
 
 def mount_base(
     options: "BootOptions", device: str, target: str, kernel: "Kernel", log: Log
 ) -> None:
-    """Mount the root itself, without what may lie over it, on `target`."""
+    """Mount the root itself, without an overlay over it, on `target`."""
+    _, mount = _KINDS[options.root.kind.name]
+    mount(options, device, target, kernel, log)
+
+
+def _find_none(_options: "BootOptions", _kernel: "Kernel", _log: Log) -> str:
+    return ""
+
+
+def _find_block(options: "BootOptions", kernel: "Kernel", log: Log) -> str:
+    from initrd.guest.roots.block import find_device  # noqa: PLC0415
+
+    return find_device(options.root.source, options.timeout, kernel, log)
+
+
+def _mount_virtiofs(
+    options: "BootOptions", _device: str, target: str, kernel: "Kernel", log: Log
+) -> None:
     root = options.root
-    if root.kind == "virtiofs":
-        share = Share(root.source, writable=root.writable)
-        mount_share(share_mount(share, target, root.flags), options.timeout, kernel, log)
-    elif root.kind == "block":
-        from initrd.guest.roots.block import mount_device  # noqa: PLC0415
+    share = Share(root.source, writable=root.writable)
+    mount_share(share_mount(share, target, root.flags), options.timeout, kernel, log)
 
-        mount_device(root, device, target, kernel, log)
-    else:
-        from initrd.guest.roots.tmpfs import move_initramfs  # noqa: PLC0415
 
-        move_initramfs(root, target, kernel, log)
+def _mount_block(
+    options: "BootOptions", device: str, target: str, kernel: "Kernel", log: Log
+) -> None:
+    from initrd.guest.roots.block import mount_device  # noqa: PLC0415
+
+    mount_device(options.root, device, target, kernel, log)
+
+
+def _mount_tmpfs(
+    options: "BootOptions", _device: str, target: str, kernel: "Kernel", log: Log
+) -> None:
+    from initrd.guest.roots.tmpfs import move_initramfs  # noqa: PLC0415
+
+    move_initramfs(options.root, target, kernel, log)
+
+
+# By RootKind.name: how its device is found, and how it is mounted on a directory.
+_KINDS = {
+    VIRTIOFS.name: (_find_none, _mount_virtiofs),
+    BLOCK.name: (_find_block, _mount_block),
+    TMPFS.name: (_find_none, _mount_tmpfs),
+}

@@ -15,12 +15,11 @@ from initrd.guest.log import Log
 from initrd.guest.plan import SYSROOT
 from initrd.guest.roots.steps import Directory, DirectoryLike
 from initrd.guest.steps import Mount, Move, Step
-from initrd.options import DEFAULT_OVERLAY_SIZE
+from initrd.options import BootOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
-    from initrd.options import BootOptions
 
 LOWER = "/rom"  # the root as it was, read-only
 LAYER = "/overlay"  # the one file system that holds both of these
@@ -29,7 +28,7 @@ UPPER, WORK = f"{LAYER}/root", f"{LAYER}/work"
 # using the file system, and only what is still mounted at the very end is made read-only then.
 LAYER_AT_SHUTDOWN = "/run/initramfs/overlay"
 VOLUMES = "/volumes"  # a place for data volumes, which launchers of micro-VMs count on
-FILESYSTEM = {"overlay": "overlay", "fuse-overlayfs": "fuse", "unionfs-fuse": "fuse"}
+KERNEL_UNION = "overlay"  # of UNIONS, the one that is no program of the root
 
 # redirect_dir: without it rename(2) of a directory of the lower layer fails with EXDEV.
 # index, metacopy: both tie the upper layer to the very files of the lower one, which may be others
@@ -39,12 +38,12 @@ OVERLAY_OPTIONS = "redirect_dir=on,index=off,metacopy=off"
 
 def check_union(union: str, kernel: "Kernel") -> None:
     """Raise BootError unless the kernel has the file system that `union` is made with."""
-    wanted = FILESYSTEM[union]
+    wanted = "overlay" if union == KERNEL_UNION else "fuse"
     if wanted in kernel.read("/proc/filesystems").split():
         return
     why = f"this kernel has no {wanted} file system, and no module in the image brings it"
     image = "make the image with mkvirtinitrd --overlay"
-    if union == "overlay":
+    if union == KERNEL_UNION:
         raise BootError(
             "cannot make the overlay root",
             why,
@@ -106,19 +105,22 @@ def check_layer_paths(kernel: "Kernel", log: Log) -> None:
             log.warn(f"the root has files in {path}: they are hidden now, see {LOWER}{path}")
 
 
-def add_overlay(options: "BootOptions", device: str, kernel: "Kernel", log: Log) -> None:
-    """Put a writable layer over the root at /rom, and mount the merged tree at /sysroot."""
-    if device and options.overlay_size != DEFAULT_OVERLAY_SIZE:
+def mount_layer(options: BootOptions, device: str, kernel: "Kernel", log: Log) -> None:
+    """Mount the file system of the writable layer at /overlay; an empty `device` is a tmpfs."""
+    if device and options.overlay_size != BootOptions.overlay_size:
         log.warn(f"initrd.overlay_size= is for overlay_root=ram; {device} has its own size")
     execute(layer_steps(device, options.overlay_size), kernel, log)
-    if FILESYSTEM[options.union or "overlay"] == "fuse":
-        from initrd.guest.roots.fuse import add_fuse_union  # noqa: PLC0415
 
-        add_fuse_union(options, kernel, log)
-    else:
-        # Of what is in memory, nothing has to be brought to rest.
-        kept = (Mount(LAYER, LAYER_AT_SHUTDOWN, "", MS_BIND),) if device else ()
-        execute((overlay_mount(), *kept), kernel, log)
+
+def mount_union(device: str, kernel: "Kernel", log: Log) -> None:
+    """Merge the layers at /rom and /overlay by the kernel's overlayfs, at /sysroot."""
+    # A layer in memory has nothing that must reach a disk at shutdown.
+    kept = (Mount(LAYER, LAYER_AT_SHUTDOWN, "", MS_BIND),) if device else ()
+    execute((overlay_mount(), *kept), kernel, log)
+
+
+def move_layers(kernel: "Kernel", log: Log) -> None:
+    """Move the mounts of the layers into the merged tree at /sysroot, to the same paths."""
     check_layer_paths(kernel, log)
-    # Whatever the root has there, a link to a directory perhaps, is its own.
+    # A /volumes of the root's own, perhaps a link to a directory, stays as it is.
     execute(layer_move_steps(volumes=not kernel.exists(SYSROOT + VOLUMES)), kernel, log)

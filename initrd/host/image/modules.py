@@ -8,10 +8,11 @@ the aliases of what is built in.
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 
+from initrd import options as boot_options
 from initrd.cmdline import parse, split
 from initrd.errors import HostError
 from initrd.host.image.kmod import ModuleTree
-from initrd.options import BootOptions
+from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Root
 from initrd.record import Record
 
 PROBED = ("ext4", "squashfs", "erofs")  # what a block device without `rootfstype=` may hold
@@ -89,30 +90,39 @@ def requirements_of_options(options: BootOptions) -> tuple[Requirement, ...]:
 
     virtiofs is always among it, but a kernel without it will do when nothing is shared.
     """
-    shares = options.root.kind == "virtiofs" or bool(options.shares)
+    shares = options.root.kind.is_share or bool(options.shares)
     return (
         TRANSPORT,
         VIRTIOFS.replace(optional=not shares),
-        *_for_root(options),
+        *_ROOT_REQUIREMENTS[options.root.kind.name](options.root),
         *_for_overlay(options),
         *([OVERLAY.replace(optional=True)] if options.bundles else []),
         *(PURPOSES["net"] if any(ip not in ("off", "none") for ip in options.ip) else []),
     )
 
 
-def _for_root(options: BootOptions) -> tuple[Requirement, ...]:
-    root = options.root
-    if root.kind != "block":
-        return ()
+def _for_no_device(_root: Root) -> tuple[Requirement, ...]:
+    return ()
+
+
+def _for_block(root: Root) -> tuple[Requirement, ...]:
     types = tuple(filter(None, root.fstype.split(","))) or PROBED
     return (*_drivers(root.source), filesystem_requirement(*types))
+
+
+# By RootKind.name: what the root needs beyond what every boot needs.
+_ROOT_REQUIREMENTS = {
+    boot_options.VIRTIOFS.name: _for_no_device,
+    boot_options.BLOCK.name: _for_block,
+    boot_options.TMPFS.name: _for_no_device,
+}
 
 
 def _for_overlay(options: BootOptions) -> tuple[Requirement, ...]:
     if not options.overlay:
         return ()
     union = OVERLAY if options.union in ("", "overlay") else FUSE
-    if options.overlay == "ram":
+    if options.overlay == OVERLAY_IN_MEMORY:
         return (union,)
     return (union, *_drivers(options.overlay), filesystem_requirement("ext4"))
 

@@ -10,7 +10,7 @@ from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.block import find_device, mount_device
 from initrd.guest.roots.steps import split_options
-from initrd.options import Root
+from initrd.options import BLOCK, Root
 from tests.guest.roots.test_blkid_partitions import PARTUUID, gpt, mbr
 from tests.layer_kernel import UUID, LayerKernel, device, ext, squashfs
 
@@ -20,7 +20,7 @@ def find(kernel: LayerKernel, source: str, timeout: float = 10) -> str:
 
 
 def mount(kernel: LayerKernel, fstype: str = "", **fields: Any) -> list[tuple[Any, ...]]:
-    root = Root("block", "/dev/vda", fstype, **fields)
+    root = Root(BLOCK, "/dev/vda", fstype, **fields)
     mount_device(root, "/dev/vda", "/sysroot", kernel, Log(kernel))  # type: ignore[arg-type]
     return kernel.named("mount")
 
