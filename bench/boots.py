@@ -18,15 +18,16 @@ from pathlib import Path
 
 from bench import icount
 from initrd.host.image import modules
-from initrd.host.image.build import BootImage, build_image
+from initrd.host.image.build import build_image
 from initrd.host.machine import locate
 from initrd.host.machine.launch import Launch
-from initrd.host.machine.run import Connections, start_machine
+from initrd.host.machine.run import HostStreams, start_machine
 from initrd.host.qemu import arch
-from initrd.host.qemu.argv import Hardware
+from initrd.host.qemu.argv import Hardware, Setup
+from initrd.host.system.files import OpenFile
 from initrd.host.system.loop import Loop
-from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd, ask
+from initrd.options import Share
 from testbed import assets
 
 INIT = "dist/init"
@@ -97,17 +98,17 @@ def console(boot: Counted) -> str:
     """Boot, and return what the guest printed. Raises TimeoutError."""
     loop = Loop()
     with image_file(boot.image) as image:
-        launch = Launch(
-            qemu=icount.QEMU,
-            virtiofsd=served_by(),
-            hardware=Hardware(arch.find_arch("x86_64"), memory=512 << 20),
-            kernel=boot.kernel,
-            image=BootImage(image, ""),
+        setup = Setup(
+            program=icount.QEMU,
+            hardware=Hardware(arch.find_arch("x86_64"), "tcg", memory=512 << 20, cpus=1),
+            kernel=OpenFile(boot.kernel),
+            initrd=OpenFile("", image),
             cmdline=f"{CONSOLE} {TRACE} {boot.cmdline}",
-            directories=tuple((tag, program.Directory(boot.root)) for tag in boot.tags),
+            shares=tuple(Share(tag, source=boot.root, writable=False) for tag in boot.tags),
             extra=boot.extra,
         )
-        with start_machine(launch, loop, Connections()) as machine:
+        launch = Launch(setup, served_by(), boot.kernel)
+        with start_machine(launch, loop, HostStreams()) as machine:
             if not machine.wait(DEADLINE):
                 raise TimeoutError(f"no power-off; the log:\n{machine.log.text[-2000:]}")
             machine.ending()

@@ -1,4 +1,7 @@
-"""chrootvm: boots a directory and runs something in it. The program, told as a story."""
+"""chrootvm: boot a directory and run something in it.
+
+The main program: from the words of the command line to the exit status.
+"""
 
 import os
 import signal
@@ -7,18 +10,13 @@ from contextlib import ExitStack, closing
 from initrd import __version__
 from initrd.errors import HostError
 from initrd.host.command.interactive import TIMED_OUT, run_command
-from initrd.host.machine.cli import Arguments, parse, usage
-from initrd.host.machine.config import (
-    command_terminals,
-    parse_command,
-    parse_machine,
-    parse_seconds,
-)
+from initrd.host.machine.cli import Arguments, parse, parse_seconds, usage
+from initrd.host.machine.config import command_terminals, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, format_commands, plan_launch
 from initrd.host.machine.run import (
     PHASE_END,
     BootObserver,
-    Connections,
+    HostStreams,
     RunningMachine,
     start_machine,
 )
@@ -46,96 +44,100 @@ FAILED = 125  # exit status
 def main(words: "Sequence[str]") -> int:
     """Run chrootvm with the words after its name; return its exit status."""
     open_standard_streams()
-    receive_signals()
+    reset_signals()
     try:
         with shortage():
-            return answer(parse(words))
+            return run(parse(words))
     except HostError as error:
         MessageWriter().say(str(error))
         return FAILED
 
 
 def open_standard_streams() -> None:
-    """Open those of 0, 1, 2 that are closed, or a file of ours would be taken for one of them."""
+    """Open those of 0, 1, 2 that are closed: no file opened later may get one of these numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
-def receive_signals() -> None:
-    """Undo what we may have inherited, and what Python would do with a Ctrl-C: a traceback."""
+def reset_signals() -> None:
+    """Undo what the caller may have set, and Python's own handler of SIGINT: a traceback."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the end of a program would be lost
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def answer(arguments: Arguments) -> int:
-    """Answer a question about ourselves, or do what was asked for; return the exit status."""
+def run(arguments: Arguments) -> int:
+    """Do what was asked for; return the exit status."""
     if arguments.has("--help") or arguments.has("--version"):
         print_output(usage() if arguments.has("--help") else f"chrootvm {__version__}")
         return 0
-    return run(arguments)
-
-
-def run(arguments: Arguments) -> int:
-    """Do what was asked for; return the exit status."""
     seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
     command = parse_command(arguments, os.environ, command_terminals())
-    machine = parse_machine(arguments).replace(command=command)
+    machine = parse_machine(arguments, command)
     if arguments.has("--doctor"):
         from initrd.host.doctor import doctor  # noqa: PLC0415 - seldom needed
 
         return doctor(machine, os.environ)
     launch = plan_launch(machine, os.environ)
-    verbose = arguments.has("--verbose")
     if arguments.has("--dry-run"):
         print_output(format_commands(launch))
         return 0
+    return start(launch, arguments, seconds)
+
+
+def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
+    """Start the machine, with its command or its console here; return the exit status."""
+    verbose = arguments.has("--verbose")
     if verbose:
         MessageWriter().write_bytes(os.fsencode(f"{format_commands(launch)}\n"))
     with ExitStack() as stack:
-        watch = BootObserver()
+        observer = BootObserver()
         if arguments.has("--report"):
             from initrd.host.report.report import report_at_end  # noqa: PLC0415 - seldom needed
 
-            watch = stack.enter_context(report_at_end(arguments.values("--report"), launch))
-        if command is not None:
-            return run_command(command, launch, seconds, watch, verbose=verbose)
-        return boot(launch, seconds, watch, verbose=verbose)
+            observer = stack.enter_context(report_at_end(arguments.values("--report"), launch))
+        if launch.command is not None:
+            return run_command(launch.command, launch, seconds, observer, verbose=verbose)
+        return boot(launch, seconds, observer, verbose=verbose)
 
 
-def boot(launch: Launch, seconds: float | None, watch: BootObserver, *, verbose: bool) -> int:
+def boot(launch: Launch, seconds: float | None, observer: BootObserver, *, verbose: bool) -> int:
     """Boot a machine with its console here; return the exit status."""
-    loop, voice = Loop(), MessageWriter()
+    loop, messages = Loop(), MessageWriter()
     with Signals(loop) as signals, closing(Sink(STDOUT)) as output:
-        streams = Connections(output=output, menu=is_terminal(STDIN), watch=watch)
-        streams = streams.replace(hear=voice.write_bytes) if verbose else streams
+        streams = HostStreams(output=output, menu=is_terminal(STDIN), observer=observer)
+        if verbose:
+            streams = streams.replace(on_stderr=messages.write_bytes)
         with start_machine(launch, loop, streams) as machine:
-            over = attend(machine, signals, seconds)
-            watch.mark(PHASE_END)
-            status = judge(machine, launch) if over else TIMED_OUT
+            in_time = connect_console(machine, signals, seconds)
+            observer.phase_started(PHASE_END)
+            status = exit_status(machine, launch) if in_time else TIMED_OUT
     if signals.received:
         die_of_signal(signals.received)
-    if not over:
-        voice.say(f"the machine still runs after {seconds:g} s; ending it")
+    if not in_time:
+        messages.say(f"the machine still runs after {seconds:g} s; ending it")
     return status
 
 
-def attend(machine: RunningMachine, signals: Signals, seconds: float | None) -> bool:
-    """Let the user and the guest talk until one of them ends; return False when time is up."""
+def connect_console(machine: RunningMachine, signals: Signals, seconds: float | None) -> bool:
+    """Connect standard input to the console until the machine ends or a signal comes.
+
+    Returns False when time is up before.
+    """
     with ExitStack() as stack:
         if is_terminal(STDIN):
             stack.enter_context(RawTerminal(STDIN))
-        keyboard = stack.enter_context(closing(Sink(machine.console.fileno())))
-        stack.callback(Relay(machine.loop, stack.enter_context(open_source(STDIN)), keyboard).stop)
-        return machine.loop.run(lambda: machine.over or bool(signals.received), seconds)
+        console = stack.enter_context(closing(Sink(machine.console.fileno())))
+        stack.callback(Relay(machine.loop, stack.enter_context(open_source(STDIN)), console).stop)
+        return machine.loop.run(lambda: machine.is_off or bool(signals.received), seconds)
 
 
-def judge(machine: RunningMachine, launch: Launch) -> int:
+def exit_status(machine: RunningMachine, launch: Launch) -> int:
     """Return the exit status for a machine that is off. Raises HostError when the boot failed."""
-    if not machine.over:  # a signal came first
+    if not machine.is_off:  # a signal came first
         return FAILED
     ending = machine.ending()
     if ending.failure:
-        raise explain_boot_failure(ending.failure, launch.hardware.memory, launch.kernel)
+        raise explain_boot_failure(ending.failure, launch.setup.hardware.memory, launch.kernel)
     return ending.status if ending.status >= 0 else 128 - ending.status

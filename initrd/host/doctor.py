@@ -1,7 +1,10 @@
-"""chrootvm --doctor: whether a directory will boot here, said without booting it.
+"""chrootvm --doctor: check whether a directory will boot on this machine, without booting it.
 
-Each check asks the code that launches: where that raises an error, the check reports it. So the two
-cannot come to different answers.
+Each check calls the functions that plan a launch, and reports the error that they raise. So the
+checks and a launch cannot come to different results.
+
+Sources for the free memory: the kernel's Documentation/filesystems/proc.rst and
+admin-guide/cgroup-v2.rst.
 """
 
 import os
@@ -11,7 +14,7 @@ from initrd.errors import HostError
 from initrd.host.image.build import COMMAND_PORTS, read_init
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import launch, locate, overlayfile
-from initrd.host.machine.config import OVERLAY_IN_MEMORY, Machine
+from initrd.host.machine.config import Machine
 from initrd.host.qemu.accel import choose_accelerator, why_no_kvm
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import megabytes
@@ -19,6 +22,7 @@ from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.virtiofsd import program, sandbox
 from initrd.host.virtiofsd.program import Virtiofsd, ask
+from initrd.options import OVERLAY_IN_MEMORY, BootOptions
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -27,23 +31,22 @@ if TYPE_CHECKING:
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 _STATE_WIDTH, _SUBJECT_WIDTH = 8, 12
-_LEAST = 96 << 20  # bytes; Debian 12's kernel may stand still for ever with less
+_LEAST_MEMORY = 96 << 20  # bytes; Debian 12's kernel may stand still for ever with less
 _UNKNOWN = 1 << 62
-_SHARING = b"vhost-user-fs-"  # the device without which no directory can be shared
-_ANY_INIT = "/bin/sh"  # which one it is does not matter, and it need not be there
+_SHARE_DEVICE = b"vhost-user-fs-"  # the start of its name in `-device help`
 
 
 class CheckContext(Record):
-    """What is examined: a machine that somebody wants, on the one that is here."""
+    """What the checks are given: the machine to boot, and the environment to boot it in."""
 
     machine: Machine
     environment: "Mapping[str, str]"
     arch: Arch
-    needs: tuple[Requirement, ...]
+    requirements: tuple[Requirement, ...]  # of the modules
 
 
 class Finding(Record):
-    """How it stands with one thing that a boot needs."""
+    """The result of one check."""
 
     subject: str
     state: str  # OK; WARNING: it will boot all the same; MISSING: it will not
@@ -52,12 +55,12 @@ class Finding(Record):
 
 
 def missing_finding(subject: str, error: HostError) -> Finding:
-    """Return the finding that launching would fail with this error."""
+    """Return the finding for an error that a launch would fail with."""
     return Finding(subject, MISSING, f"{error.what}: {error.why}", error.hint)
 
 
 def format_findings(findings: "Iterable[Finding]") -> str:
-    """Return the lines for people."""
+    """Return the table, a line for each finding."""
     return "\n".join(map(_line, findings))
 
 
@@ -74,29 +77,29 @@ def _line(finding: Finding) -> str:
     return head + text + (f"\n{margin}try: {finding.hint}" if finding.hint else "")
 
 
-def check_kernel(patient: CheckContext) -> Finding:
-    """Which kernel boots."""
-    found = launch.select_kernel(patient.machine)
+def check_kernel(context: CheckContext) -> Finding:
+    """Report which kernel boots."""
+    found = launch.select_kernel(context.machine)
     return Finding("kernel", OK, f"{found.release or 'of unknown version'} ({found.image})")
 
 
-def check_modules(patient: CheckContext) -> Finding | None:
-    """Whether the kernel has what this boot needs."""
-    directory = _modules_directory(patient)
+def check_modules(context: CheckContext) -> Finding | None:
+    """Check that the kernel has the modules that this boot needs."""
+    directory = _modules_directory(context)
     if directory is None:
         return None
     if not directory:
         what = "there are none: it boots only if virtiofs and virtio are built into the kernel"
         return Finding("modules", WARNING, what, "--modules DIR, a lib/modules/VERSION")
-    chosen = choose_modules(directory, patient.needs)
+    chosen = choose_modules(directory, context.requirements)
     names = ", ".join(module.name for module in chosen)
     return Finding("modules", OK, names or "none is needed: all is built into the kernel")
 
 
-def check_command_ports(patient: CheckContext) -> Finding | None:
-    """Whether a COMMAND could run, where an INIT is what is asked for."""
-    directory = _modules_directory(patient)
-    if patient.machine.command or not directory:
+def check_command_ports(context: CheckContext) -> Finding | None:
+    """Warn when the kernel could not run a COMMAND; only where an INIT was given."""
+    directory = _modules_directory(context)
+    if context.machine.command or not directory:
         return None
     try:
         choose_modules(directory, (COMMAND_PORTS,))
@@ -105,142 +108,144 @@ def check_command_ports(patient: CheckContext) -> Finding | None:
     return None
 
 
-def check_init(patient: CheckContext) -> Finding | None:
-    """Whether INIT is there."""
-    machine = patient.machine
+def check_init(context: CheckContext) -> Finding | None:
+    """Check that the guest has INIT."""
+    machine = context.machine
     if machine.command:
         return None
-    path = locate.find_target(machine.root, machine.init)
+    path = locate.find_target(machine.root.source, machine.init)
     if locate.is_in_guest(machine, path):
         return Finding("init", OK, path)
     if machine.overlay not in ("", OVERLAY_IN_MEMORY):
         return Finding("init", WARNING, f"{path} is not there, unless {machine.overlay} has it")
-    raise HostError(f"cannot run {path}", f"no such program in {machine.root}", "its path")
+    raise HostError(f"cannot run {path}", f"no such program in {machine.root.source}", "its path")
 
 
-def check_command(patient: CheckContext) -> Finding | None:
-    """Whether COMMAND is there. It may come from a PATH that we do not look at."""
-    asked = patient.machine.command
+def check_command(context: CheckContext) -> Finding | None:
+    """Warn when COMMAND is not in the usual directories: the guest's PATH may have others."""
+    asked = context.machine.command
     if asked is None:
         return None
     name = os.fsdecode(asked.argv[0])
     try:
-        path = name if name.startswith("/") else locate.find_target(patient.machine.root, name)
+        path = (
+            name if name.startswith("/") else locate.find_target(context.machine.root.source, name)
+        )
     except HostError as error:
         return Finding("command", WARNING, f"{error.what}: {error.why}", error.hint)
-    if locate.is_in_guest(patient.machine, path):
+    if locate.is_in_guest(context.machine, path):
         return Finding("command", OK, path)
-    return Finding("command", WARNING, f"no program {path} in {patient.machine.root}")
+    return Finding("command", WARNING, f"no program {path} in {context.machine.root.source}")
 
 
-def _modules_directory(patient: CheckContext) -> str | None:
-    """Return the kernel's directory of modules; None without a kernel, which is another check's."""
+def _modules_directory(context: CheckContext) -> str | None:
+    """Return the kernel's directory of modules; None without a kernel: `check_kernel` reports that."""
     try:
-        return launch.select_kernel(patient.machine).modules
+        return launch.select_kernel(context.machine).modules
     except HostError:
         return None
 
 
-def check_init_program(patient: CheckContext) -> Finding:
-    """Whether there is an `/init` for the image."""
-    path = locate.find_init(patient.machine.init_program, patient.environment)
+def check_init_program(context: CheckContext) -> Finding:
+    """Check that there is an `/init` for the image."""
+    path = locate.find_init(context.machine.init_program, context.environment)
     return Finding("/init", OK, f"{path} ({len(read_init(path)) >> 10} kB)")
 
 
-def check_virtiofsd(patient: CheckContext) -> Finding:
-    """Which virtiofsd shares the directories."""
-    dialect = _dialect(patient)
-    language = {"c": "C", "rust": "Rust"}[dialect.family]
-    return Finding("virtiofsd", OK, f"{dialect.program}, the one in {language}")
+def check_virtiofsd(context: CheckContext) -> Finding:
+    """Report which virtiofsd serves the shares."""
+    virtiofsd = _find_virtiofsd(context)
+    language = {"c": "C", "rust": "Rust"}[virtiofsd.family]
+    return Finding("virtiofsd", OK, f"{virtiofsd.program}, the one in {language}")
 
 
-def check_open_files(patient: CheckContext) -> Finding | None:
-    """Whether the guest can know of more files than virtiofsd may have open."""
+def check_open_files(context: CheckContext) -> Finding | None:
+    """Warn when the guest can know of more files than virtiofsd may have open."""
     limit = sandbox.open_file_limit()
-    dialect = _dialect_if_any(patient)
-    without = dialect is None or (dialect.handles and sandbox.need_file_handles())
-    if limit >= sandbox.ENOUGH_FILES or without:
+    virtiofsd = _virtiofsd_if_any(context)
+    no_limit = virtiofsd is None or (virtiofsd.handles and sandbox.need_file_handles())
+    if limit >= sandbox.ENOUGH_FILES or no_limit:
         return None
     text = f"{limit} at most (ulimit -Hn): a guest that looks at more may see errors"
     return Finding("open files", WARNING, text, "a higher limit, or the virtiofsd in Rust, as root")
 
 
-def check_permissions(patient: CheckContext) -> Finding | None:
-    """Whether that virtiofsd may share what it shall."""
-    directories = tuple(directory for _, directory in launch.directories(patient.machine))
-    dialect = _dialect_if_any(patient)
-    if dialect is None:
+def check_permissions(context: CheckContext) -> Finding | None:
+    """Check that virtiofsd can serve all shares."""
+    shares = launch.all_shares(context.machine)
+    virtiofsd = _virtiofsd_if_any(context)
+    if virtiofsd is None:
         return None
-    program.check(dialect, directories, root=os.geteuid() == 0)
+    program.check(virtiofsd, shares, root=os.geteuid() == 0)
     shared = ", ".join(
-        f"{one.path} ({'writable' if one.writable else 'read-only'})" for one in directories
+        f"{share.source} ({'writable' if share.writable else 'read-only'})" for share in shares
     )
     return Finding("permissions", OK, f"may share {shared}")
 
 
-def check_overlay(patient: CheckContext) -> Finding | None:
-    """Whether the disk image of an overlay can be used, or made."""
-    path = patient.machine.overlay
+def check_overlay(context: CheckContext) -> Finding | None:
+    """Check that the disk image of an overlay can be used, or made."""
+    path = context.machine.overlay
     if path in ("", OVERLAY_IN_MEMORY):
         return None
     if os.path.lexists(path):
-        os.close(overlayfile.lock_overlay_file(path, patient.environment))
+        os.close(overlayfile.lock_overlay_file(path, context.environment))
         return Finding("overlay", OK, path)
-    overlayfile.find_mkfs(patient.environment)
+    overlayfile.find_mkfs(context.environment)
     if os.access(os.path.dirname(path), os.W_OK | os.X_OK):
         return Finding("overlay", OK, f"{path}, which will be made")
     raise HostError(f"cannot make {path} for the overlay", "its directory cannot be written to")
 
 
-def check_qemu(patient: CheckContext) -> Finding:
-    """Which QEMU runs the machine."""
-    program = launch.find_qemu(patient.machine, patient.arch, patient.environment)
+def check_qemu(context: CheckContext) -> Finding:
+    """Report which QEMU runs the machine."""
+    program = launch.find_qemu(context.machine, context.arch, context.environment)
     check_qemu_devices(program)
     return Finding("QEMU", OK, f"{program}, version {qemu_version(program)}")
 
 
-def check_accelerator(patient: CheckContext) -> Finding:
-    """Whether the guest runs on the processor."""
-    wanted, cache = patient.machine.accel, locate.cache_directory(patient.environment)
+def check_accelerator(context: CheckContext) -> Finding:
+    """Warn when the guest's processor is emulated."""
+    wanted, cache = context.machine.accel, locate.cache_directory(context.environment)
     ask = partial(why_no_kvm, cache)
-    if choose_accelerator(wanted, patient.arch, ask) == "kvm":
+    if choose_accelerator(wanted, context.arch, ask) == "kvm":
         return Finding("accelerator", OK, "KVM works")
     if wanted == "tcg":
         return Finding("accelerator", OK, "none (--accel tcg)")
     why = ""
     try:
-        choose_accelerator("kvm", patient.arch, ask)
+        choose_accelerator("kvm", context.arch, ask)
     except HostError as error:
         why = error.why
     return Finding("accelerator", WARNING, f"no KVM, so it will be slow: {why}")
 
 
-def check_memory(patient: CheckContext) -> Finding:
-    """Whether the machine's memory is enough for a kernel, and fits into what is free here."""
-    wanted, free = patient.machine.memory, free_memory()
-    if wanted < _LEAST:
-        text = f"{megabytes(wanted)} is less than most kernels boot with"
-        return Finding("memory", WARNING, text, f"--memory {megabytes(_LEAST)}")
-    text = f"{megabytes(wanted)} wanted, {megabytes(free)} free"
-    if wanted <= free:
+def check_memory(context: CheckContext) -> Finding:
+    """Warn when the machine's memory is too small for a kernel, or more than is free here."""
+    size, free = context.machine.memory, free_memory()
+    if size < _LEAST_MEMORY:
+        text = f"{megabytes(size)} is less than most kernels boot with"
+        return Finding("memory", WARNING, text, f"--memory {megabytes(_LEAST_MEMORY)}")
+    text = f"{megabytes(size)} wanted, {megabytes(free)} free"
+    if size <= free:
         return Finding("memory", OK, text)
     return Finding("memory", WARNING, f"{text}: it may be killed", f"--memory {megabytes(free)}")
 
 
-def _dialect_if_any(patient: CheckContext) -> Virtiofsd | None:
-    """Return None where the check `server` says what is wrong."""
+def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
+    """Return the virtiofsd; None without one: `check_virtiofsd` reports that."""
     try:
-        return _dialect(patient)
+        return _find_virtiofsd(context)
     except HostError:
         return None
 
 
-def _dialect(patient: CheckContext) -> Virtiofsd:
-    return ask(locate.find_virtiofsd(patient.machine.virtiofsd, patient.environment))
+def _find_virtiofsd(context: CheckContext) -> Virtiofsd:
+    return ask(locate.find_virtiofsd(context.machine.virtiofsd, context.environment))
 
 
 def free_memory(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
-    """Return the bytes that are available, or that our control groups have left if that is less."""
+    """Return the available memory in bytes, or what our control groups have left if that is less."""
     return min(_available(_read(f"{proc}/meminfo")), *_left(_read(f"{proc}/self/cgroup"), cgroups))
 
 
@@ -253,7 +258,7 @@ def _available(meminfo: str) -> int:
 
 
 def _left(membership: str, cgroups: str) -> "Iterator[int]":
-    """Yield what each group that we are in may still take. What it caches does not count."""
+    """Yield the bytes that each of our control groups may still take, its page cache not counted."""
     yield _UNKNOWN
     group = next((line[3:] for line in membership.splitlines() if line.startswith("0::/")), "/")
     while group != "/":
@@ -273,20 +278,20 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read()
-    except OSError:  # no such limit, or none that we may know
+    except OSError:  # no such limit, or not readable by this user
         return ""
 
 
 def qemu_version(program: str) -> str:
-    """Return the version. Raises HostError when the program cannot be run."""
+    """Return the version of a QEMU. Raises HostError when the program cannot be run."""
     words = capture_output(program, "--version").decode(errors="replace").split("\n")[0].split()
     numbers = [word for word in words if word[:1].isdigit()]
     return numbers[0] if numbers else "unknown"
 
 
 def check_qemu_devices(program: str) -> None:
-    """Raise HostError for a QEMU that was built without the device that shares directories."""
-    if _SHARING not in capture_output(program, "-device", "help"):
+    """Raise HostError for a QEMU that was built without the device for virtiofs."""
+    if _SHARE_DEVICE not in capture_output(program, "-device", "help"):
         raise HostError(
             f"cannot use {program}",
             "it has no vhost-user-fs device",
@@ -312,26 +317,26 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
 
 
 def doctor(machine: Machine, environment: "Mapping[str, str]") -> int:
-    """Print what was found; return the exit status. Raises HostError for wishes that are none."""
+    """Print the findings; return the exit status. Raises HostError for options that are wrong."""
     findings = examine(machine, environment)
     print_output("\n".join((format_findings(findings), format_verdict(findings))))
     return int(any(one.state == MISSING for one in findings))
 
 
 def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding, ...]:
-    """Return what was found. Raises HostError for wishes that cannot be understood."""
+    """Return the findings. Raises HostError for options that are wrong."""
     launch.check_machine(machine)
     arch = find_arch(machine.arch)
-    cmdline = launch.command_line(machine.replace(init=_ANY_INIT), arch, "tcg")
-    patient = CheckContext(machine, environment, arch, launch.module_requirements(machine, cmdline))
-    found = (_examined(subject, look, patient) for subject, look in CHECKS)
+    cmdline = launch.command_line(machine.replace(init=BootOptions.init), arch, "tcg")
+    context = CheckContext(machine, environment, arch, launch.module_requirements(machine, cmdline))
+    found = (_examined(subject, look, context) for subject, look in CHECKS)
     return tuple(one for one in found if one is not None)
 
 
 def _examined(
-    subject: str, look: "Callable[[CheckContext], Finding | None]", patient: CheckContext
+    subject: str, look: "Callable[[CheckContext], Finding | None]", context: CheckContext
 ) -> Finding | None:
     try:
-        return look(patient)
+        return look(context)
     except HostError as error:
         return missing_finding(subject, error)

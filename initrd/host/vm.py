@@ -112,7 +112,7 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
         )
         read, write, complain = (stack.enter_context(file) for file in files)
         launch = planned(os.fspath(rootfs), [os.fsdecode(word) for word in argv], chosen)
-        for descriptor in launch.files():
+        for descriptor in launch.setup.descriptors:
             stack.callback(os.close, descriptor)
         ended = capture.capture_command(launch, read, write, complain, timeout)
     out, err = (data.decode(*_CODE) if text else data for data in (ended.stdout, ended.stderr))
@@ -132,7 +132,7 @@ def planned(root: str, argv: "list[str]", words: "list[str]") -> Launch:
         raise HostError(f"cannot use {strange[0]!r} here", "it is no option of a virtual machine")
     arguments = parse([*words, "--", root, "--", *argv])
     command = parse_command(arguments, os.environ, tty=())
-    return plan_launch(parse_machine(arguments).replace(command=command), os.environ)
+    return plan_launch(parse_machine(arguments, command), os.environ)
 
 
 def option_words(options: "Mapping[str, Value]") -> list[str]:

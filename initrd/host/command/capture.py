@@ -1,4 +1,4 @@
-"""Runs a command in a machine and collects what it prints: no terminal, no signals, no globals."""
+"""A command in a machine whose output is returned: no terminal, no signals, nothing global."""
 
 import os
 from contextlib import ExitStack, closing, contextmanager
@@ -7,10 +7,9 @@ from subprocess import DEVNULL, PIPE
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import start_session
 from initrd.host.machine.launch import Launch
-from initrd.host.machine.run import Connections
-from initrd.host.system import stream
+from initrd.host.machine.run import HostStreams
 from initrd.host.system.loop import Loop
-from initrd.host.system.stream import Sink
+from initrd.host.system.stream import Sink, open_source
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 
     File = int | HasDescriptor | None
 
-CAPTURED = -1  # in the place of a descriptor
+CAPTURED = -1  # in the place of a descriptor: the output is returned
 
 
 class Outcome(Record):
-    """How a command ended, and what it printed that was not for a file."""
+    """How a command ended, and its captured output."""
 
     status: int | None  # None: it did not end in time
     stdout: bytes
@@ -40,7 +39,7 @@ class Outcome(Record):
 def capture_command(
     launch: Launch, stdin: int, stdout: int, stderr: int, seconds: float | None
 ) -> Outcome:
-    """Run a command with these descriptors, or COLLECTED. Raises HostError."""
+    """Run the command of `launch` with these descriptors, or CAPTURED. Raises HostError."""
     loop = Loop()
     printed = {"stdout": bytearray(), "stderr": bytearray()}
     with ExitStack() as stack:
@@ -50,19 +49,19 @@ def capture_command(
             for number in (stdout, stderr)
         )
 
-        def see(name: str, data: bytes) -> None:
+        def on_output(name: str, data: bytes) -> None:
             if (err if name == "stderr" else out) is None:
                 printed[name] += data
 
-        def warn(text: str) -> None:
+        def on_warning(text: str) -> None:
             line = f"chrootvm: {text}\n".encode(errors="surrogateescape")
-            see("stderr", line) if err is None else os.write(stderr, line)
+            on_output("stderr", line) if err is None else os.write(stderr, line)
 
-        ends = LocalStreams(enter(stream.open_source(stdin)), out, err, see, warn)
-        talk = enter(start_session(launch, launch.ports, ends, loop, Connections()))
-        talk.guest.on_start = talk.guest.take_input
-        over = talk.wait(lambda: False, seconds)
-        status = talk.status(warn) if over else None
+        local = LocalStreams(enter(open_source(stdin)), out, err, on_output, on_warning)
+        session = enter(start_session(launch, local, loop, HostStreams()))
+        session.guest.on_start = session.guest.start_input
+        in_time = session.wait(lambda: False, seconds)
+        status = session.status(on_warning) if in_time else None
     return Outcome(status, bytes(printed["stdout"]), bytes(printed["stderr"]))
 
 
@@ -82,7 +81,7 @@ def open_input(file: "File", data: bytes) -> "Iterator[int]":
 
 @contextmanager
 def open_output(file: "File") -> "Iterator[int]":
-    """Open what is written to: `file`, or nothing but the outcome."""
+    """Open what an output stream is written to; CAPTURED when it is returned."""
     if file is None or file == PIPE:
         yield CAPTURED
     elif file == DEVNULL:

@@ -1,4 +1,4 @@
-"""chrootvm ROOTFS -- COMMAND, at the user's end: terminal, signals, standard streams."""
+"""chrootvm ROOTFS -- COMMAND with the caller's terminal, signals and standard streams."""
 
 import signal
 from contextlib import ExitStack, closing
@@ -7,7 +7,7 @@ from initrd.command import Command
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
-from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, Connections
+from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, HostStreams
 from initrd.host.system import terminal
 from initrd.host.system.loop import ENDING, Loop, Signals, die_of_signal
 from initrd.host.system.stream import Sink, open_source
@@ -18,92 +18,100 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMED_OUT = 124  # exit status
-_LOOK = 0.2  # seconds, in the background, until we look where we are
-_ENOUGH = 3  # signals that ask to end: then it ends, whatever the command makes of them
+_FOREGROUND_CHECK = 0.2  # seconds between looks, in the background, whether we are still there
+_SIGNALS_TO_END = 3  # signals of ENDING after which the machine ends, whatever the command does
 _FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class InteractiveUser:
-    """Whoever called us: types, resizes the window, sends signals, loses patience."""
+    """The caller's side of a session: input, window size and signals go to the command."""
 
     def __init__(
         self,
-        talk: CommandSession,
+        session: CommandSession,
         command: Command,
-        enter: "Callable[[], object]",
-        watch: BootObserver,
+        enter_raw_mode: "Callable[[], object]",
+        observer: BootObserver,
     ) -> None:
-        self._talk, self._command, self._enter = talk, command, enter
-        self._watch = watch
-        self._asked = 0
-        self.wants_end = False
+        self._session, self._command = session, command
+        self._enter_raw_mode, self._observer = enter_raw_mode, observer
+        self._ending_signals = 0
+        self.wants_end = False  # the machine is to end, with or without the command
 
     def begin(self) -> None:
-        """The command runs: what is typed is for it."""
-        self._watch.mark(PHASE_COMMAND)
+        """The command has started: from here on it gets the input."""
+        self._observer.phase_started(PHASE_COMMAND)
         if self._command.tty:
-            self._enter()
+            self._enter_raw_mode()
             self._resize()
-        self._take_input()
+        self._start_input()
 
     def signal(self, number: int) -> None:
-        """A signal came."""
+        """This process has received a signal."""
         if number == signal.SIGWINCH:
             self._resize()
         elif number == signal.SIGCONT:
-            self._take_input()
+            self._start_input()
         elif number in _FORWARDED:
             self._forward(number)
 
     def _forward(self, number: int) -> None:
-        self._asked += number in ENDING
-        if self._asked >= _ENOUGH or (self._asked and not self._talk.guest.started):
+        self._ending_signals += number in ENDING
+        count = self._ending_signals
+        if count >= _SIGNALS_TO_END or (count and not self._session.guest.started):
             self.wants_end = True
-        self._talk.guest.tell(f"signal {number}")
+        self._session.guest.send(f"signal {number}")
 
     def _resize(self) -> None:
-        if not self._command.tty or not self._talk.guest.started:
+        if not self._command.tty or not self._session.guest.started:
             return
         try:
             size = terminal.size(STDOUT)
-        except OSError:  # the terminal has hung up: that is noticed by who reads it
+        except OSError:  # the terminal has hung up, which is noticed where it is read
             return
-        self._talk.guest.tell("resize {} {}".format(*size))
+        self._session.guest.send("resize {} {}".format(*size))
 
-    def _take_input(self) -> None:
+    def _start_input(self) -> None:
         """Read standard input, unless that would stop us: a job in the background may not.
 
-        A shell does not tell a running job that it is in the foreground now.
+        A shell does not tell a running job that it has come to the foreground.
         """
-        if not self._talk.guest.started:
+        if not self._session.guest.started:
             return
+        loop = self._session.machine.loop
         if terminal.in_foreground(STDIN):
-            self._talk.machine.loop.set_timer(None, self._take_input)
-            self._talk.guest.take_input()
+            loop.set_timer(None, self._start_input)
+            self._session.guest.start_input()
         else:
-            self._talk.machine.loop.set_timer(_LOOK, self._take_input)
+            loop.set_timer(_FOREGROUND_CHECK, self._start_input)
 
 
 def run_command(
-    command: Command, launch: Launch, seconds: float | None, watch: BootObserver, *, verbose: bool
+    command: Command,
+    launch: Launch,
+    seconds: float | None,
+    observer: BootObserver,
+    *,
+    verbose: bool,
 ) -> int:
     """Run a command in a machine; return the exit status. Raises HostError."""
-    loop, voice = Loop(), MessageWriter()
+    loop, messages = Loop(), MessageWriter()
     with ExitStack() as stack:
         enter = stack.enter_context
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
-        ends = LocalStreams(enter(open_source(STDIN)), out, err, warn=voice.say)
-        streams = Connections(watch=watch)
-        streams = streams.replace(output=log, hear=voice.write_bytes) if verbose else streams
-        talk = enter(start_session(launch, command.ports, ends, loop, streams))
-        user = InteractiveUser(talk, command, lambda: enter(voice.raw()), watch)
-        signals.call, talk.guest.on_start = user.signal, user.begin
-        over = talk.wait(lambda: user.wants_end, seconds)
-        watch.mark(PHASE_END)
-        status = None if user.wants_end or not over else talk.status(voice.say)
+        local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.say)
+        streams = HostStreams(observer=observer)
+        if verbose:
+            streams = streams.replace(output=log, on_stderr=messages.write_bytes)
+        session = enter(start_session(launch, local, loop, streams))
+        user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
+        signals.call, session.guest.on_start = user.signal, user.begin
+        in_time = session.wait(lambda: user.wants_end, seconds)
+        observer.phase_started(PHASE_END)
+        status = None if user.wants_end or not in_time else session.status(messages.say)
     if user.wants_end:
         die_of_signal(signals.received)
     if status is None:
-        voice.say(f"the command still runs after {seconds:g} s; ending it")
+        messages.say(f"the command still runs after {seconds:g} s; ending it")
     return TIMED_OUT if status is None else status

@@ -1,6 +1,6 @@
 """The host's side of docs/command.md: the streams of a command in the guest, and its messages.
 
-Knows nothing of processes and terminals: bytes and lines go in and out of sockets.
+Bytes and lines go in and out of sockets; processes and terminals are not known here.
 """
 
 import errno
@@ -18,85 +18,87 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PREFIX = "initrd."
+PREFIX = "initrd."  # of the names of ports
 CONTROL = "initrd.control"
-_LAST = ("exit", "signal", "failed", "refused")  # messages
-_INPUTS = ("control", "stdin")
-_LONGEST = 1 << 16  # bytes of a message; there is none of that size
+_FINAL = ("exit", "signal", "failed", "refused")  # messages after which no other counts
+_NO_OUTPUT = ("control", "stdin")  # ports that are no output stream
+_LONGEST = 1 << 16  # bytes of a message; no message comes near
 
 
 class LocalStreams(Record):
-    """Where the streams of a command lead here."""
+    """The host's ends of a command's streams."""
 
-    stdin: int = -1  # a descriptor to read; -1: nothing is read, now
+    stdin: int = -1  # a descriptor to read; -1: there is no input
     stdout: Sink | None = None
     stderr: Sink | None = None
-    see: "Callable[[str, bytes], object]" = staticmethod(lambda *_: None)  # each piece of output
-    warn: "Callable[[str], object]" = staticmethod(lambda _: None)  # words for the user
+    on_output: "Callable[[str, bytes], object]" = staticmethod(lambda *_: None)  # stream, piece
+    on_warning: "Callable[[str], object]" = staticmethod(lambda _: None)  # text for the user
 
     def sink(self, name: str) -> Sink | None:
-        """Return where the output stream `name` goes; a terminal's is standard output."""
+        """Return where the output stream `name` goes; a terminal's goes to standard output."""
         return self.stderr if name == "stderr" else self.stdout
 
 
 class CommandProtocol:
-    """Talks to /init about one command. `over` once its status and all its output are here."""
+    """The conversation with /init about one command."""
 
-    def __init__(self, loop: Loop, sockets: dict[str, socket.socket], ends: LocalStreams) -> None:
-        self._loop, self._sockets, self._ends = loop, sockets, ends
+    def __init__(
+        self, loop: Loop, sockets: dict[str, socket.socket], streams: LocalStreams
+    ) -> None:
+        self._loop, self._sockets, self._streams = loop, sockets, streams
         self._control = sockets[CONTROL]
-        self._line, self._untold = b"", b""
-        self._announced: dict[str, int] = {}  # bytes of each stream that has ended
+        self._incoming, self._outgoing = b"", b""  # of the control port: parts of lines
+        self._lengths: dict[str, int] = {}  # bytes of each output stream that has ended
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
-        self._deaf = False  # the guest's end of the line is closed
-        self.heard = False  # the guest has said something
+        self._control_closed = False  # by the guest
+        self.received_any = False  # a message of the guest
         self.started = False  # the command runs
-        self.lost = ""  # why some of its output is not here
-        self.last: tuple[str, str] | None = None  # the last message: its word, and the rest
+        self.output_error = ""  # why some of the output is not here
+        self.final: tuple[str, str] | None = None  # the final message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
-        # Before the outputs: what is said before some output shall be heard before it.
-        loop.watch(self._control.fileno(), READABLE, self._attend)
+        # Watched before the outputs: a message that was sent before some output is handled first.
+        loop.watch(self._control.fileno(), READABLE, self._on_control)
         names = [name.removeprefix(PREFIX) for name in sockets]
-        self._outputs = {name: self._output(name) for name in names if name not in _INPUTS}
+        self._outputs = {name: self._output(name) for name in names if name not in _NO_OUTPUT}
 
     @property
-    def over(self) -> bool:
-        """Whether there is nothing more to come."""
-        return self.last is not None and all(map(self._complete, self._outputs))
+    def finished(self) -> bool:
+        """Whether the final message and all output are here."""
+        return self.final is not None and all(map(self._is_complete, self._outputs))
 
     @property
     def failure(self) -> str:
-        """Why there is no status, when the guest said so."""
-        return self.last[1] if self.last and self.last[0] == "failed" else ""
+        """Why there is no status, by the message `failed`; empty without one."""
+        return self.final[1] if self.final and self.final[0] == "failed" else ""
 
     @property
     def refusal(self) -> str:
-        """What was asked for the command that the root does not have, when the guest said so."""
-        return self.last[1] if self.last and self.last[0] == "refused" else ""
+        """What the root lacks for the command, by the message `refused`; empty without one."""
+        return self.final[1] if self.final and self.final[0] == "refused" else ""
 
     def status(self) -> int:
-        """Return the exit status of the command, when it is over and was neither of these."""
-        word, text = self.last or ("exit", "")
+        """Return the exit status of the command, after a final message `exit` or `signal`."""
+        word, text = self.final or ("exit", "")
         return _number(text) & 0xFF if word == "exit" else 128 + _number(text) % 128
 
-    def take_input(self) -> None:
+    def start_input(self) -> None:
         """Begin to read standard input."""
-        if self._input is None and self._ends.stdin >= 0:
-            name = "stdin" if f"{PREFIX}stdin" in self._sockets else "tty"
+        if self._input is None and self._streams.stdin >= 0:
+            name = "stdin" if f"{PREFIX}stdin" in self._sockets else TERMINAL
             self._input_sink = Sink(self._sockets[PREFIX + name].fileno())
-            self._input = Relay(self._loop, self._ends.stdin, self._input_sink)
+            self._input = Relay(self._loop, self._streams.stdin, self._input_sink)
             self._input.on_end = lambda: self._end_input(name)
 
-    def tell(self, message: str) -> None:
-        """Send a message to the guest, as soon as it takes one."""
-        self._untold += f"{message}\n".encode()
+    def send(self, message: str) -> None:
+        """Send a message to the guest, as soon as the guest takes it."""
+        self._outgoing += f"{message}\n".encode()
         self._transmit()
-        if self._untold and not self._deaf:
-            self._loop.watch(self._control.fileno(), READABLE | WRITABLE, self._attend)
+        if self._outgoing and not self._control_closed:
+            self._loop.watch(self._control.fileno(), READABLE | WRITABLE, self._on_control)
 
     def close(self) -> None:
-        """Stop to listen. The sockets are the caller's."""
+        """Stop reading and writing. The caller closes the sockets."""
         self._loop.ignore(self._control.fileno())
         for relay in (*self._outputs.values(), *([self._input] if self._input else [])):
             relay.stop()
@@ -105,76 +107,77 @@ class CommandProtocol:
 
     def _output(self, name: str) -> Relay:
         source = self._sockets[PREFIX + name].fileno()
-        see = self._ends.see
-        relay = Relay(self._loop, source, self._ends.sink(name), lambda data: see(name, data))
+        on_output = self._streams.on_output
+        sink = self._streams.sink(name)
+        relay = Relay(self._loop, source, sink, lambda data: on_output(name, data))
         relay.on_write_error = lambda error: self._close_output(name, error)
         return relay
 
     def _close_output(self, name: str, error: OSError) -> None:
-        """Nobody reads it here, so nobody shall write it there."""
+        """Tell the guest that an output stream cannot be written here any more."""
         if error.errno != errno.EPIPE:
-            self.lost = f"cannot write {name}: {os.strerror(error.errno or 0)}"
-            self._ends.warn(self.lost)
-        self._announced[name] = 0  # no end will be told
-        self.tell(f"closed {name}")
+            self.output_error = f"cannot write {name}: {os.strerror(error.errno or 0)}"
+            self._streams.on_warning(self.output_error)
+        self._lengths[name] = 0  # the guest will not announce its end
+        self.send(f"closed {name}")
 
     def _end_input(self, name: str) -> None:
         if self._input and name == "stdin":
-            self.tell(f"eof stdin {self._input.count}")
-        elif name == TERMINAL and not self.last:  # no key ends it: it has hung up
-            self._announced[name] = 0
-            self.tell(f"closed {name}")
+            self.send(f"eof stdin {self._input.count}")
+        elif name == TERMINAL and not self.final:  # a terminal ends only by hanging up
+            self._lengths[name] = 0
+            self.send(f"closed {name}")
 
-    def _complete(self, name: str) -> bool:
+    def _is_complete(self, name: str) -> bool:
         relay = self._outputs[name]
-        return relay.count >= self._announced.get(name, 1 << 63) and relay.idle
+        return relay.count >= self._lengths.get(name, 1 << 63) and relay.idle
 
-    def _attend(self, events: int) -> None:
+    def _on_control(self, events: int) -> None:
         if events & WRITABLE:
             self._transmit()
-            if not self._untold:
-                self._loop.watch(self._control.fileno(), READABLE, self._attend)
+            if not self._outgoing:
+                self._loop.watch(self._control.fileno(), READABLE, self._on_control)
         if events & ~WRITABLE:
-            self._hear()
+            self._receive()
 
     def _transmit(self) -> None:
         try:
-            sent = self._control.send(self._untold, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sent = self._control.send(self._outgoing, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return
         except (BrokenPipeError, ConnectionResetError):
-            sent = len(self._untold)  # it listens no more: that is noticed elsewhere
-        self._untold = self._untold[sent:]
+            sent = len(self._outgoing)  # the machine has ended, which is noticed elsewhere
+        self._outgoing = self._outgoing[sent:]
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             data = self._control.recv(4096)
-        except ConnectionResetError:  # QEMU is gone
+        except ConnectionResetError:  # QEMU has ended
             data = b""
-        *lines, self._line = (self._line + data).split(b"\n")
+        *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
-            self._understand(line.decode(errors="replace"))
-        if not data or len(self._line) > _LONGEST:
-            self._deaf = True
+            self._handle(line.decode(errors="replace"))
+        if not data or len(self._incoming) > _LONGEST:
+            self._control_closed = True
             self._loop.ignore(self._control.fileno())
 
-    def _understand(self, message: str) -> None:
-        self.heard = True
+    def _handle(self, message: str) -> None:
+        self.received_any = True
         word, _, text = message.partition(" ")
         if word == "started":
             self.started = True
             self.on_start()
         elif word == "warning":
-            self._ends.warn(unescape(text))
+            self._streams.on_warning(unescape(text))
         elif word == "closed" and self._input:
             self._input.stop()
         elif word == "eof":
-            name, _, count = text.partition(" ")
-            self._announced.setdefault(name, _number(count))
-        elif word in _LAST and self.last is None:
-            self.last = (word, unescape(text))
-            if word in ("failed", "refused"):  # no end of a stream is due, and the guest waits
-                self.tell("bye")
+            name, _, length = text.partition(" ")
+            self._lengths.setdefault(name, _number(length))
+        elif word in _FINAL and self.final is None:
+            self.final = (word, unescape(text))
+            if word in ("failed", "refused"):  # no stream has ended, and the guest waits
+                self.send("bye")
 
 
 def _number(text: str) -> int:

@@ -14,9 +14,8 @@ from initrd.command import Command, CommandError, dump
 from initrd.errors import HostError, reason
 from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
-from initrd.host.system.files import CacheEntry, open_cached
+from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
 from initrd.options import COMMAND_FILE
-from initrd.record import Record
 
 INIT = "init"
 MODULES = "usr/lib/modules"
@@ -85,16 +84,9 @@ def _decompress(path: str, content: bytes) -> bytes:
     return module
 
 
-class BootImage(Record):
-    """An image that is ready to be used."""
-
-    descriptor: int
-    path: str  # of the part that the cache keeps, without a command
-
-
 def open_boot_image(
     init: str, modules: str, wanted: tuple[Requirement, ...], command: Command | None, cache: str
-) -> BootImage:
+) -> OpenFile:
     """Return the image with the program `init` and the modules that are wanted.
 
     `modules` is the kernel's directory of them; empty: it has none. `cache` is ours.
@@ -102,9 +94,10 @@ def open_boot_image(
     key = repr((init, modules, wanted))
     folder = os.path.join(cache, "images")
     image = open_cached(folder, key, lambda: make_boot_image(init, modules, wanted))
-    path = os.readlink(f"/proc/self/fd/{image}")
-    known = path if os.path.exists(path) else NAMELESS
-    return BootImage(image if command is None else with_command(image, command), known)
+    file = name_open_file(image, NAMELESS)
+    if command is None:
+        return file
+    return file.replace(descriptor=with_command(image, command))
 
 
 def make_boot_image(init: str, directory: str, wanted: tuple[Requirement, ...]) -> CacheEntry:

@@ -1,30 +1,99 @@
-"""The command line of chrootvm: words in, what they ask for out. Pure.
+"""The command line of chrootvm: one table of its options, and how its words are read. Pure.
 
-Options end at the first word that is none, the root directory: all that follows belongs to the
-program in the guest, so nothing there can be taken for an option of ours.
+Options end at the first word that is none, the root directory. Every word after that belongs to the
+program in the guest, so none of these can be taken for an option of chrootvm.
 """
 
+import os
+
+from initrd.cmdline import Word, split
 from initrd.errors import HostError
+from initrd.host.qemu.accel import CHOICES
+from initrd.options import OVERLAY_IN_MEMORY
 from initrd.record import Record
+from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 USAGE = """\
 usage: chrootvm [OPTION]... ROOTFS [INIT [ARG]...]
        chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
 """
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes that `512M` or `2G` is. Raises HostError."""
+    number, unit = parse_natural(text[:-1]), text[-1:].upper()
+    if not number or unit not in _UNITS:
+        raise HostError(f"cannot use {text!r} as a size", "write 512M or 2G")
+    return number << _UNITS[unit]
+
+
+def parse_count(text: str) -> int:
+    """Return a number of processors, at least 1. Raises HostError."""
+    number = parse_natural(text)
+    if not number:
+        raise HostError(f"cannot use {text!r} as a number of processors", "write 1 or more")
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Return a number of seconds. Raises HostError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise HostError(f"cannot use {text!r} as a time", "write a number of seconds")
+    return seconds
+
+
+def _parse_accel(text: str) -> str:
+    if text not in CHOICES:
+        raise HostError(f"cannot use {text!r} as the accelerator", f"one of {', '.join(CHOICES)}")
+    return text
+
+
+def _parse_overlay(text: str) -> str:
+    return os.path.abspath(text) if text else OVERLAY_IN_MEMORY
+
+
+def _parse_append(text: str) -> str:
+    """Return words for the kernel command line. Raises HostError for what would end it."""
+    mark = Word("end")
+    words = split(f"{text} {mark}")
+    if words[-1:] != [mark]:
+        why = "all that follows on the kernel command line would be lost"
+        raise HostError(f"cannot use --append {text}", why, "leave out --, and close each quote")
+    if any(word.key == "init" for word in words):
+        raise HostError(f"cannot use --append {text}", "what to run is named after ROOTFS")
+    return text
+
+
+# --- the table of options ------------------------------------------------------------------------
 
 
 class Option(Record):
-    """One option: `values` names what it takes; `optional` may be left out, and needs a `=`."""
+    """One option. `values` names what it takes; without any it is a flag.
+
+    An option with a `field` sets that field of `initrd.host.machine.config.Machine`.
+    """
 
     name: str
     values: tuple[str, ...] = ()
     help: str = ""
-    optional: bool = False
-    many: bool = False
+    default: str = ""  # the value when the option is not given; empty: none
+    field: str = ""
+    read: "Callable[[str], Any]" = staticmethod(str)  # from the value to that of the field
+    optional: bool = False  # the value may be left out; with one, the option is written with `=`
+    many: bool = False  # each use of the option adds a value; of others the last one counts
+    may_be_empty: bool = False
 
 
 OPTIONS = (
@@ -35,26 +104,43 @@ OPTIONS = (
         "--overlay",
         ("FILE",),
         "make the root writable, and keep what changes in memory or in the disk image FILE",
+        field="overlay",
+        read=_parse_overlay,
         optional=True,
     ),
-    Option("--memory", ("SIZE",), "memory of the guest; default 1G"),
-    Option("--cpus", ("N",), "processors of the guest; default 1"),
-    Option("--accel", ("auto|kvm|tcg",), "how to run the guest; auto: KVM if it works here"),
-    Option("--machine", ("TYPE",), "QEMU's machine, and its properties"),
-    Option("--arch", ("ARCH",), "architecture of the guest; default this machine's"),
-    Option("--kernel", ("FILE",), "kernel to boot; default the newest in ROOTFS"),
-    Option("--modules", ("DIR",), "its modules: a directory lib/modules/VERSION"),
-    Option("--module", ("NAME",), "load a further module", many=True),
-    Option("--init", ("FILE",), "the /init of the image"),
-    Option("--append", ("STR",), "add to the kernel command line", many=True),
-    Option("--net", help="connect the guest to the network"),
+    Option("--memory", ("SIZE",), "memory of the guest", "1G", "memory", parse_size),
+    Option("--cpus", ("N",), "processors of the guest", "1", "cpus", parse_count),
+    Option(
+        "--accel",
+        ("|".join(CHOICES),),
+        "how to run the guest; auto: KVM if it works here",
+        CHOICES[0],
+        "accel",
+        _parse_accel,
+    ),
+    Option("--machine", ("TYPE",), "QEMU's machine, and its properties", field="machine"),
+    Option("--arch", ("ARCH",), "architecture of the guest; default this machine's", field="arch"),
+    Option("--kernel", ("FILE",), "kernel to boot; default the newest in ROOTFS", field="kernel"),
+    Option("--modules", ("DIR",), "its modules: a directory lib/modules/VERSION", field="modules"),
+    Option("--module", ("NAME",), "load a further module", field="module", many=True),
+    Option("--init", ("FILE",), "the /init of the image", field="init_program"),
+    Option(
+        "--append",
+        ("STR",),
+        "add to the kernel command line",
+        field="append",
+        read=_parse_append,
+        many=True,
+        may_be_empty=True,
+    ),
+    Option("--net", help="connect the guest to the network", field="network"),
     Option(
         "--env", ("NAME[=VALUE]",), "set a variable of COMMAND; without VALUE: as here", many=True
     ),
-    Option("--chdir", ("DIR",), "COMMAND's working directory; default /"),
+    Option("--chdir", ("DIR",), "COMMAND's working directory", "/"),
     Option("--user", ("USER[:GROUP]",), "whom COMMAND runs as, by the guest's names; default 0:0"),
     Option("--timeout", ("SECONDS",), "end the machine after that, with exit status 124"),
-    Option("--debug", help="have /init say every step"),
+    Option("--debug", help="have /init say every step", field="debug"),
     Option("--verbose", help="say the commands, and what they say"),
     Option("--doctor", help="boot nothing, but say whether this would boot, and why not"),
     Option(
@@ -64,14 +150,29 @@ OPTIONS = (
         many=True,
     ),
     Option("--dry-run", help="only print the commands"),
-    Option("--qemu", ("BIN",), "QEMU to use"),
-    Option("--virtiofsd", ("BIN",), "virtiofsd to use"),
-    Option("--qemu-arg", ("ARG",), "add a word to QEMU's command line", many=True),
+    Option("--qemu", ("BIN",), "QEMU to use", field="qemu"),
+    Option("--virtiofsd", ("BIN",), "virtiofsd to use", field="virtiofsd"),
+    Option(
+        "--qemu-arg",
+        ("ARG",),
+        "add a word to QEMU's command line",
+        field="qemu_arguments",
+        many=True,
+        may_be_empty=True,
+    ),
     Option("--help", help="show this, and exit"),
     Option("--version", help="show the version, and exit"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
-_MAY_BE_EMPTY = ("--append", "--qemu-arg")
+
+
+def default_of(name: str) -> "Any":
+    """Return what the field of an option is when the option is not given."""
+    option = _BY_NAME[name]
+    return option.read(option.default)
+
+
+# --- reading the words ---------------------------------------------------------------------------
 
 
 class Arguments(Record):
@@ -79,35 +180,47 @@ class Arguments(Record):
 
     given: dict[str, list[tuple[str, ...]]]
     root: str = ""  # empty: none was named
-    init: tuple[str, ...] = ()
+    init: tuple[str, ...] = ()  # INIT and its arguments
     command: tuple[str, ...] | None = None  # what follows `--`
 
     def has(self, name: str) -> bool:
         """Tell whether an option was given."""
         return name in self.given
 
-    def value(self, name: str, default: str = "") -> str:
-        """Return the value of an option that takes one; the last one counts."""
-        return self.given[name][-1][0] if name in self.given else default
+    def value(self, name: str) -> str:
+        """Return the value of an option, which is its default when it was not given."""
+        return self.given[name][-1][0] if name in self.given else _BY_NAME[name].default
 
     def values(self, name: str) -> tuple[str, ...]:
-        """Return all values of an option that takes one."""
-        return tuple(words[0] for words in self.given.get(name, ()))
+        """Return all values of an option that may be given more than once."""
+        return tuple(values[0] for values in self.given.get(name, ()))
+
+    def fields(self) -> "dict[str, Any]":
+        """Return the fields of Machine that were given as options. Raises HostError."""
+        given = (option for option in OPTIONS if option.field and self.has(option.name))
+        return {option.field: self._field(option) for option in given}
+
+    def _field(self, option: Option) -> "Any":
+        if not option.values:
+            return True
+        if option.many:
+            return tuple(option.read(value) for value in self.values(option.name))
+        return option.read(self.value(option.name))
 
 
 def parse(words: "Sequence[str]") -> Arguments:
-    """Take the words after the program's name apart. Raises HostError for what is no such."""
+    """Return the command line that the words after the program's name are. Raises HostError."""
     given: dict[str, list[tuple[str, ...]]] = {}
-    waiting = list(words)
-    while waiting and waiting[0].startswith("-") and waiting[0] not in ("-", "--"):
-        name, equals, first = waiting.pop(0).partition("=")
+    left = list(words)
+    while left and left[0].startswith("-") and left[0] not in ("-", "--"):
+        name, equals, first = left.pop(0).partition("=")
         option = _BY_NAME.get(name) or _unknown(name)
-        values = _values(option, [first] if equals else [], waiting)
+        values = _take_values(option, [first] if equals else [], left)
         given.setdefault(name, []).append(values)
-    if waiting[:1] == ["--"]:  # what comes next is the root, whatever it looks like
-        waiting.pop(0)
-    root, rest = (waiting[0], waiting[1:]) if waiting else ("", [])
-    if waiting and not root:
+    if left[:1] == ["--"]:  # the next word is the root, whatever it looks like
+        left.pop(0)
+    root, rest = (left[0], left[1:]) if left else ("", [])
+    if left and not root:
         raise HostError("cannot use '' as the root directory", "it is empty")
     if rest[:1] != ["--"]:
         return Arguments(given, root, tuple(rest))
@@ -116,21 +229,21 @@ def parse(words: "Sequence[str]") -> Arguments:
     return Arguments(given, root, (), tuple(rest[1:]))
 
 
-def _values(option: Option, values: list[str], waiting: list[str]) -> tuple[str, ...]:
-    """Return what an option takes: `values` came with it, the others are the next words."""
+def _take_values(option: Option, values: list[str], left: list[str]) -> tuple[str, ...]:
+    """Return an option's values: `values` came with it, the others are taken off `left`."""
     if not option.values and values:
         raise HostError(f"cannot understand {option.name}={values[0]}", "it takes no value")
     if option.optional and not values:
         return ("",)
     missing = len(option.values) - len(values)
-    if missing > len(waiting):
+    if missing > len(left):
         raise HostError(
             f"cannot understand {option.name}",
             f"write {' '.join((option.name, *option.values))}",
         )
-    taken, waiting[:missing] = waiting[:missing], []
-    if "" in (*values, *taken) and option.name not in _MAY_BE_EMPTY:
-        # Of a script's variable that is not set, likely: no reason to share the working directory.
+    taken, left[:missing] = left[:missing], []
+    if "" in (*values, *taken) and not option.may_be_empty:
+        # Probably an unset variable of a script: no reason to share the working directory.
         raise HostError(f"cannot understand {option.name}", "its value is empty")
     return (*values, *taken)
 
@@ -148,9 +261,11 @@ def _unknown(name: str) -> Option:
 
 def usage() -> str:
     """Return what --help shows."""
-    lines = [USAGE]
-    for option in OPTIONS:
-        values = " ".join(option.values)
-        syntax = f"{option.name}[={values}]" if option.optional else f"{option.name} {values}"
-        lines.append(f"  {syntax:30}  {option.help}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([USAGE, *map(_usage_line, OPTIONS)]) + "\n"
+
+
+def _usage_line(option: Option) -> str:
+    values = " ".join(option.values)
+    syntax = f"{option.name}[={values}]" if option.optional else f"{option.name} {values}"
+    default = f"; default {option.default}" if option.default not in ("", CHOICES[0]) else ""
+    return f"  {syntax:30}  {option.help}{default}"

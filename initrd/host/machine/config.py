@@ -1,51 +1,40 @@
-"""What a user can ask for: a directory to boot, and the machine to boot it in."""
+"""The machine that a user asks for: from the command line of chrootvm to `Machine`.
+
+Raises HostError for mistakes. Nothing is looked up on this machine but the terminal.
+"""
 
 import os
 
-from initrd.cmdline import Word, split
 from initrd.command import Command
 from initrd.errors import HostError
-from initrd.host.machine.cli import Arguments
-from initrd.host.qemu.accel import CHOICES
+from initrd.host.machine.cli import Arguments, default_of
 from initrd.host.system import terminal
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
+from initrd.options import BootOptions, Root, Share
 from initrd.record import Record
-from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT_TAG = "rootfs"
-OVERLAY_IN_MEMORY = "ram"
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
-_STEPS = ("debug", "quiet")  # /init says each step; the kernel, which heeds the last, is quiet
-_ONLY_HERE = ("--env", "--chdir", "--user")
-
-
-class Share(Record):
-    """A further directory for the guest."""
-
-    tag: str
-    path: str
-    destination: str = ""  # absolute path in the guest; empty: /run/mnt/TAG
-    writable: bool = True
+_FOR_COMMANDS = ("--env", "--chdir", "--user")
+# With --report: /init prints each step; the kernel, of whose words the last counts, prints little.
+_REPORT_WORDS = ("debug", "quiet")
 
 
 class Machine(Record):
-    """A virtual machine that boots a directory."""
+    """A virtual machine that boots a directory. Defaults are those of the options in `cli`."""
 
-    root: str
-    init: str = "/bin/sh"  # a bare name is looked up in the root
-    arguments: tuple[str, ...] = ()
+    root: Share
+    shares: tuple[Share, ...] = ()  # further directories
+    init: str = BootOptions.init  # a bare name is looked up in the root
+    arguments: tuple[str, ...] = ()  # of INIT
     command: Command | None = None  # to run below /init; then `init` is not looked at
-    shares: tuple[Share, ...] = ()
-    writable: bool = False  # the root, through to the host
-    overlay: str = ""  # empty: none; `ram`; or the file that keeps what is written
-    memory: int = 1 << 30  # bytes
-    cpus: int = 1
-    accel: str = "auto"
-    machine: str = ""  # value of QEMU's -machine; empty: ours
+    overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the file that keeps what is written
+    memory: int = default_of("--memory")  # bytes
+    cpus: int = default_of("--cpus")
+    accel: str = default_of("--accel")
+    machine: str = ""  # value of QEMU's -machine; empty: the architecture's
     arch: str = ""  # empty: the host's
     kernel: str = ""  # empty: the root's newest
     modules: str = ""  # empty: those of the kernel
@@ -53,46 +42,35 @@ class Machine(Record):
     init_program: str = ""  # the `/init` of the image; empty: the one that was built or installed
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
-    debug: bool = False  # /init says every step
-    quiet: bool = True  # the kernel says nothing unless something is wrong
+    debug: bool = False  # /init prints every step
+    quiet: bool = True  # the kernel prints nothing unless something is wrong
     qemu: str = ""
     virtiofsd: str = ""
     qemu_arguments: tuple[str, ...] = ()
 
 
-def parse_machine(arguments: Arguments) -> Machine:
-    """Return the machine that was asked for."""
+def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:
+    """Return the machine that was asked for, with the command to run in it if there is one."""
     if not arguments.root:
         raise HostError("no directory to boot", "ROOTFS is missing", "chrootvm --help")
-    init = arguments.init or ("/bin/sh",)
-    return Machine(
-        root=arguments.root,
+    init = arguments.init or (BootOptions.init,)
+    shows_console = arguments.has("--verbose") and arguments.command is not None
+    machine = Machine(
+        root=Share(Root.source, source=arguments.root, writable=arguments.has("--rw")),
+        shares=parse_shares(arguments),
         init=init[0],
         arguments=init[1:],
-        shares=parse_shares(arguments),
-        writable=arguments.has("--rw"),
-        overlay=_overlay(arguments),
-        memory=parse_size(arguments.value("--memory", "1G")),
-        cpus=parse_count(arguments.value("--cpus", "1")),
-        accel=_accel(arguments.value("--accel", CHOICES[0])),
-        machine=arguments.value("--machine"),
-        arch=arguments.value("--arch"),
-        kernel=arguments.value("--kernel"),
-        modules=arguments.value("--modules"),
-        module=arguments.values("--module"),
-        init_program=arguments.value("--init"),
-        append=(*_append(arguments), *(_STEPS if arguments.has("--report") else ())),
-        network=arguments.has("--net"),
-        debug=arguments.has("--debug"),
-        quiet=not (arguments.has("--debug") or _watches(arguments)),
-        qemu=arguments.value("--qemu"),
-        virtiofsd=arguments.value("--virtiofsd"),
-        qemu_arguments=arguments.values("--qemu-arg"),
+        command=command,
+        quiet=not (arguments.has("--debug") or shows_console),
+        **arguments.fields(),
     )
+    if arguments.has("--report"):
+        machine = machine.replace(append=(*machine.append, *_REPORT_WORDS))
+    return machine
 
 
 def parse_shares(arguments: Arguments) -> tuple[Share, ...]:
-    """Return the further directories."""
+    """Return the directories of --mount and --mount-ro."""
     writable = (parse_share(*words, writable=True) for words in arguments.given.get("--mount", ()))
     readonly = (
         parse_share(*words, writable=False) for words in arguments.given.get("--mount-ro", ())
@@ -100,105 +78,46 @@ def parse_shares(arguments: Arguments) -> tuple[Share, ...]:
     return (*writable, *readonly)
 
 
-def parse_share(tag: str, where: str, *, writable: bool) -> Share:
+def parse_share(tag: str, text: str, *, writable: bool) -> Share:
     """Return the share for TAG and PATH[:DEST].
 
-    DEST is absolute, so a colon that no slash follows belongs to PATH; and when there is a
-    directory of the whole name, that is what is meant.
+    DEST is absolute, so a colon that no slash follows belongs to PATH. Where there is a directory
+    of the whole name, PATH is all of it.
     """
     if ":" in tag:
         raise HostError(f"cannot use {tag!r} as a tag", "it has a colon")
-    path, colon, destination = where.rpartition(":/")
-    if not colon or not path or os.path.isdir(where):
-        return Share(tag, where, writable=writable)
-    return Share(tag, path, f"/{destination}", writable=writable)
-
-
-def parse_size(text: str) -> int:
-    """Return the number of bytes that `512M` or `2G` is."""
-    number, unit = parse_natural(text[:-1]), text[-1:].upper()
-    if not number or unit not in _UNITS:
-        raise HostError(f"cannot use {text!r} as a size", "write 512M or 2G")
-    return number << _UNITS[unit]
-
-
-def parse_count(text: str) -> int:
-    """Return a number of at least one."""
-    number = parse_natural(text)
-    if not number:
-        raise HostError(f"cannot use {text!r} as a number of processors", "write 1 or more")
-    return number
-
-
-def parse_seconds(text: str) -> float:
-    """Return a number of seconds."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise HostError(f"cannot use {text!r} as a time", "write a number of seconds")
-    return seconds
-
-
-def _append(arguments: Arguments) -> tuple[str, ...]:
-    """Return what is added to the kernel command line: whole words, and no end of it."""
-    mark = Word("end")
-    for text in arguments.values("--append"):
-        words = split(f"{text} {mark}")
-        if words[-1:] != [mark]:
-            why = "all that follows on the kernel command line would be lost"
-            hint = "leave out --, and close each quote"
-            raise HostError(f"cannot use --append {text}", why, hint)
-        if any(word.key == "init" for word in words):
-            raise HostError(f"cannot use --append {text}", "what to run is named after ROOTFS")
-    return arguments.values("--append")
-
-
-def _accel(text: str) -> str:
-    if text not in CHOICES:
-        raise HostError(f"cannot use {text!r} as the accelerator", f"one of {', '.join(CHOICES)}")
-    return text
-
-
-def _watches(arguments: Arguments) -> bool:
-    """Tell whether the console is for reading, and not a command's terminal."""
-    return arguments.has("--verbose") and arguments.command is not None
-
-
-def _overlay(arguments: Arguments) -> str:
-    if not arguments.has("--overlay"):
-        return ""
-    path = arguments.value("--overlay")
-    return os.path.abspath(path) if path else OVERLAY_IN_MEMORY
+    source, colon, destination = text.rpartition(":/")
+    if not colon or not source or os.path.isdir(text):
+        return Share(tag, writable=writable, source=text)
+    return Share(tag, f"/{destination}", writable, source)
 
 
 def parse_command(
     arguments: Arguments, environment: "Mapping[str, str]", tty: tuple[int, ...]
 ) -> Command | None:
-    """Return the command that was asked for; None: there is none, but an init.
+    """Return the command that was asked for; None: an INIT was.
 
     `tty`: which of its descriptors shall be a terminal.
     """
     if arguments.command is None:
-        for name in _ONLY_HERE:
+        for name in _FOR_COMMANDS:
             if arguments.has(name):
                 raise HostError(f"cannot use {name}", "there is no -- COMMAND that it is for")
         return None
-    kind = [f"TERM={environment['TERM']}"] if tty and "TERM" in environment else []
+    term = [f"TERM={environment['TERM']}"] if tty and "TERM" in environment else []
     given = [parse_variable(word, environment) for word in arguments.values("--env")]
     return Command(
         argv=tuple(map(os.fsencode, arguments.command)),
-        environ=tuple(os.fsencode(word) for word in (*kind, *given) if word),
-        cwd=os.fsencode(arguments.value("--chdir", "/")),
+        environ=tuple(os.fsencode(word) for word in (*term, *given) if word),
+        cwd=os.fsencode(arguments.value("--chdir")),
         user=os.fsencode(arguments.value("--user")),
         tty=tty,
-        size=terminal.size(STDOUT) if tty else (24, 80),
+        size=terminal.size(STDOUT) if tty else Command.size,
     )
 
 
 def parse_variable(word: str, environment: "Mapping[str, str]") -> str:
-    """Return NAME=VALUE for --env; a NAME alone has the value that it has here, if any."""
+    """Return NAME=VALUE for --env. A NAME alone has its value here; empty where it has none."""
     name, equals, _ = word.partition("=")
     if not name:
         raise HostError(f"cannot set {word!r}", "there is no name before the =")
@@ -210,8 +129,8 @@ def parse_variable(word: str, environment: "Mapping[str, str]") -> str:
 def command_terminals() -> tuple[int, ...]:
     """Return which of COMMAND's descriptors shall be a terminal.
 
-    Input and output must both be one here, or what is typed and what is shown would not meet; and
-    we must not be in the background, where the terminal is somebody else's.
+    Input and output must both be one here, or the terminal would not show what is typed. This
+    process must be in the foreground: in the background the terminal belongs to another job.
     """
     if not terminal.is_terminal(STDIN, STDOUT) or not terminal.in_foreground(STDIN):
         return ()

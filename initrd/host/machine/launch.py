@@ -1,18 +1,18 @@
-"""From what a user asks for to what is started: finds the files, makes the image, decides.
+"""From the machine that a user asks for to what is started: the files, the image, the commands.
 
-Nothing is left by it but an entry in the cache, and one open descriptor: the image.
+A launch leaves nothing behind but entries in the cache, and the open files of its QEMU set-up.
 """
 
 import os
 from functools import partial
-from shlex import join
 
 from initrd.cmdline import render
+from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.image import modules
-from initrd.host.image.build import COMMAND_PORTS, BootImage, open_boot_image
+from initrd.host.image.build import COMMAND_PORTS, open_boot_image
 from initrd.host.machine import locate
-from initrd.host.machine.config import OVERLAY_IN_MEMORY, ROOT_TAG, Machine
+from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import (
     Kernel,
     check_readable,
@@ -23,17 +23,19 @@ from initrd.host.machine.rootfs import (
 from initrd.host.qemu import argv
 from initrd.host.qemu.accel import choose_accelerator, why_no_kvm
 from initrd.host.qemu.arch import Arch, find_arch
-from initrd.host.qemu.argv import Boot, Console, Disk, Filesystem, Hardware, Setup
-from initrd.host.qemu.pvh import PvhKernel, find_pvh_kernel
+from initrd.host.qemu.argv import Connections, Hardware, Setup
+from initrd.host.qemu.pvh import find_pvh_kernel
+from initrd.host.system.files import OpenFile
 from initrd.host.virtiofsd import program
-from initrd.host.virtiofsd.program import Directory, Virtiofsd, identify
-from initrd.options import BootOptions, CmdlineError, Root, Share
+from initrd.host.virtiofsd.program import Virtiofsd, identify
+from initrd.options import OVERLAY_IN_MEMORY, BootOptions, CmdlineError, Root, Share
 from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_CANNOT_WRITE = "cannot write the kernel command line"
 _WITHOUT_LIMITS = "chrootvm ROOTFS -- COMMAND, which does not use the kernel's command line"
 _KERNEL_WORDS = (
     "panic=-1",  # a panic ends the machine, instead of standing still for ever
@@ -44,38 +46,11 @@ _KERNEL_WORDS = (
 class Launch(Record):
     """Everything that is needed to start a machine."""
 
-    qemu: str
+    setup: Setup  # of QEMU; its shares have absolute paths, the root first
     virtiofsd: Virtiofsd
-    hardware: Hardware
-    kernel: str
-    image: BootImage
-    cmdline: str
-    directories: tuple[tuple[str, Directory], ...] = ()  # by tag
-    disks: tuple[str, ...] = ()
-    ports: tuple[str, ...] = ()  # the names of a command's
+    kernel: str  # path of the image; what QEMU starts may be the uncompressed kernel in it
+    command: Command | None = None  # to run below /init; None: INIT is PID 1
     logs: str = ""  # the directory in which the console of a failed boot is kept
-    network: bool = False
-    extra: tuple[str, ...] = ()
-    direct: PvhKernel = PvhKernel()
-
-    def files(self) -> tuple[int, ...]:
-        """Return the descriptors that QEMU inherits, and that are to be closed afterwards."""
-        return tuple(fd for fd in (self.image.descriptor, self.direct.elf) if fd >= 0)
-
-    def setup(
-        self, console: Console, shares: tuple[Filesystem, ...], initrd: str, kernel: str = ""
-    ) -> Setup:
-        """Return what QEMU is told, with these connections and the files at these paths."""
-        return Setup(
-            program=self.qemu,
-            hardware=self.hardware,
-            boot=Boot(kernel or self.kernel, initrd, self.cmdline, firmware=self.direct.firmware),
-            console=console,
-            filesystems=shares,
-            disks=tuple(Disk(path) for path in self.disks),
-            network=self.network,
-            extra=self.extra,
-        )
 
 
 def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
@@ -88,36 +63,39 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     accelerator = choose_accelerator(machine.accel, arch, partial(why_no_kvm, cache))
     cmdline = command_line(machine, arch, accelerator)
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
-    return Launch(
-        qemu=qemu,
-        virtiofsd=identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache),
+    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
+    initrd = open_boot_image(
+        locate.find_init(machine.init_program, environment),
+        kernel.modules,
+        module_requirements(machine, cmdline),
+        machine.command,
+        cache,
+    )
+    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache)
+    setup = Setup(
+        program=qemu,
         hardware=hardware,
-        kernel=kernel.image,
-        image=open_boot_image(
-            locate.find_init(machine.init_program, environment),
-            kernel.modules,
-            module_requirements(machine, cmdline),
-            machine.command,
-            cache,
-        ),
+        kernel=vmlinux.file if vmlinux else OpenFile(kernel.image),
+        initrd=initrd,
         cmdline=cmdline,
-        directories=directories(machine),
-        disks=_disks(machine),
+        firmware=vmlinux.firmware if vmlinux else "",
+        shares=all_shares(machine),
         ports=machine.command.ports if machine.command else (),
-        logs=os.path.join(locate.state_directory(environment), "failed-boots"),
+        disks=_disks(machine),
         network=machine.network,
         extra=machine.qemu_arguments,
-        direct=find_pvh_kernel(hardware, kernel.image, qemu, cache),
     )
+    logs = os.path.join(locate.state_directory(environment), "failed-boots")
+    return Launch(setup, virtiofsd, kernel.image, machine.command, logs)
 
 
 def check_machine(machine: Machine) -> None:
-    """Raise HostError for wishes that contradict each other or cannot be understood."""
-    tags = [ROOT_TAG, *(share.tag for share in machine.shares)]
-    for share in machine.shares:
-        if tags.count(share.tag) > 1:
-            raise HostError(f"cannot share two directories as {share.tag}", "a tag is for one")
-    if machine.writable and machine.overlay:
+    """Raise HostError for options that contradict each other."""
+    tags = [share.tag for share in (machine.root, *machine.shares)]
+    for tag in tags:
+        if tags.count(tag) > 1:
+            raise HostError(f"cannot share two directories as {tag}", "a tag is for one")
+    if machine.root.writable and machine.overlay:
         raise HostError(
             "cannot make the root writable twice",
             "--rw writes through to the host, --overlay keeps that from happening",
@@ -125,53 +103,53 @@ def check_machine(machine: Machine) -> None:
         )
 
 
-def directories(machine: Machine) -> tuple[tuple[str, Directory], ...]:
-    """Return what is shared, by tag: the root first."""
-    root = Directory(os.path.realpath(machine.root), machine.writable)
-    shares = (
-        (share.tag, Directory(os.path.realpath(share.path), share.writable))
-        for share in machine.shares
+def all_shares(machine: Machine) -> tuple[Share, ...]:
+    """Return what virtiofsd serves, by absolute path: the root first."""
+    return tuple(
+        share.replace(source=os.path.realpath(share.source))
+        for share in (machine.root, *machine.shares)
     )
-    return ((ROOT_TAG, root), *shares)
 
 
 def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
     """Return the kernel command line. Raises HostError for what none can hold."""
-    overlay = machine.overlay
     options = BootOptions(
-        root=Root(source=ROOT_TAG, writable=machine.writable),
-        shares=tuple(
-            Share(share.tag, share.destination, share.writable) for share in machine.shares
-        ),
-        init=locate.find_target(machine.root, machine.init),
+        root=Root(source=machine.root.tag, writable=machine.root.writable),
+        shares=machine.shares,
+        init=locate.find_target(machine.root.source, machine.init),
         debug=machine.debug,
-        overlay=overlay if overlay in ("", OVERLAY_IN_MEMORY) else "vda",
+        overlay="vda" if _disks(machine) else machine.overlay,
         ip=("dhcp",) if machine.network else (),
     )
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
         why = "the kernel does not hand the argument -- to init"
-        raise HostError("cannot write the kernel command line", why, _WITHOUT_LIMITS)
+        raise HostError(_CANNOT_WRITE, why, _WITHOUT_LIMITS)
     emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
     words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_words(emulated=emulated)]
     words += ["quiet"] if machine.quiet else []
     try:
         text = " ".join([*words, *machine.append, render(options, machine.arguments)])
     except CmdlineError as error:
-        raise HostError("cannot write the kernel command line", str(error)) from error
+        raise HostError(_CANNOT_WRITE, str(error)) from error
+    _check_length(text, arch)
+    return text
+
+
+def _check_length(text: str, arch: Arch) -> None:
     size = len(text.encode(errors="surrogateescape"))
     if size > arch.longest_cmdline:
         raise HostError(
-            "cannot write the kernel command line",
+            _CANNOT_WRITE,
             f"it has {size} bytes, and {arch.name} kernels read {arch.longest_cmdline}",
             f"fewer or shorter arguments, or {_WITHOUT_LIMITS}",
         )
-    return text
 
 
 def select_kernel(machine: Machine) -> Kernel:
     """Return the kernel to boot, and its modules. Raises HostError."""
+    root = machine.root.source
     if not machine.kernel:
-        found = find_kernel(machine.root)
+        found = find_kernel(root)
         check_readable(found.image)
         return found.replace(modules=machine.modules) if machine.modules else found
     image = os.path.abspath(machine.kernel)
@@ -179,7 +157,7 @@ def select_kernel(machine: Machine) -> Kernel:
         raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
     check_readable(image)
     release = release_of(image)
-    return Kernel(release, image, machine.modules or module_directory(machine.root, release))
+    return Kernel(release, image, machine.modules or module_directory(root, release))
 
 
 def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
@@ -189,10 +167,10 @@ def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") ->
 
 
 def module_requirements(machine: Machine, cmdline: str) -> tuple[modules.Requirement, ...]:
-    """Return what the kernel's modules are needed for. Raises HostError."""
+    """Return what the boot needs the kernel's modules for. Raises HostError."""
     try:
         booting = modules.requirements_of_cmdline(cmdline)
-    except CmdlineError as error:  # in what the user has added
+    except CmdlineError as error:  # in what --append has added
         raise HostError("cannot use the kernel command line", str(error)) from error
     asked = tuple(modules.module_requirement(name) for name in machine.module)
     return (*booting, *asked, *((COMMAND_PORTS,) if machine.command else ()))
@@ -205,26 +183,32 @@ def _disks(machine: Machine) -> tuple[str, ...]:
 
 
 def format_commands(launch: Launch) -> str:
-    """Return one line for each program: virtiofsd first, they run beside QEMU."""
+    """Return the commands that start the machine, quoted for a shell, a line for each program.
+
+    What is an inherited descriptor when they are started here is a socket in the current directory
+    there, and the console is the terminal. virtiofsd comes first: it runs beside QEMU.
+    """
+    from shlex import join  # noqa: PLC0415 - only when the commands are shown
+
     lines = []
-    for tag, directory in launch.directories:
-        source = directory.path
-        words = program.command(launch.virtiofsd, directory, f"--socket-path={tag}.sock", source)
-        if launch.virtiofsd.family == "c" and not directory.writable:
-            lines.append(f"# in a mount namespace of its own, with {source} read-only:")
+    for share in launch.setup.shares:
+        socket = f"--socket-path={share.tag}.sock"
+        words = program.command(launch.virtiofsd, share, socket, share.source)
+        if launch.virtiofsd.family == "c" and not share.writable:
+            lines.append(f"# in a mount namespace of its own, with {share.source} read-only:")
         lines.append(f"{join(words)} &")
-    if launch.ports:
+    if launch.setup.ports:
         lines.append("# with COMMAND in a small archive behind the image:")
-    return "\n".join([*lines, join(_qemu(launch))])
+    return "\n".join([*lines, join(_qemu_by_path(launch.setup))])
 
 
-def _qemu(launch: Launch) -> tuple[str, ...]:
-    shares = (argv.Filesystem(tag, argv.path(f"{tag}.sock")) for tag, _ in launch.directories)
-    console = argv.Console("stdio,signal=off", menu=True)
-    setup = launch.setup(
-        console, tuple(shares), initrd=launch.image.path, kernel=launch.direct.path
+def _qemu_by_path(setup: Setup) -> tuple[str, ...]:
+    """Return QEMU's command with paths in place of all descriptors."""
+    ports = (f"{argv.path_stream(f'{name}.sock')},server=on,wait=off" for name in setup.ports)
+    connections = Connections(
+        console="stdio,signal=off",
+        shares=tuple(argv.path_stream(f"{share.tag}.sock") for share in setup.shares),
+        ports=tuple(ports),
+        menu=True,
     )
-    ports = (
-        argv.Port(name, f"{argv.path(f'{name}.sock')},server=on,wait=off") for name in launch.ports
-    )
-    return argv.command(setup.replace(ports=tuple(ports)))
+    return argv.command(setup.by_path(), connections)

@@ -1,4 +1,4 @@
-"""Where things are: the programs of this machine, `/init`, the cache, a target in a root."""
+"""Paths: of programs on this machine, of `/init`, of the cache, and of a program in a root."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Where distributions put virtiofsd, the newer one first: none of these is on a user's path.
+# Where distributions install virtiofsd, the one in Rust first; none is on a user's PATH.
 VIRTIOFSD_PLACES = (
     "/usr/libexec/virtiofsd",
     "/usr/lib/virtiofsd",
@@ -88,19 +88,19 @@ def find_target(root: str, init: str) -> str:
 def is_in_guest(machine: Machine, path: str) -> bool:
     """Tell whether the guest has a program at an absolute path, in its root or in a share."""
     for share in machine.shares:
-        top = share.destination or f"/run/mnt/{share.tag}"
-        if path.startswith(f"{top}/"):
-            return _is_program(resolve_in_root(share.path, path.removeprefix(top)))
-    return _is_program(resolve_in_root(machine.root, path))
+        if path.startswith(f"{share.target}/"):
+            inside = path.removeprefix(share.target)
+            return _is_program(resolve_in_root(share.source, inside))
+    return _is_program(resolve_in_root(machine.root.source, path))
 
 
 def cache_directory(environment: "Mapping[str, str]") -> str:
-    """Return our directory for what can be made again; it need not exist."""
+    """Return the directory of our cache, XDG_CACHE_HOME/initrd; it need not exist."""
     return _own_directory(environment, "XDG_CACHE_HOME", ".cache")
 
 
 def state_directory(environment: "Mapping[str, str]") -> str:
-    """Return our directory for what has happened; it need not exist."""
+    """Return the directory of our logs, XDG_STATE_HOME/initrd; it need not exist."""
     return _own_directory(environment, "XDG_STATE_HOME", ".local/state")
 
 

@@ -1,105 +1,74 @@
-"""QEMU's command line: what the machine is, in; a list of words, out. Pure.
+"""QEMU's command line: the machine and its connections in, a list of words out. Pure.
 
-One function for each group of options. The machine is lean: what no guest of ours uses is off,
-because firmware and kernel spend time on every device. A `stream` is what a -chardev connects to:
-`descriptor(N)`, `path(FILE)`, or the words of QEMU's manual.
+One function for each group of options. Devices that no guest of ours uses are off, because firmware
+and kernel spend time on every device. A `stream` is what a -chardev connects to: `fd_stream(N)`,
+`path_stream(FILE)`, or the words of QEMU's manual.
 
 Source: qemu-system(1), `qemu-system-x86_64 -device help`.
 """
 
 from initrd.host.qemu.arch import Arch
+from initrd.host.system.files import OpenFile
+from initrd.options import Share
 from initrd.record import Record
 
 _FIRST_SLOT, _FUNCTIONS = 2, 8  # of PCI bus 0; slot 0 is the host bridge, 1 is left for a display
 
 
 class Hardware(Record):
-    """The machine itself."""
+    """Processors and memory."""
 
     arch: Arch
-    accelerator: str = "tcg"
-    memory: int = 1 << 30  # bytes
-    cpus: int = 1
+    accelerator: str  # `kvm` or `tcg`
+    memory: int  # bytes
+    cpus: int
     machine: str = ""  # value of -machine; empty: the architecture's
 
 
-class Boot(Record):
-    """What the machine starts."""
-
-    kernel: str
-    initrd: str
-    cmdline: str
-    firmware: str = ""  # a file; empty: QEMU's own
-
-
-class Filesystem(Record):
-    """A virtiofs share: its tag, and what is connected to virtiofsd."""
-
-    tag: str
-    stream: str
-
-
-class Console(Record):
-    """The first serial port."""
-
-    stream: str
-    menu: bool = False  # Ctrl-A is QEMU's: X ends it, C is its monitor
-
-
-class Port(Record):
-    """A virtio-serial port, by its name in the guest."""
-
-    name: str
-    stream: str
-
-
-class Disk(Record):
-    """A raw disk image; the guest sees the first one as /dev/vda."""
-
-    path: str
-
-
 class Setup(Record):
-    """Everything that QEMU is told."""
+    """A machine: everything on its command line but its connections."""
 
     program: str
     hardware: Hardware
-    boot: Boot
-    console: Console
-    filesystems: tuple[Filesystem, ...] = ()
-    ports: tuple[Port, ...] = ()
-    disks: tuple[Disk, ...] = ()
+    kernel: OpenFile
+    initrd: OpenFile
+    cmdline: str
+    firmware: str = ""  # path of a file; empty: QEMU's default
+    shares: tuple[Share, ...] = ()
+    ports: tuple[str, ...] = ()  # names of virtio-serial ports
+    disks: tuple[str, ...] = ()  # paths of raw images; the guest sees the first as /dev/vda
     network: bool = False
-    monitor: str = ""  # a stream that speaks QMP
-    extra: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()  # further words of the command line
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that QEMU inherits; the caller closes them when QEMU has them."""
+        return tuple(file.descriptor for file in (self.kernel, self.initrd) if file.is_open)
+
+    def by_path(self) -> "Setup":
+        """Return the same machine with its files named by path, as a person would start it."""
+        kernel, initrd = self.kernel.replace(descriptor=-1), self.initrd.replace(descriptor=-1)
+        return self.replace(kernel=kernel, initrd=initrd)
 
 
-def descriptor(number: int) -> str:
+class Connections(Record):
+    """The streams that a machine's character devices are connected to."""
+
+    console: str
+    shares: tuple[str, ...] = ()  # to virtiofsd, in the order of Setup.shares
+    ports: tuple[str, ...] = ()  # in the order of Setup.ports
+    monitor: str = ""  # for QMP; empty: none
+    menu: bool = False  # Ctrl-A on the console is QEMU's: X ends the machine, C is the monitor
+
+
+def fd_stream(number: int) -> str:
     """Return the stream that is a socket which QEMU inherits."""
     return f"socket,fd={number}"
 
 
-def path(name: str) -> str:
-    """Return the stream that is the socket at this path, on which somebody listens."""
+def path_stream(name: str) -> str:
+    """Return the stream that is a listening socket at this path."""
     return f"socket,path={escape(name)}"
-
-
-def command(setup: Setup) -> tuple[str, ...]:
-    """Return the command that runs the machine."""
-    slots = _Slots(setup.hardware.arch.transport)
-    return (
-        setup.program,
-        *_basics(),
-        *_machine(setup.hardware),
-        *_boot(setup.boot),
-        *_console(setup.console),
-        *(word for share in enumerate(setup.filesystems) for word in _filesystem(*share, slots)),
-        *_ports(setup.ports, slots),
-        *(word for disk in enumerate(setup.disks) for word in _disk(*disk, slots)),
-        *(_network(slots) if setup.network else ()),
-        *(_monitor(setup.monitor) if setup.monitor else ()),
-        *setup.extra,
-    )
 
 
 def escape(value: str) -> str:
@@ -107,8 +76,26 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
+def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
+    """Return the command that runs the machine."""
+    slots = _Slots(setup.hardware.arch.transport)
+    return (
+        setup.program,
+        *_basics(),
+        *_machine(setup.hardware),
+        *_boot(setup),
+        *_console(connections),
+        *_shares(setup.shares, connections.shares, slots),
+        *_ports(setup.ports, connections.ports, slots),
+        *(word for disk in enumerate(setup.disks) for word in _disk(*disk, slots)),
+        *(_network(slots) if setup.network else ()),
+        *(_monitor(connections.monitor) if connections.monitor else ()),
+        *setup.extra,
+    )
+
+
 class _Slots:
-    """Hands out devices' names and their places on PCI bus 0: eight to a slot, 240 in all."""
+    """Assigns devices to functions of PCI bus 0: eight functions a slot, 240 in all."""
 
     def __init__(self, transport: str) -> None:
         self._transport = transport
@@ -142,9 +129,10 @@ def _machine(hardware: Hardware) -> tuple[str, ...]:
     )
 
 
-def _boot(boot: Boot) -> tuple[str, ...]:
-    firmware = ("-bios", boot.firmware) if boot.firmware else ()
-    return (*firmware, "-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.cmdline)
+def _boot(setup: Setup) -> tuple[str, ...]:
+    firmware = ("-bios", setup.firmware) if setup.firmware else ()
+    kernel, initrd = setup.kernel.inherited_path, setup.initrd.inherited_path
+    return (*firmware, "-kernel", kernel, "-initrd", initrd, "-append", setup.cmdline)
 
 
 def _chardev(name: str, stream: str, options: str = "") -> tuple[str, str]:
@@ -152,32 +140,35 @@ def _chardev(name: str, stream: str, options: str = "") -> tuple[str, str]:
     return ("-chardev", f"{backend},id={name}{comma}{rest}{options}")
 
 
-def _console(console: Console) -> tuple[str, ...]:
+def _console(connections: Connections) -> tuple[str, ...]:
     serial = ("-serial", "chardev:console")
-    if not console.menu:
-        return (*_chardev("console", console.stream), *serial)
+    if not connections.menu:
+        return (*_chardev("console", connections.console), *serial)
     menu = ("-mon", "chardev=console,mode=readline")
-    return (*_chardev("console", console.stream, ",mux=on"), *serial, *menu)
+    return (*_chardev("console", connections.console, ",mux=on"), *serial, *menu)
 
 
-def _filesystem(number: int, share: Filesystem, slots: _Slots) -> tuple[str, ...]:
-    name = f"share{number}"
-    device = f"{slots.device('vhost-user-fs')},chardev={name},tag={escape(share.tag)}"
-    return (*_chardev(name, share.stream), "-device", device)
+def _shares(shares: tuple[Share, ...], streams: tuple[str, ...], slots: _Slots) -> tuple[str, ...]:
+    words: tuple[str, ...] = ()
+    for number, (share, stream) in enumerate(zip(shares, streams, strict=True)):
+        name = f"share{number}"
+        device = f"{slots.device('vhost-user-fs')},chardev={name},tag={escape(share.tag)}"
+        words += (*_chardev(name, stream), "-device", device)
+    return words
 
 
-def _ports(ports: tuple[Port, ...], slots: _Slots) -> tuple[str, ...]:
-    if not ports:
+def _ports(names: tuple[str, ...], streams: tuple[str, ...], slots: _Slots) -> tuple[str, ...]:
+    if not names:
         return ()
-    words = ["-device", f"{slots.device('virtio-serial')},max_ports={len(ports) + 1}"]
-    for number, port in enumerate(ports, 1):  # port 0 is kept for a console
-        words += _chardev(port.name, port.stream)
-        words += ["-device", f"virtserialport,nr={number},chardev={port.name},name={port.name}"]
+    words = ["-device", f"{slots.device('virtio-serial')},max_ports={len(names) + 1}"]
+    for number, (name, stream) in enumerate(zip(names, streams, strict=True), 1):
+        words += _chardev(name, stream)  # port 0 is kept for a console
+        words += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
     return tuple(words)
 
 
-def _disk(number: int, disk: Disk, slots: _Slots) -> tuple[str, ...]:
-    drive = f"if=none,id=disk{number},format=raw,discard=unmap,file={escape(disk.path)}"
+def _disk(number: int, path: str, slots: _Slots) -> tuple[str, ...]:
+    drive = f"if=none,id=disk{number},format=raw,discard=unmap,file={escape(path)}"
     return ("-drive", drive, "-device", f"{slots.device('virtio-blk')},drive=disk{number}")
 
 

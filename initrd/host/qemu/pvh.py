@@ -12,7 +12,7 @@ import os
 import struct
 
 from initrd.errors import HostError
-from initrd.host.system.files import CacheEntry, open_cached
+from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -105,23 +105,21 @@ def _notes(elf: bytes) -> "Iterator[tuple[str, int]]":
 
 
 class PvhKernel(Record):
-    """What to start instead of the kernel's image, and with which firmware."""
+    """What QEMU starts instead of the kernel's image, and with which firmware."""
 
-    elf: int = -1  # a descriptor of the uncompressed kernel; -1: the image is what boots
-    path: str = ""  # the same in the cache
-    firmware: str = ""  # empty: QEMU's own
+    file: OpenFile  # the uncompressed kernel
+    firmware: str = ""  # path of a file; empty: QEMU's default
 
 
-def find_pvh_kernel(hardware: "Hardware", kernel: str, qemu: str, cache: str) -> PvhKernel:
-    """Return how to start the image `kernel` directly; an empty Direct where that is not done."""
+def find_pvh_kernel(hardware: "Hardware", kernel: str, qemu: str, cache: str) -> PvhKernel | None:
+    """Return how to start the image `kernel` by its PVH entry; None: QEMU starts the image."""
     if hardware.accelerator != "tcg" or not hardware.arch.firmware or hardware.machine:
-        return PvhKernel()
+        return None
     elf = open_vmlinux(kernel, cache)
     if elf < 0:
-        return PvhKernel()
-    path = os.readlink(f"/proc/self/fd/{elf}")
-    known = path if os.path.exists(path) else NAMELESS
-    return PvhKernel(elf, known, find_firmware(hardware.arch.firmware, qemu))
+        return None
+    file = name_open_file(elf, NAMELESS)
+    return PvhKernel(file, find_firmware(hardware.arch.firmware, qemu))
 
 
 def find_firmware(name: str, qemu: str) -> str:

@@ -28,7 +28,7 @@ def report_at_end(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timelin
     for file in files:
         check_writable(file)
     timeline = Timeline(age=process_age())
-    timeline.mark(PHASE_START)
+    timeline.phase_started(PHASE_START)
     try:
         yield timeline
     finally:
@@ -42,13 +42,13 @@ def facts(launch: "Launch") -> dict[str, str]:
     """Return what was booted with what."""
     return {
         "chrootvm": __version__,
-        "qemu": version_of(launch.qemu),
+        "qemu": version_of(launch.setup.program),
         "virtiofsd": version_of(launch.virtiofsd.program),
-        "accelerator": launch.hardware.accelerator,
-        "architecture": launch.hardware.arch.name,
+        "accelerator": launch.setup.hardware.accelerator,
+        "architecture": launch.setup.hardware.arch.name,
         "kernel": launch.kernel,
-        "started": "uncompressed" if launch.direct.elf >= 0 else "as it is",
-        "root": launch.directories[0][1].path,
+        "started": "uncompressed" if launch.setup.kernel.is_open else "as it is",
+        "root": launch.setup.shares[0].source,
     }
 
 

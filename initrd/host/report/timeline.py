@@ -62,11 +62,11 @@ class Timeline(BootObserver):
         self._delays: list[float] = []  # milliseconds from the guest's clock to ours
         self._line = b""
 
-    def mark(self, name: str) -> None:
+    def phase_started(self, name: str) -> None:
         """Something begins: what came before is over."""
         self._marks.append((name, self._elapsed()))
 
-    def see(self, data: bytes) -> None:
+    def console_printed(self, data: bytes) -> None:
         """Find the steps of /init in what the guest prints."""
         lines, newline, rest = (self._line + data).rpartition(b"\n")
         self._line = rest

@@ -230,3 +230,26 @@ def resolve_in_root(root: str, path: str) -> str:
         return ""
     except OSError as error:
         raise HostError(f"cannot follow {path} in {root}", reason(error)) from error
+
+
+class OpenFile(Record):
+    """A file that a program started here reads: by its path, or by a descriptor that it inherits."""
+
+    path: str
+    descriptor: int = -1  # -1: the program opens the path itself
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a descriptor of it."""
+        return self.descriptor >= 0
+
+    @property
+    def inherited_path(self) -> str:
+        """The path by which a program finds the file that has inherited the descriptor."""
+        return f"/proc/self/fd/{self.descriptor}" if self.is_open else self.path
+
+
+def name_open_file(descriptor: int, nameless: str) -> OpenFile:
+    """Return the file that is open as `descriptor`; `nameless` stands in for a path it lacks."""
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    return OpenFile(path if os.path.exists(path) else nameless, descriptor)

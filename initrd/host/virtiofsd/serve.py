@@ -1,4 +1,4 @@
-"""Serves one directory: the virtiofsd for it, and the connection to that which QEMU is given."""
+"""A virtiofsd process for one share, and the connection to it that QEMU is given."""
 
 import os
 import socket
@@ -9,67 +9,69 @@ from initrd.host.system.process import Process
 from initrd.host.system.stream import StderrPipe
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
+from initrd.options import Share
+from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
     from typing import Self
 
 
-class ServedShare:
-    """A directory that is being served."""
+class Server(Record):
+    """A running virtiofsd."""
 
-    def __init__(self, tag: str, connection: "socket.socket", process: Process) -> None:
-        self.tag = tag
-        self.connection = connection  # QEMU's end; to be closed here when QEMU has it
-        self.process = process
+    process: Process
+    connection: socket.socket  # QEMU's end; closed by the caller once QEMU has inherited it
 
 
 @contextmanager
-def serve_share(
-    dialect: Virtiofsd, tag: str, directory: program.Directory, words: StderrPipe
-) -> "Iterator[ServedShare]":
-    """Serve `directory` as long as the `with` lasts."""
-    with ConnectedListener() as meeting, _opened(directory.path) as top:
-        command = program.serve(dialect, directory, meeting.listener.fileno(), top)
-        with Process(command, words.writer) as process:
-            meeting.listener.close()
-            yield ServedShare(tag, meeting.connection, process)
+def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iterator[Server]":
+    """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
+    with ConnectedListener() as sockets, _opened(share.source) as directory:
+        command = program.serve(virtiofsd, share, sockets.listener.fileno(), directory)
+        with Process(command, stderr.writer) as process:
+            sockets.listener.close()
+            yield Server(process, sockets.connection)
 
 
 @contextmanager
 def _opened(path: str) -> "Iterator[int]":
     try:
-        top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"cannot share {path}", reason(error)) from error
     try:
-        yield top
+        yield directory
     finally:
-        os.close(top)
+        os.close(directory)
 
 
 class ConnectedListener:
-    """A listening unix socket with exactly one connection waiting in it."""
+    """A listening unix socket with exactly one connection waiting in it.
+
+    For two programs that are started at the same time: the server inherits the listener, the client
+    the connection. The socket's name is removed at once, so nothing polls for it, no other process
+    can connect, and no file is left behind.
+    """
 
     def __init__(self, folder: str = "") -> None:
         self.listener = socket.socket(socket.AF_UNIX)
         self.connection = socket.socket(socket.AF_UNIX)
-        top = folder or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
-        private = os.path.join(top, f"chrootvm-{os.urandom(8).hex()}")
+        parent = folder or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+        private = os.path.join(parent, f"chrootvm-{os.urandom(8).hex()}")
         try:
             os.mkdir(private, 0o700)
         except OSError as error:
             self.close()
             raise HostError(f"cannot make {private}", reason(error), "another TMPDIR") from error
         try:
-            self._meet(private)
+            self._connect(private)
         finally:
             os.rmdir(private)
 
-    def _meet(self, private: str) -> None:
-        # Through a descriptor: the name has to fit into 108 bytes, wherever TMPDIR is.
+    def _connect(self, private: str) -> None:
+        # Through a descriptor: the name has to fit into 108 bytes, however long TMPDIR is.
         descriptor = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         name = f"/proc/self/fd/{descriptor}/socket"
         try:
@@ -87,6 +89,6 @@ class ConnectedListener:
         self.close()
 
     def close(self) -> None:
-        """Close our copies of both ends: so each program notices when the other ends."""
+        """Close this process's copies of both ends: each program then notices the other's end."""
         self.listener.close()
         self.connection.close()

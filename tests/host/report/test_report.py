@@ -39,9 +39,9 @@ def told(*events: tuple[float, str | bytes]) -> list[tuple[str, str, float, floa
     for milliseconds, event in events:
         clock.pass_by(milliseconds)
         if isinstance(event, str):
-            timeline.mark(event)
+            timeline.phase_started(event)
         else:
-            timeline.see(event)
+            timeline.console_printed(event)
     phases = timeline.phases()
     return [(phase.name, phase.kind, round(phase.start), round(phase.length)) for phase in phases]
 
@@ -88,8 +88,8 @@ def test_a_boot_that_fails_early_has_a_report_too() -> None:
 
 def test_by_default_nobody_listens() -> None:
     watch = BootObserver()
-    watch.mark(PHASE_START)
-    watch.see(b"initrd: a [8.0 ms]\n")
+    watch.phase_started(PHASE_START)
+    watch.console_printed(b"initrd: a [8.0 ms]\n")
     assert not vars(watch)
 
 
