@@ -1,7 +1,7 @@
-"""The command that runs in the machine, as one file that the host writes and `/init` reads.
+"""Encode and decode the command file, which the host writes and `/init` reads.
 
-Both sides use it; the format, and all else between them, is in `docs/command.md`. Pure, and imports
-next to nothing, because `/init` pays for every import.
+The host and the guest both use this module. `docs/command.md` describes the format and the messages
+between them. Pure; imports little, because every import makes `/init` slower.
 """
 
 from initrd.record import Record
@@ -13,11 +13,11 @@ TERMINAL = "tty"
 
 
 class CommandError(ValueError):
-    """A command file that cannot be understood, or a command that no file can hold."""
+    """A command file is invalid, or a command cannot be written to a file."""
 
 
 class Command(Record):
-    """What to run, as whom, where, and on what terminal."""
+    """The command to run: arguments, environment, working directory, user and terminal."""
 
     argv: tuple[bytes, ...]
     environ: tuple[bytes, ...] = ()  # each `NAME=VALUE`
@@ -35,7 +35,7 @@ class Command(Record):
 
 
 def dump(command: Command) -> bytes:
-    """Return the file. Raises CommandError for a command that `load` would refuse."""
+    """Return the content of the command file. Raises CommandError if `load` would refuse it."""
     records = [HEADER]
     records += [b"arg=" + word for word in command.argv]
     records += [b"env=" + variable for variable in command.environ]
@@ -52,69 +52,69 @@ def dump(command: Command) -> bytes:
 
 
 def load(data: bytes) -> Command:
-    """Return the command in a file. Raises CommandError with the reason."""
+    """Return the command of a file's content. Raises CommandError with the reason."""
     records = data.split(b"\0")
     if records[0] != HEADER:
         raise CommandError(f"it begins with {records[0][:40]!r}, not with {HEADER!r}")
     if records[-2:] != [b"end", b""] or len(records) < 3:
         raise CommandError("its end is missing")
-    found: dict[bytes, list[bytes]] = {}
+    values_by_key: dict[bytes, list[bytes]] = {}
     for record in records[1:-2]:
         key, _, value = record.partition(b"=")
-        found.setdefault(key, []).append(value)
-    return _command(found)
+        values_by_key.setdefault(key, []).append(value)
+    return _build_command(values_by_key)
 
 
-def _command(found: dict[bytes, list[bytes]]) -> Command:
-    argv = tuple(found.pop(b"arg", ()))
-    environ = tuple(found.pop(b"env", ()))
-    for key, values in found.items():
+def _build_command(values_by_key: dict[bytes, list[bytes]]) -> Command:
+    argv = tuple(values_by_key.pop(b"arg", ()))
+    environ = tuple(values_by_key.pop(b"env", ()))
+    for key, values in values_by_key.items():
         if len(values) > 1:
             raise CommandError(f"more than one record {key!r}")
-    fields = {key: values[0] for key, values in found.items()}
+    fields = {key: values[0] for key, values in values_by_key.items()}
     command = Command(
         argv=argv,
         environ=environ,
         cwd=fields.pop(b"cwd", b"/"),
         user=fields.pop(b"user", b""),
-        tty=_digits(fields.pop(b"tty", b"")),
-        size=_size(fields.pop(b"size", b"24 80")),
+        tty=_parse_tty(fields.pop(b"tty", b"")),
+        size=_parse_size(fields.pop(b"size", b"24 80")),
     )
     if fields:
         raise CommandError(f"unknown records: {b', '.join(fields)!r}")
-    return _checked(command)
+    _check_command(command)
+    return command
 
 
-def _checked(command: Command) -> Command:
+def _check_command(command: Command) -> None:
     if not command.argv:
         raise CommandError("no arg: there is nothing to run")
     for variable in command.environ:
         if b"=" not in variable[1:]:
             raise CommandError(f"env={variable[:40]!r} is not NAME=VALUE")
-    return command
 
 
-def _digits(text: bytes) -> tuple[int, ...]:
+def _parse_tty(text: bytes) -> tuple[int, ...]:
     digits = tuple(byte - ord("0") for byte in text)
     if any(digit not in (0, 1, 2) for digit in digits) or len(set(digits)) != len(digits):
         raise CommandError(f"tty={text!r}: write each of the descriptors 0, 1, 2 once")
     return digits
 
 
-def _size(text: bytes) -> tuple[int, int]:
+def _parse_size(text: bytes) -> tuple[int, int]:
     words = text.split(b" ")
     numbers = [parse_natural(word.decode("latin-1")) for word in words]
-    found = [number for number in numbers if number is not None and number < 1 << 16]
-    if len(words) != 2 or len(found) != 2:
+    valid = [number for number in numbers if number is not None and number < 1 << 16]
+    if len(words) != 2 or len(valid) != 2:
         raise CommandError(f"size={text!r}: write ROWS COLUMNS")
-    return found[0], found[1]
+    return valid[0], valid[1]
 
 
 def escape(text: str) -> str:
-    """Return TEXT of a message as one line."""
+    """Return `text` as one line for a message: backslash and line break become `\\\\` and `\\n`."""
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def unescape(line: str) -> str:
-    """Return what `escape` was given."""
+    """Return the text of a line that `escape` has made."""
     return line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")

@@ -1,6 +1,6 @@
-"""Follow a path inside a root directory that is not `/`: symbolic links lead to places in it. Pure.
+"""Resolve the symbolic links of a path inside a root directory other than `/`, as after chroot(2).
 
-Source: path_resolution(7).
+Pure. Source: path_resolution(7).
 """
 
 import errno
@@ -10,29 +10,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST_LINKS = 40  # as in the kernel
+_MAX_LINKS = 40  # the limit of the kernel
 
 
 def resolve(path: str, read_link: "Callable[[str], str]") -> str:
-    """Return where `path` leads for a process whose root directory is the one in question.
+    """Return the path, relative to the root directory, that `path` has without symbolic links.
 
-    The result begins with `/` and has no symbolic link in it. `read_link` is given such a path; it
-    returns the target of the link there, an empty string for what is no link, and raises OSError
-    for what shall end the search. Raises OSError (ELOOP) after 40 links.
+    The result begins with `/`. `read_link` gets such a path; it returns the target of the link
+    there, an empty string for a file that is not a link, and raises OSError to end the resolution.
+    Raises OSError (ELOOP) after 40 links.
     """
-    done, left, links = "", path.split("/")[::-1], 0
-    while left:
-        name = left.pop()
+    resolved, remaining, link_count = "", path.split("/")[::-1], 0
+    while remaining:
+        name = remaining.pop()
         if name == "..":
-            done = done.rpartition("/")[0]
+            resolved = resolved.rpartition("/")[0]
         elif name not in ("", "."):
-            target = read_link(f"{done}/{name}")
+            target = read_link(f"{resolved}/{name}")
             if not target:
-                done = f"{done}/{name}"
+                resolved = f"{resolved}/{name}"
                 continue
-            links += 1
-            if links > _MOST_LINKS:
+            link_count += 1
+            if link_count > _MAX_LINKS:
                 raise OSError(errno.ELOOP, posix.strerror(errno.ELOOP), path)
-            done = "" if target.startswith("/") else done
-            left += target.split("/")[::-1]
-    return done or "/"
+            resolved = "" if target.startswith("/") else resolved
+            remaining += target.split("/")[::-1]
+    return resolved or "/"

@@ -1,17 +1,17 @@
 """Frozen records, for programs that must start fast.
 
-`dataclasses` imports `inspect`, `re` and friends, which would take longer than everything else
-`/init` does. This is the small part of it that we need: typed fields, defaults, equality, a
-readable `repr`, no assignment after construction.
+`dataclasses` imports `inspect`, `re` and other modules, which takes longer than all the other work
+of `/init`. This module has the small part of it that the project uses: typed fields, defaults,
+equality, a readable `repr`, no assignment after construction.
 """
 
-TYPE_CHECKING = False  # what `typing.TYPE_CHECKING` is, without importing `typing`
+TYPE_CHECKING = False  # same as `typing.TYPE_CHECKING`, without importing `typing`
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_):
-        """Do nothing: only type checkers look at it."""
+        """Do nothing: only type checkers use this decorator."""
         return lambda cls: cls
 
 
@@ -29,7 +29,7 @@ class Record:
     _fields: "tuple[str, ...]" = ()
 
     def __init_subclass__(cls) -> None:
-        """Collect the fields: the parent's first, then those annotated here."""
+        """Collect the fields: first those of the parent, then those annotated in this class."""
         own = (name for name in cls.__annotations__ if name not in cls._fields)
         cls._fields = (*cls._fields, *own)
 
@@ -37,14 +37,14 @@ class Record:
         fields = self._fields
         values = dict(zip(fields, args, strict=False))
         if kwargs or len(args) != len(fields):
-            self._complete(values, len(args), kwargs)
+            self._add_keywords(values, len(args), kwargs)
         self.__dict__.update(values)
 
-    def _complete(self, values: "dict[str, Any]", given: int, kwargs: "dict[str, Any]") -> None:
-        """Add what is named to what is given by its place; raise TypeError as a function would."""
+    def _add_keywords(self, values: "dict[str, Any]", count: int, kwargs: "dict[str, Any]") -> None:
+        """Add the keyword arguments to the `count` positional ones. Raises TypeError."""
         cls = type(self)
-        if given > len(cls._fields):
-            raise TypeError(f"{cls.__name__} takes {len(cls._fields)} fields, got {given}")
+        if count > len(cls._fields):
+            raise TypeError(f"{cls.__name__} takes {len(cls._fields)} fields, got {count}")
         for name, value in kwargs.items():
             if name not in cls._fields or name in values:
                 raise TypeError(f"{cls.__name__}: unexpected or repeated field {name!r}")

@@ -1,24 +1,24 @@
-"""Text of the system as bytes and back: what os.fsencode and os.fsdecode do, without `os`.
+"""Convert between bytes and text as os.fsencode and os.fsdecode, without `os`; parse numbers.
 
-File names, environment and command line may hold any bytes; those that are no UTF-8 survive the
-way there and back as surrogates (PEP 383).
+File names, environment and command line may contain any bytes. Bytes that are not valid UTF-8
+become surrogates and are converted back without loss (PEP 383).
 """
 
-_MOST_DIGITS = 18  # a number of 64 bits holds that many; int() itself raises for thousands
+_MAX_DIGITS = 18  # always fits into 64 bits; int() raises ValueError for thousands of digits
 
 
 def encode(text: str) -> bytes:
-    """Return the bytes that the kernel knows a name by."""
+    """Return the bytes of a name for the kernel."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def decode(data: bytes) -> str:
-    """Return bytes of the kernel as text, whatever they are."""
+    """Return bytes from the kernel as text. Raises nothing."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def parse_natural(text: str) -> int | None:
-    """Return the number that `text` is in decimal digits; None for all else. Raises nothing."""
-    if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS:
+    """Return the number in `text`, 1 to 18 decimal digits; None for other text. Raises nothing."""
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text)
     return None

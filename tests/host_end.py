@@ -1,7 +1,7 @@
-"""The host's end of a command: the ports of docs/command.md, as sockets, one by one.
+"""The host's end of a command: the ports of docs/command.md, as sockets that a test controls.
 
-Tests of the guest's side use this and not `chrootvm`, so that they can be a host that is slow, that
-goes away, or that talks nonsense.
+Tests of the guest's side use this module and not `chrootvm`, because they also act as a host that
+reads slowly, disconnects, or sends invalid messages.
 """
 
 import select
@@ -13,12 +13,12 @@ DEADLINE = 180.0  # seconds
 
 
 class Hung(AssertionError):
-    """The guest did not do in time what was waited for."""
+    """The guest did not do in time what a test waits for."""
 
 
 @dataclass
 class Host:
-    """What a host knows of its command, and its sockets to the ports."""
+    """The sockets to the ports of one command, and the bytes received from each."""
 
     sockets: dict[str, socket.socket]
     received: dict[str, bytes] = field(default_factory=dict)
@@ -26,11 +26,11 @@ class Host:
 
     @property
     def messages(self) -> list[str]:
-        """The messages that came so far."""
+        """The complete messages received so far."""
         return self.received["control"].decode().split("\n")[:-1]
 
     def message(self, word: str) -> str | None:
-        """Return the message that begins with `word`, without that, if it came."""
+        """Return the rest of the latest message that begins with `word`; None if there is none."""
         found = [text for text in self.messages if text.split(" ")[0] == word]
         return found[-1].partition(" ")[2] if found else None
 
@@ -39,12 +39,12 @@ class Host:
         self.sockets["control"].sendall(message.encode() + b"\n")
 
     def give(self, data: bytes) -> None:
-        """Send all of standard input, reading what comes meanwhile, and tell its end."""
+        """Send `data` as the complete standard input, then its `eof`; read the ports meanwhile."""
         self.feed("stdin", data)
         self.tell(f"eof stdin {len(data)}")
 
     def feed(self, name: str, data: bytes) -> None:
-        """Write to a port, reading what comes meanwhile."""
+        """Write `data` to a port; read the ports meanwhile. Raises Hung."""
         port, deadline = self.sockets[name], time.monotonic() + DEADLINE
         while data:
             if time.monotonic() > deadline:
@@ -55,7 +55,7 @@ class Host:
             self.read(0)
 
     def expect(self, word: str, seconds: float = DEADLINE) -> str:
-        """Return the message that begins with `word` when it has come. Raises Hung."""
+        """Wait for a message that begins with `word`; return its rest. Raises Hung."""
         deadline = time.monotonic() + seconds
         while self.message(word) is None:
             if time.monotonic() > deadline or not self.read(0.1):
@@ -65,18 +65,18 @@ class Host:
     def expect_output(
         self, name: str, data: bytes, seconds: float = DEADLINE, *, after: int = 0
     ) -> None:
-        """Wait until `data` has come from a port, beyond the first `after` bytes. Raises Hung."""
+        """Wait until a port has sent `data`, beyond its first `after` bytes. Raises Hung."""
         deadline = time.monotonic() + seconds
         while data not in self.received[name][after:]:
             if time.monotonic() > deadline or not self.read(0.1):
                 raise Hung(f"{data!r} is not in {self.received[name][-2000:]!r} of {name}")
 
     def read(self, seconds: float) -> bool:
-        """Take what comes from the ports. False: the machine is gone."""
+        """Read the ports that are not paused. Return False when the control port has closed."""
         ports = {port: name for name, port in self.sockets.items() if name not in self.paused}
         readable, _, _ = select.select(list(ports), [], [], seconds)
         for port in readable:
-            data = _received(port)
+            data = _receive(port)
             self.received[ports[port]] += data
             if not data:
                 self.paused.add(ports[port])
@@ -85,29 +85,32 @@ class Host:
         return True
 
     def last_message(self, seconds: float = DEADLINE) -> str:
-        """Return the last message, `exit N` or another, when every byte announced has come."""
+        """Wait for the last message, such as `exit N`, and all announced bytes; return the message.
+
+        Raises Hung.
+        """
         deadline = time.monotonic() + seconds
-        while not (self._last() and self._has_all()):
+        while not (self._find_last_message() and self._has_all_bytes()):
             if time.monotonic() > deadline or not self.read(0.1):
                 shown = {name: data[-500:] for name, data in self.received.items()}
                 raise Hung(f"no end, but {shown}{self.remark()}")
-        return self._last()
+        return self._find_last_message()
 
-    def _last(self) -> str:
+    def _find_last_message(self) -> str:
         words = ("exit", "signal", "failed", "refused")
         return next((text for text in self.messages if text.split(" ")[0] in words), "")
 
-    def _has_all(self) -> bool:
+    def _has_all_bytes(self) -> bool:
         ends = [text.split(" ") for text in self.messages if text.startswith("eof ")]
         return all(len(self.received[name]) == int(count) for _, name, count in ends)
 
     def remark(self) -> str:
-        """Say more about a failure."""
+        """Return more text for the message of a failure."""
         return ""
 
 
-def _received(port: socket.socket) -> bytes:
+def _receive(port: socket.socket) -> bytes:
     try:
         return port.recv(1 << 20)
-    except ConnectionResetError:  # QEMU ended with bytes of ours unread
+    except ConnectionResetError:  # QEMU has exited without reading all that the test sent
         return b""

@@ -1,4 +1,4 @@
-"""The command file: what the host writes is what `/init` reads."""
+"""The command file: `load` returns what `dump` was given, and refuses invalid files."""
 
 import pytest
 
@@ -9,22 +9,24 @@ COMMANDS = {
     "one word": Command((b"true",)),
     "empty words": Command((b"printf", b"", b"", b"x")),
     "any bytes": Command((ALL_BYTES, ALL_BYTES), (b"X=" + ALL_BYTES,), b"/" + ALL_BYTES, ALL_BYTES),
-    "looks like records": Command((b"arg=x", b"end", b"cwd=/"), (b"end=end", b"env=env=x")),
-    "as long as execve takes": Command((b"x" * 131071,) * 15, (b"Y=" + b"y" * 131000,)),
+    "arguments that look like records": Command(
+        (b"arg=x", b"end", b"cwd=/"), (b"end=end", b"env=env=x")
+    ),
+    "the longest that execve accepts": Command((b"x" * 131071,) * 15, (b"Y=" + b"y" * 131000,)),
     "a terminal": Command((b"sh",), tty=(0, 1, 2), size=(65535, 0)),
-    "half a terminal": Command((b"sh",), tty=(0, 1), size=(50, 132)),
+    "standard error not on the terminal": Command((b"sh",), tty=(0, 1), size=(50, 132)),
     "a user": Command((b"id", b"-u"), user=b"1000:1000"),
     "empty values": Command((b"env",), (b"X=",), cwd=b""),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_what_is_written_is_read(command: Command) -> None:
+def test_load_returns_the_command_that_dump_wrote(command: Command) -> None:
     assert load(dump(command)) == command
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_file_that_was_cut_off_is_noticed(command: Command) -> None:
+def test_load_refuses_a_truncated_file(command: Command) -> None:
     data = dump(command)
     lengths = range(len(data)) if len(data) < 5000 else (0, 1, 5000, len(data) // 2, len(data) - 1)
     for length in lengths:
@@ -33,27 +35,33 @@ def test_a_file_that_was_cut_off_is_noticed(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("records", "words"),
+    ("records", "message"),
     [
-        pytest.param([b"initrd-command 2", b"arg=x", b"end"], "begins with", id="version"),
+        pytest.param([b"initrd-command 2", b"arg=x", b"end"], "begins with", id="unknown version"),
         pytest.param([b"", b"end"], "begins with", id="no header"),
         pytest.param([HEADER, b"end"], "nothing to run", id="no command"),
-        pytest.param([HEADER, b"arg=x"], "its end", id="no end"),
-        pytest.param([HEADER, b"arg=x", b"end", b"arg=y"], "its end", id="after the end"),
+        pytest.param([HEADER, b"arg=x"], "its end", id="missing end"),
+        pytest.param([HEADER, b"arg=x", b"end", b"arg=y"], "its end", id="record after the end"),
         pytest.param([HEADER, b"arg=x", b"chroot=/x", b"end"], "chroot", id="unknown record"),
         pytest.param([HEADER, b"arg=x", b"", b"end"], "unknown", id="empty record"),
-        pytest.param([HEADER, b"arg=x", b"cwd=/a", b"cwd=/b", b"end"], "more than one", id="twice"),
+        pytest.param(
+            [HEADER, b"arg=x", b"cwd=/a", b"cwd=/b", b"end"], "more than one", id="duplicate record"
+        ),
         pytest.param([HEADER, b"arg=x", b"env=X", b"end"], "NAME=VALUE", id="env without value"),
         pytest.param([HEADER, b"arg=x", b"env==X", b"end"], "NAME=VALUE", id="env without name"),
-        pytest.param([HEADER, b"arg=x", b"tty=3", b"end"], "tty", id="tty is no descriptor"),
-        pytest.param([HEADER, b"arg=x", b"tty=00", b"end"], "tty", id="tty twice the same"),
+        pytest.param(
+            [HEADER, b"arg=x", b"tty=3", b"end"], "tty", id="tty with an unknown descriptor"
+        ),
+        pytest.param(
+            [HEADER, b"arg=x", b"tty=00", b"end"], "tty", id="tty with a duplicate descriptor"
+        ),
         pytest.param([HEADER, b"arg=x", b"size=24", b"end"], "size", id="size of one number"),
         pytest.param([HEADER, b"arg=x", b"size=24 -1", b"end"], "size", id="negative size"),
         pytest.param([HEADER, b"arg=x", b"size=24 65536", b"end"], "size", id="size too large"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(records: list[bytes], words: str) -> None:
-    with pytest.raises(CommandError, match=words):
+def test_load_names_the_invalid_record(records: list[bytes], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
         load(b"".join(record + b"\0" for record in records))
 
 
@@ -70,7 +78,7 @@ def test_what_is_not_understood_is_refused_by_name(records: list[bytes], words: 
         Command((b"a",), tty=(0,), size=(-1, 0)),
     ],
 )
-def test_nothing_is_written_that_would_not_be_read(command: Command) -> None:
+def test_dump_refuses_an_invalid_command(command: Command) -> None:
     with pytest.raises(CommandError):
         dump(command)
 
@@ -84,11 +92,11 @@ def test_nothing_is_written_that_would_not_be_read(command: Command) -> None:
         ((2,), ["control", "stdin", "stdout", "tty"]),
     ],
 )
-def test_only_the_ports_in_use_are_needed(tty: tuple[int, ...], ports: list[str]) -> None:
+def test_command_lists_only_the_ports_that_it_uses(tty: tuple[int, ...], ports: list[str]) -> None:
     assert Command((b"x",), tty=tty).ports == tuple(f"initrd.{name}" for name in ports)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\nb", "\\n", "\\\n\\\\n", "\n\n", "é → ü", "\\\\\\n"])
-def test_a_text_of_many_lines_is_one_line_on_the_way(text: str) -> None:
+def test_escape_gives_one_line_and_unescape_restores_the_text(text: str) -> None:
     assert "\n" not in escape(text)
     assert unescape(escape(text)) == text

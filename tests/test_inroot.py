@@ -1,4 +1,4 @@
-"""Paths inside a root directory that is not / yet."""
+"""Resolution of paths inside a root directory other than /."""
 
 import errno
 
@@ -24,7 +24,7 @@ def read_link(path: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "leads"),
+    ("path", "resolved"),
     [
         ("/usr/bin/vi", "/usr/bin/vi"),
         ("/bin/sh", "/usr/bin/dash"),
@@ -38,12 +38,12 @@ def read_link(path: str) -> str:
         ("/", "/"),
     ],
 )
-def test_a_path_stays_inside(path: str, leads: str) -> None:
-    assert resolve(path, read_link) == leads
+def test_links_and_dot_dot_are_resolved_inside_the_root(path: str, resolved: str) -> None:
+    assert resolve(path, read_link) == resolved
 
 
 @pytest.mark.parametrize("path", ["/loop", "/a/x"])
-def test_a_loop_ends(path: str) -> None:
+def test_link_loop_raises_eloop(path: str) -> None:
     with pytest.raises(OSError, match="Too many") as caught:
         resolve(path, read_link)
     assert caught.value.errno == errno.ELOOP

@@ -1,1 +1,1 @@
-"""PID 1 while a command runs for the host."""
+"""PID 1 that runs one command for the host: `chrootvm ROOTFS -- COMMAND`."""

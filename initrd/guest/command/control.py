@@ -1,4 +1,4 @@
-"""Talks to the host in lines, on the control port. The messages are in `docs/command.md`."""
+"""The guest's end of the control port: send and receive the messages of `docs/command.md`."""
 
 import posix as os
 
@@ -10,60 +10,63 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LONGEST = 4096  # bytes; no message of the host comes near
+_MAX_MESSAGE = 4096  # bytes; the host's messages are much shorter
 
 
 class ControlPort:
-    """The control port: messages go out when the host takes them, and come in as words."""
+    """Lines of words on a non-blocking descriptor. A handler of `Loop`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._outgoing = b""
         self._incoming = b""
-        self.gone = False  # the host has hung up
-        self.bye_received = False  # the host has said `bye`
+        self.disconnected = False  # the host has closed its end of the port
+        self.bye_received = False
         self.on_message: Callable[[list[str]], None] = lambda _words: None
 
     def send(self, message: str, text: str = "") -> None:
-        """Send a message, with TEXT as its last word; what the host does not take yet is kept."""
+        """Send a message, with `text` escaped as its last word. Does not block.
+
+        Bytes that the port does not accept yet are kept until `handle_events` can write them.
+        """
         line = f"{message} {escape(text)}" if text else message
         self._outgoing += encode(line) + b"\n"
-        if not self.gone:
+        if not self.disconnected:
             self._transmit()
 
-    def finished(self) -> bool:
-        """Tell whether there is nothing to wait for any more: the host knows all, or is gone."""
-        return self.gone or self.bye_received
+    def is_finished(self) -> bool:
+        """Return whether the host has sent `bye` or has disconnected."""
+        return self.disconnected or self.bye_received
 
-    def wants(self) -> "list[tuple[int, int]]":
-        """Return what to poll(2) for."""
-        if self.gone:
+    def poll_entries(self) -> "list[tuple[int, int]]":
+        """Return the descriptor and its events for poll(2)."""
+        if self.disconnected:
             return []
         return [(self._fd, POLLIN | (POLLOUT if self._outgoing else 0))]
 
-    def act(self, ready: "dict[int, int]") -> None:
-        """Read and write without waiting."""
+    def handle_events(self, ready: "dict[int, int]") -> None:
+        """Read and write without blocking."""
         events = ready.get(self._fd, 0)
         if events & POLLIN:
             self._receive()
         elif events & (POLLERR | POLLHUP | POLLNVAL):
-            self.gone = True
-        if self._outgoing and not self.gone:
+            self.disconnected = True
+        if self._outgoing and not self.disconnected:
             self._transmit()
 
     def _receive(self) -> None:
         try:
-            data = os.read(self._fd, _LONGEST)
+            data = os.read(self._fd, _MAX_MESSAGE)
         except BlockingIOError:
             return
         if not data:
-            self.gone = True
+            self.disconnected = True
         *lines, rest = (self._incoming + data).split(b"\n")
-        self._incoming = rest[:_LONGEST]
+        self._incoming = rest[:_MAX_MESSAGE]
         for line in lines:
-            self._understand(line.decode("utf-8", "replace").split(" "))
+            self._dispatch(line.decode("utf-8", "replace").split(" "))
 
-    def _understand(self, words: "list[str]") -> None:
+    def _dispatch(self, words: "list[str]") -> None:
         if words == ["bye"]:
             self.bye_received = True
         else:
@@ -75,4 +78,4 @@ class ControlPort:
         except BlockingIOError:
             return
         except BrokenPipeError:
-            self.gone = True
+            self.disconnected = True

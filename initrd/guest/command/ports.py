@@ -1,6 +1,6 @@
-"""Finds virtio-serial ports by their names, waits for those that are late, and opens them.
+"""Find virtio-serial ports by name in sysfs, wait for late ones, and open them.
 
-Their numbers vary; their names are in sysfs, a moment after the ports themselves.
+The device numbers of ports vary. The name of a port appears in sysfs a moment after the port.
 Source: the kernel's `drivers/char/virtio_console.c`.
 """
 
@@ -11,49 +11,49 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
 
-_CLASS = "/sys/class/virtio-ports"
-_DRIVER = "/sys/bus/virtio/drivers/virtio_console"
+_CLASS_DIRECTORY = "/sys/class/virtio-ports"
+_DRIVER_DIRECTORY = "/sys/bus/virtio/drivers/virtio_console"
 
 
 def open_ports(names: "tuple[str, ...]", timeout: float, kernel: "Kernel") -> "dict[str, int]":
-    """Return a non-blocking descriptor for each name, waiting up to `timeout` seconds for all.
+    """Return a non-blocking descriptor for each name; wait up to `timeout` seconds for all ports.
 
-    Raises BootError that names the one that never came, or cannot be opened.
+    Raises BootError that names the first port that is missing or cannot be opened.
     """
     devices: dict[str, str] = {}
 
-    def all_there() -> bool:
-        devices.update(_named_ports(kernel))
+    def find_all() -> bool:
+        devices.update(_find_named_ports(kernel))
         return all(name in devices for name in names)
 
-    if not all_there():
-        _check_possible(names[0], kernel)
-    if not wait_until(all_there, timeout, kernel):
+    if not find_all():
+        _check_driver(names[0], kernel)
+    if not wait_until(find_all, timeout, kernel):
         missing = next(name for name in names if name not in devices)
-        raise BootError(f"cannot find port {missing}", *_why(timeout, devices))
-    return {name: _open(name, devices[name], kernel) for name in names}
+        raise BootError(f"cannot find port {missing}", *_explain_timeout(timeout, devices))
+    return {name: _open_port(name, devices[name], kernel) for name in names}
 
 
-def _named_ports(kernel: "Kernel") -> "dict[str, str]":
-    """Return the device of every port that has a name already."""
+def _find_named_ports(kernel: "Kernel") -> "dict[str, str]":
+    """Return the device path of each port whose name is in sysfs, by name."""
     return {
-        kernel.read(f"{_CLASS}/{device}/name").strip("\n"): f"/dev/{device}"
-        for device in kernel.list_directory(_CLASS)
-        if kernel.exists(f"{_CLASS}/{device}/name")
+        kernel.read(f"{_CLASS_DIRECTORY}/{device}/name").strip("\n"): f"/dev/{device}"
+        for device in kernel.list_directory(_CLASS_DIRECTORY)
+        if kernel.exists(f"{_CLASS_DIRECTORY}/{device}/name")
     }
 
 
-def _open(name: str, device: str, kernel: "Kernel") -> int:
+def _open_port(name: str, device: str, kernel: "Kernel") -> int:
     try:
         return kernel.open_port(device)
     except OSError as error:
         raise BootError(f"cannot open port {name} ({device})", reason(error)) from error
 
 
-def _check_possible(name: str, kernel: "Kernel") -> None:
-    """Fail at once where no port can ever appear."""
+def _check_driver(name: str, kernel: "Kernel") -> None:
+    """Raise BootError if the kernel has no virtio transport or no virtio_console driver."""
     check_transport(f"find port {name}", kernel)
-    if not kernel.exists(_DRIVER):
+    if not kernel.exists(_DRIVER_DIRECTORY):
         raise BootError(
             f"cannot find port {name}",
             "this kernel has no virtio_console, and no module in the image brings it",
@@ -61,9 +61,10 @@ def _check_possible(name: str, kernel: "Kernel") -> None:
         )
 
 
-def _why(timeout: float, devices: "dict[str, str]") -> tuple[str, str]:
-    there = f"the ports there are: {', '.join(sorted(devices))}" if devices else "there are none"
+def _explain_timeout(timeout: float, devices: "dict[str, str]") -> tuple[str, str]:
+    """Return the reason and the hint for a port that did not appear."""
+    found = f"the ports there are: {', '.join(sorted(devices))}" if devices else "there are none"
     return (
-        f"no such port after {timeout:g} s; {there}",
+        f"no such port after {timeout:g} s; {found}",
         "check the virtserialport devices, or give them more time with initrd.timeout=",
     )

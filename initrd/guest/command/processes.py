@@ -1,4 +1,7 @@
-"""The processes of the machine, as PID 1 sees them: started, reaped, stopped. No decisions."""
+"""System calls on processes for PID 1: start the command, reap children, send signals.
+
+The decisions, such as when to send which signal, are made in `supervise`.
+"""
 
 import errno
 import posix as os
@@ -7,125 +10,123 @@ from initrd.guest import _syscalls
 from initrd.guest.command.spawn import SpawnRequest, spawn
 from initrd.text import parse_natural
 
-_SPARED = "/run/sendsigs.omit.d"
-_LONGEST_LIST = 1 << 16  # bytes
+_OMIT_DIRECTORY = "/run/sendsigs.omit.d"
+_MAX_OMIT_FILE = 1 << 16  # bytes
 
 
 class Processes:
-    """What supervision does to processes. Tests hand over one that only touches their own."""
+    """The processes of the machine. Tests use a subclass that touches only their own processes."""
 
     def receive_signals(self) -> int:
         """Block every signal; return a non-blocking descriptor that reads them: signalfd(2)."""
         _syscalls.block_signals()
         return _syscalls.signal_fd()
 
-    def start(self, what: SpawnRequest) -> int:
-        """Start the command; return its process. Raises NotStarted or OSError."""
-        return spawn(what)
+    def start(self, request: SpawnRequest) -> int:
+        """Start the command; return its process ID. Raises SpawnError or OSError."""
+        return spawn(request)
 
     def reap(self) -> "list[tuple[int, int]]":
-        """Collect every child that has ended: (process, wait status)."""
+        """Collect every child that has ended: (process ID, wait status)."""
         ended: list[tuple[int, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:  # there are no children at all
+            except ChildProcessError:  # there are no children
                 return ended
             if pid == 0:
                 return ended
             ended.append((pid, status))
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process, or with a negative number to a process group."""
+        """Send a signal to a process; to a process group if `pid` is negative: kill(2)."""
         try:
             os.kill(pid, number)
         except OSError as error:
-            # ESRCH: it has ended; EINVAL: there is no such signal. Nothing to do in either case.
+            # ESRCH: the process has ended; EINVAL: no such signal. Neither is an error here.
             if error.errno not in (errno.ESRCH, errno.EINVAL):
                 raise
 
-    def any_left(self) -> bool:
-        """Tell whether there is any process that has to be stopped."""
-        if self._exempt():
-            return bool(self._others())
+    def has_others(self) -> bool:
+        """Return whether there are processes besides PID 1, kernel threads and exempt processes."""
+        if self._exempt_pids():
+            return bool(self._other_pids())
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # PID 1 without a child is alone with the kernel
+        except ChildProcessError:  # orphans become children of PID 1: no child, no other process
             return False
         return True
 
-    def any_exempt(self) -> bool:
-        """Tell whether some process is to live on until the very end."""
-        return bool(self._exempt())
+    def has_exempt(self) -> bool:
+        """Return whether there are exempt processes, which run until the power-off."""
+        return bool(self._exempt_pids())
 
     def signal_others(self, number: int) -> None:
-        """Send a signal to every process that has to be stopped; only PID 1 may do that."""
+        """Send a signal to each process of `has_others`. Raises PermissionError outside PID 1."""
         if os.getpid() != 1:
             raise PermissionError(errno.EPERM, "only PID 1 signals every process")
-        if self._exempt():
-            for pid in self._others():
+        if self._exempt_pids():
+            for pid in self._other_pids():
                 self.signal(pid, number)
         else:
-            self.signal(-1, number)  # all at once: none can fork past it
+            self.signal(-1, number)  # all in one system call: no process escapes by fork(2)
 
-    def _others(self) -> "list[int]":
-        exempt_pids = self._exempt()
-        return [
-            pid for pid in _pids() if pid != 1 and pid not in exempt_pids and _is_user_process(pid)
-        ]
+    def _other_pids(self) -> "list[int]":
+        exempt = self._exempt_pids()
+        return [pid for pid in _list_pids() if pid != 1 and pid not in exempt and _has_program(pid)]
 
-    def _exempt(self) -> "frozenset[int]":
-        return exempt_pids(_SPARED)
+    def _exempt_pids(self) -> "frozenset[int]":
+        return read_exempt_pids(_OMIT_DIRECTORY)
 
 
-def exempt_pids(directory: str) -> "frozenset[int]":
-    """Return the processes that files in `directory` list as needed until the very end.
+def read_exempt_pids(directory: str) -> "frozenset[int]":
+    """Return the process IDs in the files of `directory`, which are not to be stopped.
 
-    Anybody in the machine may put things there: what cannot be read as a list spares nobody.
+    Any program may write these files: unreadable files and words that are no number are ignored.
     """
     words: list[bytes] = []
-    for name in _names(directory):
-        words += _read_list(f"{directory}/{name}").split()
+    for name in _list_directory(directory):
+        words += _read_omit_file(f"{directory}/{name}").split()
     numbers = (parse_natural(word.decode("latin-1")) for word in words)
     return frozenset(number for number in numbers if number is not None)
 
 
-def _read_list(path: str) -> bytes:
+def _read_omit_file(path: str) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not wait
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
     except OSError:
         return b""
     try:
-        return os.read(fd, _LONGEST_LIST)
+        return os.read(fd, _MAX_OMIT_FILE)
     except OSError:
         return b""
     finally:
         os.close(fd)
 
 
-def _names(path: str) -> "list[str]":
+def _list_directory(path: str) -> "list[str]":
     try:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return []
 
 
-def _pids() -> "list[int]":
-    return [int(name) for name in _names("/proc") if name.isdigit()]
+def _list_pids() -> "list[int]":
+    return [int(name) for name in _list_directory("/proc") if name.isdigit()]
 
 
-def _is_user_process(pid: int) -> bool:
-    """Tell a live process from the kernel's own and from a zombie: only it has an executable.
+def _has_program(pid: int) -> bool:
+    """Return whether a process executes a program; kernel threads and zombies do not.
 
-    Its first thread may have ended, and the others live on.
+    Every thread is checked: the first thread may have ended while others still run.
     """
     threads = f"/proc/{pid}/task"
-    return any(_has_executable(f"{threads}/{name}") for name in _names(threads))
+    return any(_has_executable(f"{threads}/{name}") for name in _list_directory(threads))
 
 
 def _has_executable(task: str) -> bool:
     try:
         os.readlink(f"{task}/exe")
-    except OSError:  # ENOENT for all others, and for one that has just ended
+    except OSError:  # ENOENT for a kernel thread, a zombie, and a thread that has just ended
         return False
     return True

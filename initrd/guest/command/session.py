@@ -1,7 +1,7 @@
-"""A boot that runs a command for the host: what it adds to the boot, from the image to power-off.
+"""A boot that runs a command for the host: from reading the image's command file to the power-off.
 
-`Boot` opens it before the root is mounted, so that a boot that fails can be told to the host, and
-so that nothing is needed of the initramfs or of /dev afterwards. See `docs/command.md`.
+`Boot` creates the session before it mounts the root. So the session can report a boot that fails to
+the host, and needs neither the initramfs nor /dev later. See `docs/command.md`.
 """
 
 import posix as os
@@ -22,7 +22,7 @@ from initrd.guest.command.spawn import (
 )
 from initrd.guest.command.streams import Streams
 from initrd.guest.command.supervise import Supervisor
-from initrd.guest.command.users import UserError, environment, find_user, host_name
+from initrd.guest.command.users import UserError, build_environment, find_user, parse_hostname
 from initrd.guest.failure import BootError, CommandRefused, describe_failure, reason
 from initrd.guest.steps import Mount
 from initrd.options import COMMAND_FILE
@@ -38,54 +38,54 @@ if TYPE_CHECKING:
 
 CONTROL = "initrd.control"
 _CGROUP = Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-_NOTING_SECONDS = 10.0  # how long the host may take to note a failure
+_FAILURE_TIMEOUT = 10.0  # seconds to wait for the host's `bye` after a failure
 
 
 class Session:
-    """The host, and the command that it wants to be run."""
+    """The connection to the host, and the command to run for it."""
 
     def __init__(self, kernel: "Kernel", log: "Log", timeout: float) -> None:
-        """Open the line to the host. Raises BootError."""
+        """Open the control port, waiting up to `timeout` seconds for it. Raises BootError."""
         self._kernel, self._log, self._timeout = kernel, log, timeout
-        self._task: tuple[Command, Streams] | None = None
+        self._prepared: tuple[Command, Streams] | None = None
         _occupy_standard_descriptors()
-        self._host = ControlPort(open_ports((CONTROL,), timeout, kernel)[CONTROL])
+        self._control = ControlPort(open_ports((CONTROL,), timeout, kernel)[CONTROL])
 
     def prepare(self) -> None:
-        """Do all that needs the initramfs, and what a command expects of a machine."""
+        """Read the command, open its ports, mount cgroup2, bring up lo. Raises BootError."""
         command = self._read_command()
         names = tuple(name for name in command.ports if name != CONTROL)
         ports = open_ports(names, self._timeout, self._kernel)
-        self._task = command, Streams(command, ports, self._host)
-        self._try(_CGROUP.describe(), lambda: _CGROUP.apply(self._kernel))
-        self._try("bring up lo", lambda: self._kernel.interface_up("lo"))
-        self._host.send("ready")
+        self._prepared = command, Streams(command, ports, self._control)
+        self._try_optional(_CGROUP.describe(), lambda: _CGROUP.apply(self._kernel))
+        self._try_optional("bring up lo", lambda: self._kernel.interface_up("lo"))
+        self._control.send("ready")
 
     def run(self, processes: "Processes | None" = None) -> "NoReturn":
-        """Run the command as a child, report how it ended, and power off. Raises BootError."""
-        if self._task is None:
+        """Run the command as a child, report its status, and power off. Raises BootError."""
+        if self._prepared is None:
             raise BootError("cannot run the command", "there is none")
-        command, streams = self._task
-        self._try("set the host name", self._set_host_name)
-        what = self._launch(command, streams)
-        supervisor = Supervisor(self._host, streams, processes or Processes())
-        message = self._supervise(supervisor, what)
+        command, streams = self._prepared
+        self._try_optional("set the host name", self._set_host_name)
+        request = self._make_request(command, streams)
+        supervisor = Supervisor(self._control, streams, processes or Processes())
+        message = self._supervise(supervisor, request)
         unmount_all(self._kernel, self._log)
-        self._tell(message)
+        self._send_last(message)
         self._kernel.power_off()
         raise BootError("cannot power off", "reboot(2) has returned")
 
     def fail(self, error: Exception) -> None:
-        """Tell the host why there will be no status. Raises nothing: this is the last resort."""
+        """Report an error to the host in place of a status. Raises nothing."""
         word = "refused" if isinstance(error, CommandRefused) else "failed"
         try:
-            self._tell(word, describe_failure(error), _NOTING_SECONDS)
-        except Exception as silenced:  # whatever it is, the console has told the reason
-            self._log.warn(f"cannot tell the host: {type(silenced).__name__}: {silenced}")
+            self._send_last(word, describe_failure(error), _FAILURE_TIMEOUT)
+        except Exception as send_error:  # any error: the reason is already on the console
+            self._log.warn(f"cannot tell the host: {type(send_error).__name__}: {send_error}")
 
     def _read_command(self) -> Command:
         data = self._kernel.read_bytes(COMMAND_FILE)
-        self._kernel.unlink(COMMAND_FILE)  # its environment may hold secrets
+        self._kernel.unlink(COMMAND_FILE)  # the command's environment may contain secrets
         try:
             return load(data)
         except CommandError as error:
@@ -93,59 +93,63 @@ class Session:
                 f"cannot understand the command in {COMMAND_FILE}", str(error)
             ) from error
 
-    def _launch(self, command: Command, streams: Streams) -> SpawnRequest:
-        """Look up in the root's own files whom the command runs as."""
-        passwd, group = self._read_if_there("/etc/passwd"), self._read_if_there("/etc/group")
+    def _make_request(self, command: Command, streams: Streams) -> SpawnRequest:
+        """Look up the command's user in the root's /etc. Raises CommandRefused."""
+        passwd, group = self._read_optional("/etc/passwd"), self._read_optional("/etc/group")
         try:
             user = find_user(command.user, passwd, group)
         except UserError as error:
             name = decode(command.user)
             raise CommandRefused(f"cannot run the command as {name}", str(error)) from error
         streams.chown_to(user)
-        environ = environment(command.environ, user, terminal=bool(command.tty))
+        environ = build_environment(command.environ, user, terminal=bool(command.tty))
         return SpawnRequest(
             command.argv, environ, command.cwd, user, streams.child_ends, terminal=streams.terminal
         )
 
-    def _supervise(self, supervisor: Supervisor, what: SpawnRequest) -> str:
-        """Return the message that reports how the command ended."""
+    def _supervise(self, supervisor: Supervisor, request: SpawnRequest) -> str:
+        """Return the message that reports the command's status. Raises BootError."""
         try:
-            return supervisor.run(what)
+            return supervisor.run(request)
         except SpawnError as failure:
             if failure.step != EXECUTE:
-                kind = CommandRefused if failure.is_refusal() else BootError
-                what_failed = f"cannot {failure.step} {decode(failure.path)}"
-                raise kind(what_failed, os.strerror(failure.number)) from failure
-            self._host.send("warning", explain_spawn_error(failure, what))
+                error_type = CommandRefused if failure.is_refusal() else BootError
+                action = f"cannot {failure.step} {decode(failure.path)}"
+                raise error_type(action, os.strerror(failure.number)) from failure
+            self._control.send("warning", explain_spawn_error(failure, request))
             supervisor.finish()
             return f"exit {exit_status_of(failure)}"
 
     def _set_host_name(self) -> None:
-        self._kernel.set_hostname(host_name(self._read_if_there("/etc/hostname")))
+        self._kernel.set_hostname(parse_hostname(self._read_optional("/etc/hostname")))
 
-    def _tell(self, message: str, text: str = "", seconds: "float | None" = None) -> None:
-        """Send the last message, and wait until the host has everything, or is gone."""
-        self._host.send(message, text)
+    def _send_last(self, message: str, text: str = "", timeout: "float | None" = None) -> None:
+        """Send the last message; wait until the host sends `bye` or disconnects."""
+        self._control.send(message, text)
         loop = Loop()
-        loop.watchers.append(self._host)
-        loop.run(self._host.finished, seconds)
+        loop.handlers.append(self._control)
+        loop.run(self._control.is_finished, timeout)
 
-    def _read_if_there(self, path: str) -> bytes:
+    def _read_optional(self, path: str) -> bytes:
+        """Return the content of a file; nothing if it does not exist."""
         try:
             return self._kernel.read_bytes(path)
-        except (FileNotFoundError, NotADirectoryError):  # a link that leads nowhere, too
+        except (FileNotFoundError, NotADirectoryError):  # includes dangling symbolic links
             return b""
 
-    def _try(self, what: str, action: "Callable[[], None]") -> None:
-        """Do what a command can do without."""
+    def _try_optional(self, description: str, action: "Callable[[], None]") -> None:
+        """Do `action`, which most commands do not need; warn if it fails."""
         try:
             action()
         except OSError as error:
-            self._log.warn(f"cannot {what}: {reason(error)}; going on without it")
+            self._log.warn(f"cannot {description}: {reason(error)}; going on without it")
 
 
 def _occupy_standard_descriptors() -> None:
-    """Fill 0, 1 and 2 where the kernel had no console to open: no port may become one of them."""
+    """Open /dev/null as 0, 1 and 2 if they are closed, so that no port gets these numbers.
+
+    They are closed when the kernel had no console to open for PID 1.
+    """
     fd = os.open("/dev/null", os.O_RDWR)
     while fd <= 2:
         fd = os.open("/dev/null", os.O_RDWR)

@@ -1,6 +1,6 @@
-"""Leaves the disks in order: makes read-only what can be written to, and unmounts it.
+"""Leave file systems consistent before the power-off: sync, remount read-only, unmount.
 
-What is kept in memory is left alone: it is gone with the power.
+File systems in memory are skipped: their content is lost at power-off in any case.
 Source of the format: the kernel's `Documentation/filesystems/proc.rst`, section 3.5.
 """
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
     from initrd.guest.log import Log
 
-IN_MEMORY = (
+_MEMORY_FILESYSTEMS = (
     "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl "
     "hugetlbfs mqueue nsfs proc pstore ramfs rootfs rpc_pipefs securityfs selinuxfs sysfs tmpfs "
     "tracefs"
 )
 
 
-class Mounted(Record):
+class MountEntry(Record):
     """One line of /proc/self/mountinfo."""
 
     target: str
@@ -30,38 +30,45 @@ class Mounted(Record):
     writable: bool
 
 
-def writable_mounts(mountinfo: str) -> tuple[Mounted, ...]:
-    """Return the mounts that may have something to write, the latest first."""
-    mounts = (_parse(line) for line in mountinfo.splitlines())
-    found = [mount for mount in mounts if mount.writable and mount.fstype not in IN_MEMORY.split()]
+def find_writable_mounts(mountinfo: str) -> tuple[MountEntry, ...]:
+    """Return the writable mounts that are not in memory, the latest first."""
+    mounts = (_parse_line(line) for line in mountinfo.splitlines())
+    skipped = _MEMORY_FILESYSTEMS.split()
+    found = [mount for mount in mounts if mount.writable and mount.fstype not in skipped]
     return tuple(reversed(found))
 
 
 def unmount_all(kernel: "Kernel", log: "Log") -> None:
-    """Write everything, and unmount or remount read-only: what fails is said, and survived."""
-    kernel.sync()  # also what is mounted out of sight, below an overlay or in a mount namespace
+    """Sync, then unmount each writable mount or remount it read-only. A failure is only a warning.
+
+    sync(2) also covers file systems whose mount is not visible here: below an overlay, or in
+    another mount namespace.
+    """
+    kernel.sync()
     try:
         mountinfo = kernel.read("/proc/self/mountinfo")
     except OSError as error:  # a root without /proc
         log.warn(f"cannot tell what is mounted: {reason(error)}; it is synced, not unmounted")
         return
-    for mount in writable_mounts(mountinfo):
+    for mount in find_writable_mounts(mountinfo):
         _unmount(mount, kernel, log)
 
 
-def _unmount(mount: Mounted, kernel: "Kernel", log: "Log") -> None:
-    """Make a file system read-only, and unmount it: a layer of another may stay in use.
+def _unmount(mount: MountEntry, kernel: "Kernel", log: "Log") -> None:
+    """Remount a file system read-only, and unmount it; one of both is enough.
 
-    One of both is enough. It is in use when a process that even SIGKILL cannot end uses it.
+    A layer of an overlay stays in use after its unmount, so it is made read-only first. Either call
+    fails while a process that SIGKILL does not end uses the file system.
     """
-    failure = _attempt(lambda: kernel.mount("", mount.target, "", MS_REMOUNT | MS_RDONLY, ""))
+    remount_error = _attempt(lambda: kernel.mount("", mount.target, "", MS_REMOUNT | MS_RDONLY, ""))
     if mount.target != "/" and not _attempt(lambda: kernel.unmount(mount.target)):
         return
-    if failure:
-        log.warn(f"cannot make {mount.target} ({mount.fstype}) read-only: {reason(failure)}")
+    if remount_error:
+        log.warn(f"cannot make {mount.target} ({mount.fstype}) read-only: {reason(remount_error)}")
 
 
 def _attempt(action: "Callable[[], None]") -> "OSError | None":
+    """Do `action`; return its error, None on success."""
     try:
         action()
     except OSError as error:
@@ -69,14 +76,14 @@ def _attempt(action: "Callable[[], None]") -> "OSError | None":
     return None
 
 
-def _parse(line: str) -> Mounted:
+def _parse_line(line: str) -> MountEntry:
     before, _, after = line.partition(" - ")
-    fields, last = before.split(" "), after.split(" ")
-    writable = "rw" in fields[5].split(",") and "rw" in last[-1].split(",")
-    return Mounted(_unescape(fields[4]), last[0], writable)
+    fields, last_fields = before.split(" "), after.split(" ")
+    writable = "rw" in fields[5].split(",") and "rw" in last_fields[-1].split(",")
+    return MountEntry(_unescape(fields[4]), last_fields[0], writable)
 
 
 def _unescape(path: str) -> str:
-    """Return a path as it is: space, tab, line break and backslash are written `\\ooo`."""
+    """Decode `\\ooo`, which stands for a space, tab, line break or backslash in a path."""
     first, *others = path.split("\\")
     return first + "".join(chr(int(other[:3], 8)) + other[3:] for other in others)

@@ -1,7 +1,7 @@
-"""Starts the command: fork(2), and in the child all that leads up to execve(2).
+"""Start the command: fork(2), and in the child the steps up to execve(2).
 
-Between fork and execve there is one process of PID 1's memory too many: the child does nothing but
-system calls, and tells the parent through a pipe what failed. The pipe closes at the execve.
+The child has a copy of PID 1's memory. Until execve it only makes system calls, and reports a
+failure to the parent through a pipe, which is closed at the execve.
 """
 
 import errno
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 EXECUTE = "execute"
-_ENTER = "enter the directory"
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
+_ENTER_DIRECTORY = "enter the directory"
+# Errors of chdir(2) that the root's content or the command's `cwd` causes, not the machine.
+_REFUSAL_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 _SHELL = b"/bin/sh"
-# What lets a search through PATH go on with the next directory, as glibc's execvp(3) does.
-_SEARCH_ON = (
+# Errors after which a search through PATH continues with the next directory: glibc's execvp(3).
+_CONTINUE_ERRORS = (
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EACCES,
@@ -33,34 +34,34 @@ _SEARCH_ON = (
 
 
 class SpawnRequest(Record):
-    """Everything the child needs to know, looked up before there is a child."""
+    """The data that the child needs, looked up before the fork."""
 
     argv: tuple[bytes, ...]
     environ: "dict[bytes, bytes]"
     cwd: bytes
-    user: "User | None"  # None: as PID 1
+    user: "User | None"  # None: the user of PID 1
     descriptors: tuple[int, ...]  # become 0, 1 and 2
     terminal: int = -1  # becomes the controlling terminal
 
 
 class SpawnError(Exception):
-    """The child did not get as far as the command: what failed, with which errno, on what."""
+    """A step of the child failed before the command ran: the step, the errno, and the path."""
 
     def __init__(self, step: str, number: int, path: bytes) -> None:
         super().__init__(step, number, path)
         self.step, self.number, self.path = step, number, path
 
     def is_refusal(self) -> bool:
-        """Tell whether the root just does not have the directory that was asked for."""
-        return self.step == _ENTER and self.number in _NOT_THERE
+        """Return whether the root lacks the command's working directory."""
+        return self.step == _ENTER_DIRECTORY and self.number in _REFUSAL_ERRORS
 
 
-def spawn(what: SpawnRequest) -> int:
-    """Start the command; return its process. Raises NotStarted, or OSError where fork(2) does."""
+def spawn(request: SpawnRequest) -> int:
+    """Start the command; return its process ID. Raises SpawnError, and OSError of fork(2)."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(what, writer)
+        _run_child(request, writer)
     os.close(writer)
     report = read_all(reader)
     os.close(reader)
@@ -72,18 +73,18 @@ def spawn(what: SpawnRequest) -> int:
 
 
 def exit_status_of(failure: SpawnError) -> int:
-    """Return the exit status for a command that could not be executed, as a shell has it."""
+    """Return the exit status that a shell has for a command that cannot be executed."""
     return 127 if failure.number == errno.ENOENT else 126
 
 
-def explain_spawn_error(failure: SpawnError, what: SpawnRequest) -> str:
-    """Say why the command could not be executed."""
-    name, path = decode(what.argv[0]) or "''", decode(failure.path)
+def explain_spawn_error(failure: SpawnError, request: SpawnRequest) -> str:
+    """Return a message with the reason why the command cannot be executed."""
+    name, path = decode(request.argv[0]) or "''", decode(failure.path)
     if not path.startswith("/"):
-        path = f"{decode(what.cwd)}/{path}"
+        path = f"{decode(request.cwd)}/{path}"
     why = os.strerror(failure.number)
     if b"/" not in failure.path:
-        why = f"not found in PATH ({decode(what.environ.get(b'PATH', b''))})"
+        why = f"not found in PATH ({decode(request.environ.get(b'PATH', b''))})"
     elif failure.number in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
         from initrd.guest.execerror import explain_exec_error  # noqa: PLC0415 - only on failure
 
@@ -91,8 +92,8 @@ def explain_spawn_error(failure: SpawnError, what: SpawnRequest) -> str:
     return f"cannot run {name}: {why}"
 
 
-def candidates(name: bytes, path: bytes) -> tuple[bytes, ...]:
-    """Return the files to try for a command's name, as execvp(3) would. `path` is PATH's value."""
+def list_candidates(name: bytes, path: bytes) -> tuple[bytes, ...]:
+    """Return the files to try for a command name, as execvp(3) does. `path` is PATH's value."""
     if not name:
         return ()
     if b"/" in name:
@@ -100,21 +101,24 @@ def candidates(name: bytes, path: bytes) -> tuple[bytes, ...]:
     return tuple((folder or b".") + b"/" + name for folder in path.split(b":"))
 
 
-def _become(what: SpawnRequest, report: int) -> "NoReturn":
-    """Become the command. Ends the process, whatever happens: it must not return into PID 1's."""
-    step, path = "set up the session of", what.argv[0]
+def _run_child(request: SpawnRequest, report: int) -> "NoReturn":
+    """Execute the command in the child, or write the error to the descriptor `report` and exit.
+
+    Never returns: the caller's code belongs to PID 1.
+    """
+    step, path = "set up the session of", request.argv[0]
     try:
-        _enter_session(what)
-        if what.user:
-            step, path = "become user", str(what.user.uid).encode()
-            _become_user(what.user)
-        step, path = _ENTER, what.cwd
-        os.chdir(what.cwd)
-        step, path = EXECUTE, what.argv[0]
+        _enter_session(request)
+        if request.user:
+            step, path = "become user", str(request.user.uid).encode()
+            _become_user(request.user)
+        step, path = _ENTER_DIRECTORY, request.cwd
+        os.chdir(request.cwd)
+        step, path = EXECUTE, request.argv[0]
         os.umask(0o022)
         _syscalls.reset_signals()
-        _search(what)
-    except Exception as error:  # whatever it is, the parent is to be told
+        _execute_first(request)
+    except Exception as error:  # the parent reports errors of any type
         number = error.errno if isinstance(error, OSError) else None
         file = getattr(error, "filename", None)
         path = file if isinstance(file, bytes) else path
@@ -123,11 +127,11 @@ def _become(what: SpawnRequest, report: int) -> "NoReturn":
         os._exit(125)
 
 
-def _enter_session(what: SpawnRequest) -> None:
+def _enter_session(request: SpawnRequest) -> None:
     os.setsid()
-    if what.terminal >= 0:
-        _syscalls.set_controlling_terminal(what.terminal)
-    for fd, descriptor in enumerate(what.descriptors):
+    if request.terminal >= 0:
+        _syscalls.set_controlling_terminal(request.terminal)
+    for fd, descriptor in enumerate(request.descriptors):
         os.dup2(descriptor, fd)
 
 
@@ -137,16 +141,16 @@ def _become_user(user: User) -> None:
     os.setuid(user.uid)
 
 
-def _search(what: SpawnRequest) -> None:
-    """Execute the first candidate that can be. Returns by raising OSError only."""
+def _execute_first(request: SpawnRequest) -> None:
+    """Execute the first candidate that can be executed. Returns only by raising OSError."""
     failure: OSError = FileNotFoundError(errno.ENOENT, "")
-    for file in candidates(what.argv[0], what.environ.get(b"PATH", b"")):
+    for file in list_candidates(request.argv[0], request.environ.get(b"PATH", b"")):
         try:
-            _execute(file, what)
+            _execute(file, request)
         except OSError as error:
-            if error.errno not in _SEARCH_ON:
+            if error.errno not in _CONTINUE_ERRORS:
                 raise
-            # A file that is there and cannot be executed says more than all that are not there.
+            # Report the first file that exists: its error explains more than a missing file's.
             if failure.filename is None and _exists(file):
                 failure = error
     raise failure
@@ -160,18 +164,18 @@ def _exists(file: bytes) -> bool:
     return True
 
 
-def _execute(file: bytes, what: SpawnRequest) -> None:
+def _execute(file: bytes, request: SpawnRequest) -> None:
     try:
-        os.execve(file, what.argv, what.environ)
+        os.execve(file, request.argv, request.environ)
     except OSError as error:
         if error.errno != errno.ENOEXEC or _is_binary(file):
             raise
-    # execvp(3): a text without `#!` is a script for the shell.
-    os.execve(_SHELL, [_SHELL, file, *what.argv[1:]], what.environ)
+    # execvp(3): a text file without `#!` is a script for the shell.
+    os.execve(_SHELL, [_SHELL, file, *request.argv[1:]], request.environ)
 
 
 def _is_binary(file: bytes) -> bool:
     try:
         return b"\0" in read_file(file, 128)
-    except OSError:  # it may be executed and not read: then no shell could read it either
+    except OSError:  # executable but not readable: a shell could not read the file either
         return True

@@ -1,13 +1,13 @@
-"""PID 1 while a command runs: streams, signals, reaping; and the end of everything else after it.
+"""Supervise the command as PID 1: copy its streams, forward signals, reap, stop what is left.
 
-Decides nothing about the machine: `initrd.guest.command.session` does that. Touches processes only
-through the objects that it is given.
+Does not mount, unmount or power off: `initrd.guest.command.session` does. Acts on processes only
+through the `Processes` object that it is given.
 """
 
 import posix as os
 
 from initrd.guest._syscalls import SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SIGTERM
-from initrd.guest.command.loop import JOB_SIGNALS, OWN_SIGNALS, Loop, Signals
+from initrd.guest.command.loop import JOB_SIGNALS, UNFORWARDED_SIGNALS, Loop, SignalReader
 from initrd.text import parse_natural
 
 TYPE_CHECKING = False
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from initrd.guest.command.spawn import SpawnRequest
     from initrd.guest.command.streams import Streams
 
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-_KILL_AGAIN = 0.5  # seconds; and as often as this fits into GRACE
+_GRACE_PERIOD = 5.0  # seconds between SIGTERM and SIGKILL, and for SIGKILL to have its effect
+_KILL_INTERVAL = 0.5  # seconds between two SIGKILL to all processes
 
 
-def status_message(status: int) -> str:
+def format_status(status: int) -> str:
     """Return the message that reports a wait status."""
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}"
@@ -29,100 +29,103 @@ def status_message(status: int) -> str:
 
 
 class Supervisor:
-    """Runs one command to its end, and stops what it leaves."""
+    """Runs one command to its end, and stops the processes that it leaves."""
 
-    def __init__(self, host: "ControlPort", streams: "Streams", processes: "Processes") -> None:
-        self._host, self._streams, self._processes = host, streams, processes
+    def __init__(self, control: "ControlPort", streams: "Streams", processes: "Processes") -> None:
+        self._control, self._streams, self._processes = control, streams, processes
         self._loop = Loop()
-        signals = Signals(processes.receive_signals(), self._on_signal)
-        self._loop.watchers += [host, signals, *streams.copies()]
+        signals = SignalReader(processes.receive_signals(), self._on_signal)
+        self._loop.handlers += [control, signals, *streams.copies()]
         self._pid = 0
         self._status: int | None = None
-        host.on_message = self._on_message
+        control.on_message = self._on_message
 
-    def run(self, what: "SpawnRequest") -> str:
-        """Run the command; return the message that reports how it ended.
+    def run(self, request: "SpawnRequest") -> str:
+        """Run the command; return the message that reports its status.
 
-        Raises NotStarted or OSError when it cannot be started.
+        Raises SpawnError or OSError if the command cannot be started.
         """
         try:
-            self._pid = self._processes.start(what)
+            self._pid = self._processes.start(request)
         finally:
             self._streams.close_child_ends()
-        self._host.send("started")
-        self._loop.run(lambda: self._status is not None or self._host.gone)
-        if self._host.gone:
-            self._pass_on(SIGHUP)
-            self._loop.run(lambda: self._status is not None, GRACE)
+        self._control.send("started")
+        self._loop.run(lambda: self._status is not None or self._control.disconnected)
+        if self._control.disconnected:
+            self._forward_signal(SIGHUP)
+            self._loop.run(lambda: self._status is not None, _GRACE_PERIOD)
         self.finish()
-        return status_message(self._status) if self._status is not None else f"signal {SIGHUP}"
+        return format_status(self._status) if self._status is not None else f"signal {SIGHUP}"
 
     def finish(self) -> None:
-        """Stop what is left of the command, and deliver what it has written."""
+        """Stop the remaining processes, and deliver the remaining output."""
         self._streams.end_inputs()
         self._stop_others()
         self._drain()
 
     def _drain(self) -> None:
-        """Deliver what the command has written, however slowly the host takes it."""
-        self._streams.finish()
-        if self._processes.any_left():  # one that even SIGKILL cannot end may hold a stream open
-            self._loop.run(self._all_ended, _KILL_AGAIN)
-        elif self._processes.any_exempt():
-            self._drain_what_comes()
+        """Deliver the remaining output, at the speed of the host."""
+        self._streams.close_slave()
+        if self._processes.has_others():  # a process that SIGKILL does not end may hold a stream
+            self._loop.run(self._outputs_ended, _KILL_INTERVAL)
+        elif self._processes.has_exempt():
+            self._drain_until_idle()
         else:
-            self._loop.run(lambda: self._all_ended() or self._host.gone)
-        for pump in self._streams.copies():
-            pump.end()
+            self._loop.run(self._outputs_ended_or_disconnected)
+        for copy in self._streams.copies():
+            copy.end()
 
-    def _drain_what_comes(self) -> None:
-        """Deliver until nothing more comes: who is spared may hold a stream open for ever."""
+    def _drain_until_idle(self) -> None:
+        """Deliver output until no more comes: an exempt process may hold a stream open for ever."""
         outputs = self._streams.outputs.values()
-        while not (self._all_ended() or self._host.gone):
-            before = sum(pump.received for pump in outputs)
-            self._loop.run(lambda: self._all_ended() or self._host.gone, _KILL_AGAIN)
-            came = sum(pump.received for pump in outputs) - before
-            if not came and not any(pump.pending for pump in outputs):  # else the host is slow
+        while not self._outputs_ended_or_disconnected():
+            before = sum(copy.received for copy in outputs)
+            self._loop.run(self._outputs_ended_or_disconnected, _KILL_INTERVAL)
+            received = sum(copy.received for copy in outputs) - before
+            if not received and not any(copy.has_pending for copy in outputs):  # pending: slow host
                 return
 
-    def _all_ended(self) -> bool:
-        return all(pump.ended for pump in self._streams.outputs.values())
+    def _outputs_ended(self) -> bool:
+        return all(copy.ended for copy in self._streams.outputs.values())
+
+    def _outputs_ended_or_disconnected(self) -> bool:
+        return self._outputs_ended() or self._control.disconnected
 
     def _stop_others(self) -> None:
-        if not self._processes.any_left():
+        if not self._processes.has_others():
             return
         self._processes.signal_others(SIGTERM)
-        self._processes.signal_others(SIGCONT)  # a stopped process cannot end otherwise
-        if self._loop.run(self._alone, GRACE):
+        self._processes.signal_others(SIGCONT)  # a stopped process acts on SIGTERM only then
+        if self._loop.run(self._no_others_left, _GRACE_PERIOD):
             return
-        for _ in range(int(GRACE / _KILL_AGAIN)):
+        for _ in range(int(_GRACE_PERIOD / _KILL_INTERVAL)):
             self._processes.signal_others(SIGKILL)
-            if self._loop.run(self._alone, _KILL_AGAIN):
+            if self._loop.run(self._no_others_left, _KILL_INTERVAL):
                 return
-        self._host.send("warning", "a process does not end, not even when killed")
+        self._control.send("warning", "a process does not end, not even when killed")
 
-    def _alone(self) -> bool:
-        return not self._processes.any_left()
+    def _no_others_left(self) -> bool:
+        return not self._processes.has_others()
 
     def _on_signal(self, number: int) -> None:
         if number == SIGCHLD:
             self._reap()
-        elif number not in OWN_SIGNALS:
-            self._pass_on(number)
+        elif number not in UNFORWARDED_SIGNALS:
+            self._forward_signal(number)
 
     def _reap(self) -> None:
         for pid, status in self._processes.reap():
-            if pid == self._pid and self._status is None:  # a number may be used again
+            if pid == self._pid and self._status is None:  # the kernel may reuse the process ID
                 self._status = status
 
-    def _pass_on(self, number: int) -> None:
-        """Send the command a signal: its whole job for those that a terminal sends."""
+    def _forward_signal(self, number: int) -> None:
+        """Send a signal to the command; a terminal's signals go to its whole process group."""
         if self._status is None and self._pid > 1:
             pid = -self._pid if number in JOB_SIGNALS else self._pid
             self._processes.signal(pid, number)
 
     def _on_message(self, words: "list[str]") -> None:
-        """Do what the host asks for. What is not understood is ignored."""
+        """Act on a message from the host. Ignores unknown and malformed messages."""
         numbers = [number for word in words if (number := parse_natural(word)) is not None]
         if words[0] == "eof" and len(words) == 3 and len(numbers) == 1:
             self._streams.end_input(words[1], numbers[0])
@@ -131,4 +134,4 @@ class Supervisor:
         elif words[0] == "resize" and len(words) == 3 and len(numbers) == 2:
             self._streams.resize(*numbers)
         elif words[0] == "signal" and len(words) == 2 and len(numbers) == 1 and 0 < numbers[0] < 65:
-            self._pass_on(numbers[0])
+            self._forward_signal(numbers[0])

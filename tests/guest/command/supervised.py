@@ -1,9 +1,9 @@
-"""Runs the guest's side of a command as an ordinary process, for tests that cannot be PID 1.
+"""Run the guest's side of a command as an ordinary process, for tests that do not run as PID 1.
 
     python -m tests.guest.command.supervised '{"initrd.control": 5, …}' COMMAND_FILE
 
-Everything is real, the processes, pipes and terminals, but the machine: a kernel that only records
-stands in for it, and only descendants of this process are ever signalled.
+Processes, pipes and terminals are real. The kernel object is a fake that records calls, and only
+descendants of this process get signals.
 """
 
 import ctypes
@@ -24,18 +24,18 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # include/uapi/linux/prctl.h
 
 
 class OwnProcesses(Processes):
-    """Starts commands as who we are, and stops only what descends from us."""
+    """Starts commands as the user of this process, and stops only descendants of this process."""
 
-    def start(self, what: SpawnRequest) -> int:
-        return spawn(what.replace(user=None))
+    def start(self, request: SpawnRequest) -> int:
+        return spawn(request.replace(user=None))
 
     def signal_others(self, number: int) -> None:
-        for pid in descendants(os.getpid()):
+        for pid in list_descendants(os.getpid()):
             self.signal(pid, number)
 
 
 class HostKernel(FakeKernel):
-    """Finds the ports it is given, and ends this process instead of a machine."""
+    """Has the given descriptors as ports; a power-off ends this process."""
 
     def __init__(self, ports: dict[str, int], command: bytes) -> None:
         names = {f"/sys/class/virtio-ports/port{fd}/name": name for name, fd in ports.items()}
@@ -46,14 +46,14 @@ class HostKernel(FakeKernel):
         os._exit(0)
 
 
-def descendants(pid: int) -> list[int]:
+def list_descendants(pid: int) -> list[int]:
     found = []
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+    except (FileNotFoundError, ProcessLookupError):  # the process has just ended
         return []
     for child in children.split():
-        found += [int(child), *descendants(int(child))]
+        found += [int(child), *list_descendants(int(child))]
     return found
 
 

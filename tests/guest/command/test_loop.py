@@ -1,4 +1,4 @@
-"""Where PID 1 waits."""
+"""The event loop of PID 1: merged poll(2) entries, dispatch and timeout."""
 
 import os
 
@@ -9,21 +9,21 @@ from initrd.guest.command import loop
 from initrd.guest.command.loop import Loop
 
 
-class Waiter:
-    """Somebody who waits for files, and keeps what was ready."""
+class RecordingHandler:
+    """Waits for fixed descriptors and events, and records the events that it gets."""
 
-    def __init__(self, *wanted: tuple[int, int]) -> None:
-        self.wanted = list(wanted)
-        self.seen: list[dict[int, int]] = []
+    def __init__(self, *entries: tuple[int, int]) -> None:
+        self.entries = list(entries)
+        self.handled: list[dict[int, int]] = []
 
-    def wants(self) -> list[tuple[int, int]]:
-        return self.wanted
+    def poll_entries(self) -> list[tuple[int, int]]:
+        return self.entries
 
-    def act(self, ready: dict[int, int]) -> None:
-        self.seen.append(ready)
+    def handle_events(self, ready: dict[int, int]) -> None:
+        self.handled.append(ready)
 
 
-def test_a_descriptor_is_polled_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poll_has_one_entry_for_each_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     polled: list[list[tuple[int, int]]] = []
 
     def poll(files: list[tuple[int, int]], _: int) -> list[tuple[int, int]]:
@@ -31,24 +31,28 @@ def test_a_descriptor_is_polled_once_for_all_who_wait(monkeypatch: pytest.Monkey
         return [(7, POLLOUT)]
 
     monkeypatch.setattr(loop, "poll", poll)
-    waiters = [Waiter((7, POLLIN), (8, 0)), Waiter((8, POLLIN), (7, POLLOUT)), Waiter((9, POLLIN))]
-    it = Loop()
-    it.watchers += waiters
-    assert it.run(lambda: bool(polled))
+    handlers = [
+        RecordingHandler((7, POLLIN), (8, 0)),
+        RecordingHandler((8, POLLIN), (7, POLLOUT)),
+        RecordingHandler((9, POLLIN)),
+    ]
+    event_loop = Loop()
+    event_loop.handlers += handlers
+    assert event_loop.run(lambda: bool(polled))
     assert polled == [[(7, POLLIN | POLLOUT), (8, POLLIN), (9, POLLIN)]]
-    assert [waiter.seen for waiter in waiters] == [[{7: POLLOUT}], [{7: POLLOUT}], []]
+    assert [handler.handled for handler in handlers] == [[{7: POLLOUT}], [{7: POLLOUT}], []]
 
 
-def test_what_is_ready_is_told_to_whoever_waits_for_it() -> None:
+def test_loop_calls_the_handler_of_a_ready_descriptor_and_stops_at_the_timeout() -> None:
     reader, writer = os.pipe()
     try:
-        waiter = Waiter((reader, POLLIN))
-        it = Loop()
-        it.watchers.append(waiter)
-        assert not it.run(lambda: bool(waiter.seen), 0.01)
+        handler = RecordingHandler((reader, POLLIN))
+        event_loop = Loop()
+        event_loop.handlers.append(handler)
+        assert not event_loop.run(lambda: bool(handler.handled), 0.01)
         os.write(writer, b"x")
-        assert it.run(lambda: bool(waiter.seen), 10.0)
-        assert waiter.seen == [{reader: POLLIN}]
+        assert event_loop.run(lambda: bool(handler.handled), 10.0)
+        assert handler.handled == [{reader: POLLIN}]
     finally:
         os.close(reader)
         os.close(writer)

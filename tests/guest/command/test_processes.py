@@ -1,4 +1,4 @@
-"""Which processes are spared at the end: lists that anybody may have written."""
+"""Exempt processes from /run/sendsigs.omit.d, whose files any program may write; live processes."""
 
 import os
 import subprocess
@@ -6,32 +6,32 @@ import sys
 import time
 from pathlib import Path
 
-from initrd.guest.command.processes import _is_user_process, exempt_pids
+from initrd.guest.command.processes import _has_program, read_exempt_pids
 
 
-def test_no_directory_spares_nobody(tmp_path: Path) -> None:
-    assert exempt_pids(f"{tmp_path}/missing") == frozenset()
+def test_missing_omit_directory_exempts_no_process(tmp_path: Path) -> None:
+    assert read_exempt_pids(f"{tmp_path}/missing") == frozenset()
     (tmp_path / "file").touch()
-    assert exempt_pids(f"{tmp_path}/file") == frozenset()
+    assert read_exempt_pids(f"{tmp_path}/file") == frozenset()
 
 
-def test_every_number_in_every_file_counts(tmp_path: Path) -> None:
+def test_all_numbers_in_all_omit_files_are_exempt(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("12\n13 14\n")
     (tmp_path / "b").write_text("15")
-    assert exempt_pids(str(tmp_path)) == {12, 13, 14, 15}
+    assert read_exempt_pids(str(tmp_path)) == {12, 13, 14, 15}
 
 
-def test_what_is_no_list_of_numbers_is_passed_over(tmp_path: Path) -> None:
+def test_unreadable_omit_files_and_words_that_are_no_number_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "words").write_bytes(b"-5 +6 seven \xff\xb2 8.0 " + b"9" * 5000)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "good").write_text("21")
-    assert exempt_pids(str(tmp_path)) == {21}
+    assert read_exempt_pids(str(tmp_path)) == {21}
 
 
-def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
+def test_process_has_a_program_until_its_last_thread_ends() -> None:
     end_first_thread = (
         "import ctypes, threading, time, platform\n"
         "threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -42,13 +42,13 @@ def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        while state_of(process.pid) != "Z":  # it looks like a zombie
+        while read_process_state(process.pid) != "Z":  # until the first thread has ended
             time.sleep(0.01)
-        assert _is_user_process(process.pid)
+        assert _has_program(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert not _is_user_process(process.pid)
+        assert not _has_program(process.pid)
 
 
-def state_of(pid: int) -> str:
+def read_process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]

@@ -1,4 +1,4 @@
-"""A boot with a command in its image: wherever it breaks, the host and the console are told."""
+"""A boot with a command in its image: order of the steps, reports to the host and the console."""
 
 import os
 import socket
@@ -12,21 +12,21 @@ from initrd.options import COMMAND_FILE
 from tests.fake_kernel import FakeKernel
 from tests.guest.test_init import BootKernel, boot
 
-# Nobody by that name: the boot gets as far as the start of the command, and no further.
+# The fake root has no user "eve": the boot fails when it is about to start the command.
 COMMAND = Command((b"true",), user=b"eve")
 NAMES = ("control", "stdin", "stdout", "stderr")
 CLASS = "/sys/class/virtio-ports"
 
 
-class Line:
-    """Both ends of the control port; what is told to the host can be read after the boot."""
+class ControlLine:
+    """Both ends of the control port. The host has sent `bye` before the boot."""
 
     def __init__(self) -> None:
         self.host, self.guest = socket.socketpair()
         self.guest.setblocking(False)
         self.host.sendall(b"bye\n")
 
-    def told(self) -> list[str]:
+    def read_messages(self) -> list[str]:
         self.host.setblocking(False)
         try:
             return self.host.recv(1 << 16).decode().splitlines()
@@ -35,14 +35,14 @@ class Line:
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    line = Line()
+def line() -> Iterator[ControlLine]:
+    line = ControlLine()
     yield line
     line.host.close()
     line.guest.close()
 
 
-def kernel_with(line: Line, **kwargs: object) -> FakeKernel:
+def kernel_with_command(line: ControlLine, **kwargs: object) -> FakeKernel:
     files = {f"{CLASS}/vport0p{at}/name": f"initrd.{name}\n" for at, name in enumerate(NAMES)}
     files[COMMAND_FILE] = os.fsdecode(dump(COMMAND))
     kernel = BootKernel("", files=files, **kwargs)
@@ -50,8 +50,8 @@ def kernel_with(line: Line, **kwargs: object) -> FakeKernel:
     return kernel
 
 
-def test_the_command_is_got_ready_before_the_root_is_mounted(line: Line) -> None:
-    kernel = kernel_with(line)
+def test_session_is_prepared_before_the_root_is_mounted(line: ControlLine) -> None:
+    kernel = kernel_with_command(line)
     boot(kernel)
     calls = [call[:2] for call in kernel.calls]
     order = [("open_port", "/dev/vport0p0"), ("unlink", COMMAND_FILE), ("interface_up", "lo")]
@@ -60,88 +60,90 @@ def test_the_command_is_got_ready_before_the_root_is_mounted(line: Line) -> None
     assert ("mount", "cgroup2") in calls
 
 
-def test_the_target_is_not_executed(line: Line) -> None:
-    kernel = kernel_with(line)
+def test_boot_with_a_command_does_not_execute_the_target(line: ControlLine) -> None:
+    kernel = kernel_with_command(line)
     boot(kernel)
     assert kernel.named("execute") == []
 
 
-def test_an_image_without_a_command_has_nothing_of_it() -> None:
+def test_boot_without_a_command_opens_no_port_and_sets_no_host_name() -> None:
     kernel = BootKernel()
     boot(kernel)
     assert kernel.named("open_port", "unlink", "interface_up", "set_hostname") == []
 
 
-def test_the_reason_is_told_to_the_host_and_on_the_console(line: Line) -> None:
-    kernel = kernel_with(line)
+def test_missing_user_is_reported_to_the_host_and_on_the_console(line: ControlLine) -> None:
+    kernel = kernel_with_command(line)
     boot(kernel)
-    told = line.told()
-    assert told[0] == "ready"
-    assert told[-1].startswith("refused cannot run the command as eve: there is no user")
+    messages = line.read_messages()
+    assert messages[0] == "ready"
+    assert messages[-1].startswith("refused cannot run the command as eve: there is no user")
     assert "cannot run the command as eve" in kernel.said
 
 
-def calls_of_a_boot() -> int:
-    line = Line()
-    kernel = kernel_with(line)
+def count_calls_of_a_boot() -> int:
+    line = ControlLine()
+    kernel = kernel_with_command(line)
     boot(kernel)
     line.host.close()
     line.guest.close()
     return len(kernel.calls) - 1  # without the power-off
 
 
-@pytest.mark.parametrize("at", range(calls_of_a_boot()))
-def test_whichever_call_fails_it_ends_with_a_reason_and_a_power_off(line: Line, at: int) -> None:
-    kernel = kernel_with(line, fail_call=at)
+@pytest.mark.parametrize("at", range(count_calls_of_a_boot()))
+def test_boot_reports_any_failed_call_and_powers_off(line: ControlLine, at: int) -> None:
+    kernel = kernel_with_command(line, fail_call=at)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
     assert "Traceback" not in kernel.said
-    told = line.told()
-    if told:
-        assert told[-1].startswith(("failed boot failed: ", "refused cannot run the command as"))
+    messages = line.read_messages()
+    if messages:
+        assert messages[-1].startswith(
+            ("failed boot failed: ", "refused cannot run the command as")
+        )
     else:
         assert "boot failed: " in kernel.said
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "initrd-command 2\0end\0"])
-def test_a_command_that_is_not_understood_is_a_failure(line: Line, content: str) -> None:
-    kernel = kernel_with(line)
+def test_invalid_command_file_is_reported_as_a_failure(line: ControlLine, content: str) -> None:
+    kernel = kernel_with_command(line)
     kernel.files[COMMAND_FILE] = content
     boot(kernel)
-    assert "cannot understand the command" in line.told()[-1]
+    assert "cannot understand the command" in line.read_messages()[-1]
 
 
-def test_a_host_that_is_gone_does_not_stop_the_power_off(line: Line) -> None:
+def test_machine_powers_off_when_the_host_has_disconnected(line: ControlLine) -> None:
     line.host.shutdown(socket.SHUT_RDWR)
-    kernel = kernel_with(line)
+    kernel = kernel_with_command(line)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
     assert "cannot run the command as eve" in kernel.said
 
 
-def test_what_a_command_can_do_without_is_only_warned_about(line: Line) -> None:
+def test_optional_setup_that_fails_only_gives_a_warning(line: ControlLine) -> None:
     errors = {("mount", "cgroup2"): 19, "interface_up": 19, "set_hostname": 1}
-    kernel = kernel_with(line, errors=errors)
+    kernel = kernel_with_command(line, errors=errors)
     boot(kernel)
     for words in ("cgroup2", "bring up lo", "set the host name"):
         assert words in kernel.said
-    assert line.told()[-1].startswith("refused cannot run the command as eve")
+    assert line.read_messages()[-1].startswith("refused cannot run the command as eve")
 
 
-def test_a_link_that_leads_nowhere_counts_as_no_file(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+def test_dangling_links_in_etc_are_treated_as_missing_files(
+    line: ControlLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = kernel_with(line)
-    there = kernel.exists
-    monkeypatch.setattr(kernel, "exists", lambda path: path.startswith("/etc/") or there(path))
+    kernel = kernel_with_command(line)
+    exists = kernel.exists
+    monkeypatch.setattr(kernel, "exists", lambda path: path.startswith("/etc/") or exists(path))
     boot(kernel)
     assert ("set_hostname", "localhost") in kernel.calls
-    assert "there is no user eve" in line.told()[-1]
+    assert "there is no user eve" in line.read_messages()[-1]
 
 
-def test_panic_is_heeded_after_the_host_was_told(line: Line) -> None:
-    kernel = kernel_with(line)
+def test_onfail_panic_takes_effect_after_the_report_to_the_host(line: ControlLine) -> None:
+    kernel = kernel_with_command(line)
     kernel.files["/proc/cmdline"] = "initrd.onfail=panic"
     with pytest.raises(SystemExit):
         Boot(kernel, []).run()  # type: ignore[arg-type]
-    assert line.told()[-1].startswith("refused ")
+    assert line.read_messages()[-1].startswith("refused ")

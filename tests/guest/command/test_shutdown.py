@@ -1,11 +1,11 @@
-"""Leaving the disks in order."""
+"""Sync, read-only remount and unmount before the power-off, on a fake kernel."""
 
 import pytest
 
 from initrd.guest._syscalls import MS_RDONLY, MS_REMOUNT
-from initrd.guest.command.shutdown import Mounted, unmount_all, writable_mounts
+from initrd.guest.command.shutdown import MountEntry, find_writable_mounts, unmount_all
 from initrd.guest.log import Log
-from tests.fake_kernel import Call, FakeKernel
+from tests.fake_kernel import FakeKernel
 
 MOUNTINFO = """\
 1 1 0:2 / / rw - rootfs rootfs rw
@@ -22,50 +22,46 @@ OVERLAY = "40 1 0:50 / / rw,noatime - overlay overlay rw,lowerdir=/rom\n"
 RO = MS_REMOUNT | MS_RDONLY
 
 
-def actions(kernel: FakeKernel) -> list[Call]:
-    return [call[:3] if call[0] == "mount" else call for call in kernel.calls]
-
-
-def leave(mountinfo: str, **kwargs: object) -> FakeKernel:
+def shut_down(mountinfo: str, **kwargs: object) -> FakeKernel:
     kernel = FakeKernel(files={"/proc/self/mountinfo": mountinfo}, **kwargs)  # type: ignore[arg-type]
     unmount_all(kernel, Log(kernel))  # type: ignore[arg-type]
     return kernel
 
 
-def test_only_what_can_be_written_to_and_kept_is_found_the_latest_first() -> None:
-    assert writable_mounts(MOUNTINFO) == (
-        Mounted("/mnt", "ext4", writable=True),
-        Mounted("/run/mnt/a b\\c", "virtiofs", writable=True),
-        Mounted("/run/mnt/data", "virtiofs", writable=True),
+def test_writable_mounts_exclude_read_only_and_memory_file_systems_latest_first() -> None:
+    assert find_writable_mounts(MOUNTINFO) == (
+        MountEntry("/mnt", "ext4", writable=True),
+        MountEntry("/run/mnt/a b\\c", "virtiofs", writable=True),
+        MountEntry("/run/mnt/data", "virtiofs", writable=True),
     )
 
 
-def test_everything_is_written_first() -> None:
-    assert leave(MOUNTINFO).calls[0] == ("sync",)
+def test_shutdown_calls_sync_first() -> None:
+    assert shut_down(MOUNTINFO).calls[0] == ("sync",)
 
 
-def test_each_is_made_read_only_and_unmounted() -> None:
-    kernel = leave("30 22 0:40 / /data rw - virtiofs data rw\n")
+def test_writable_mount_is_remounted_read_only_and_unmounted() -> None:
+    kernel = shut_down("30 22 0:40 / /data rw - virtiofs data rw\n")
     assert kernel.calls[1:] == [("mount", "", "/data", "", RO, ""), ("unmount", "/data", 0)]
     assert kernel.said == ""
 
 
-def test_the_root_is_only_made_read_only() -> None:
-    assert leave(OVERLAY).calls[1:] == [("mount", "", "/", "", RO, "")]
+def test_root_is_remounted_read_only_but_not_unmounted() -> None:
+    assert shut_down(OVERLAY).calls[1:] == [("mount", "", "/", "", RO, "")]
 
 
 @pytest.mark.parametrize("call", ["mount", "unmount"])
-def test_one_of_both_is_enough(call: str) -> None:
-    assert leave("30 22 0:40 / /data rw - ext4 data rw\n", errors={call: 16}).said == ""
+def test_one_failure_of_remount_or_unmount_gives_no_warning(call: str) -> None:
+    assert shut_down("30 22 0:40 / /data rw - ext4 data rw\n", errors={call: 16}).said == ""
 
 
-def test_what_is_in_use_is_named_and_survived() -> None:
-    kernel = leave(MOUNTINFO + OVERLAY, errors={"mount": 16, "unmount": 16})
+def test_warning_names_a_file_system_in_use() -> None:
+    kernel = shut_down(MOUNTINFO + OVERLAY, errors={"mount": 16, "unmount": 16})
     for word in ("/mnt (ext4)", "/run/mnt/data (virtiofs)", "/ (overlay)", "busy"):
         assert word in kernel.said
 
 
-def test_without_proc_it_is_synced_at_least() -> None:
+def test_shutdown_without_proc_still_calls_sync() -> None:
     kernel = FakeKernel()
     unmount_all(kernel, Log(kernel))  # type: ignore[arg-type]
     assert kernel.calls == [("sync",)]

@@ -1,4 +1,4 @@
-"""A pump that somebody ended while it waited."""
+"""Copying between a stream of the command and a port."""
 
 import os
 
@@ -6,10 +6,10 @@ from initrd.guest._syscalls import POLLIN
 from initrd.guest.command.streams import StreamCopy
 
 
-def test_a_pump_that_was_ended_in_the_same_turn_touches_nothing() -> None:
+def test_stream_copy_ended_by_another_handler_does_not_read() -> None:
     reader, writer = os.pipe()
-    pump = StreamCopy(reader, writer, lambda ended: os.close(ended.source))
-    pump.end(broken=True)
-    pump.act({reader: POLLIN})
+    copy = StreamCopy(reader, writer, lambda ended: os.close(ended.source))
+    copy.end(broken=True)
+    copy.handle_events({reader: POLLIN})
     os.close(writer)
-    assert pump.received == 0
+    assert copy.received == 0

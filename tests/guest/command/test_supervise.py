@@ -1,4 +1,4 @@
-"""A command under supervision: real processes, pipes and terminals, without a machine."""
+"""Supervision of a command with real processes, pipes and terminals, without a virtual machine."""
 
 import hashlib
 import json
@@ -15,48 +15,51 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command, dump
-from initrd.guest.command.supervise import status_message
+from initrd.guest.command.supervise import format_status
 from tests.host_end import Host
 
-Run = Callable[..., Host]
-HERE = os.path.abspath(f"{__file__}/../../../..")
-# 32 and 33 belong to glibc: its posix_spawn(3) ignores them for good, in us if `make` started us.
+Start = Callable[..., Host]
+TOP_DIRECTORY = os.path.abspath(f"{__file__}/../../../..")
+# Signals 32 and 33 are internal to glibc. Its posix_spawn(3) leaves them ignored in the child, and
+# so in this process, for instance when `make` has started it.
 INTERNAL_SIGNALS = 1 << 31 | 1 << 32
 ENVIRONMENT = (f"PATH={os.environ['PATH']}".encode(),)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    """Start a shell script under supervision, and be its host."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a shell script under supervision and returns the host's end."""
     with ExitStack() as stack:
 
         def start(script: str, **changes: object) -> Host:
-            me = f"{os.getuid()}:{os.getgid()}".encode()
-            words = (b"sh", b"-c", os.fsencode(script))
-            command = Command(words, ENVIRONMENT, user=me).replace(**changes)
+            user = f"{os.getuid()}:{os.getgid()}".encode()
+            argv = (b"sh", b"-c", os.fsencode(script))
+            command = Command(argv, ENVIRONMENT, user=user).replace(**changes)
             (tmp_path / "command").write_bytes(dump(command))
             ends = {name: socket.socketpair() for name in command.ports}
-            for ours, theirs in ends.values():
-                theirs.setblocking(False)
-                stack.enter_context(ours)
-            ports = {name: theirs.fileno() for name, (_, theirs) in ends.items()}
+            for host_end, guest_end in ends.values():
+                guest_end.setblocking(False)
+                stack.enter_context(host_end)
+            ports = {name: guest_end.fileno() for name, (_, guest_end) in ends.items()}
             arguments = [json.dumps(ports), str(tmp_path / "command")]
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.guest.command.supervised", *arguments],
-                cwd=HERE,
+                cwd=TOP_DIRECTORY,
                 pass_fds=ports.values(),
             )
             stack.callback(process.wait)
             stack.callback(process.kill)
-            for _, theirs in ends.values():
-                theirs.close()
-            sockets = {n.removeprefix("initrd."): ours for n, (ours, _) in ends.items()}
+            for _, guest_end in ends.values():
+                guest_end.close()
+            sockets = {
+                name.removeprefix("initrd."): host_end for name, (host_end, _) in ends.items()
+            }
             return Host(sockets, dict.fromkeys(sockets, b""))
 
         yield start
 
 
-def test_output_error_and_status_arrive_apart(start: Run) -> None:
+def test_standard_output_standard_error_and_status_are_separate(start: Start) -> None:
     host = start("echo out; echo err >&2; exit 3")
     assert host.last_message() == "exit 3"
     assert (host.received["stdout"], host.received["stderr"]) == (b"out\n", b"err\n")
@@ -64,24 +67,24 @@ def test_output_error_and_status_arrive_apart(start: Run) -> None:
     assert sorted(host.messages[2:]) == ["closed stdin", "eof stderr 4", "eof stdout 4", "exit 3"]
 
 
-def test_a_gigantic_conversation_arrives_as_it_was(start: Run) -> None:
+def test_five_megabytes_through_stdin_and_stdout_are_unchanged(start: Start) -> None:
     data = random.Random(1).randbytes(5_000_000)
     host = start("cat")
     host.give(data)
     assert host.last_message() == "exit 0"
-    got = host.received["stdout"]
-    assert hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
+    output = host.received["stdout"]
+    assert hashlib.sha256(output).digest() == hashlib.sha256(data).digest()
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 131072])
-def test_the_end_of_input_comes_after_its_last_byte(start: Run, size: int) -> None:
+def test_command_reads_end_of_input_after_the_last_byte(start: Start, size: int) -> None:
     host = start("wc -c; cat")
     host.give(b"x" * size)
     assert host.last_message() == "exit 0"
     assert host.received["stdout"].split() == [str(size).encode()]
 
 
-def test_the_end_of_input_may_be_told_before_the_bytes_come(start: Run) -> None:
+def test_eof_message_may_arrive_before_the_bytes_of_stdin(start: Start) -> None:
     host = start("cat")
     host.expect("started")
     host.tell("eof stdin 6")
@@ -92,7 +95,7 @@ def test_the_end_of_input_may_be_told_before_the_bytes_come(start: Run) -> None:
     assert host.received["stdout"] == b"abcdef"
 
 
-def test_a_host_that_hangs_up_its_input_has_ended_it(start: Run) -> None:
+def test_closing_the_stdin_port_on_the_host_ends_standard_input(start: Start) -> None:
     host = start("cat; echo over")
     host.feed("stdin", b"abc")
     host.sockets.pop("stdin").close()
@@ -100,20 +103,20 @@ def test_a_host_that_hangs_up_its_input_has_ended_it(start: Run) -> None:
     assert host.received["stdout"] == b"abcover\n"
 
 
-def test_an_output_that_ends_early_is_told_early(start: Run) -> None:
+def test_eof_message_for_an_output_does_not_wait_for_the_end_of_the_command(start: Start) -> None:
     host = start("echo x; exec >&-; read line; exit 4")
     assert host.expect("eof") == "stdout 2"
     host.give(b"go on\n")
     assert host.last_message() == "exit 4"
 
 
-def test_an_input_that_nobody_reads_is_told(start: Run) -> None:
+def test_closed_message_is_sent_when_the_command_closes_stdin(start: Start) -> None:
     host = start("exec <&-; echo closed; sleep 0.1; echo x")
     assert host.expect("closed") == "stdin"
     assert host.last_message() == "exit 0"
 
 
-def test_a_writer_whose_reader_has_gone_dies_of_it(start: Run) -> None:
+def test_closed_message_from_the_host_gives_the_writer_sigpipe(start: Start) -> None:
     host = start("exec yes")
     host.expect_output("stdout", b"y\n" * 10)
     host.tell("closed stdout")
@@ -125,11 +128,11 @@ def test_a_writer_whose_reader_has_gone_dies_of_it(start: Run) -> None:
 @pytest.mark.parametrize(
     ("script", "ended"),
     [
-        pytest.param("echo up; exec sleep 60", "signal 1", id="as usual"),
+        pytest.param("echo up; exec sleep 60", "signal 1", id="HUP has its default action"),
         pytest.param("trap '' HUP; echo up; cat; exec yes", "exit 1", id="HUP ignored"),
     ],
 )
-def test_a_terminal_that_hangs_up_there_hangs_up_here(start: Run, script: str, ended: str) -> None:
+def test_closed_tty_message_hangs_up_the_terminal(start: Start, script: str, ended: str) -> None:
     host = start(script, tty=(0, 1, 2))
     host.expect_output("tty", b"up")
     host.tell("closed tty")
@@ -138,7 +141,7 @@ def test_a_terminal_that_hangs_up_there_hangs_up_here(start: Run, script: str, e
     assert host.messages[-1] == ended
 
 
-def test_a_writer_notices_a_host_that_hangs_up_its_output(start: Run) -> None:
+def test_closing_the_stdout_port_on_the_host_gives_the_writer_sigpipe(start: Start) -> None:
     host = start("yes; echo $? >&2")
     host.expect_output("stdout", b"y\n" * 10)
     host.sockets.pop("stdout").close()
@@ -146,7 +149,7 @@ def test_a_writer_notices_a_host_that_hangs_up_its_output(start: Run) -> None:
     assert host.received["stderr"] == b"141\n"
 
 
-def test_a_host_that_does_not_read_stops_the_writer(start: Run) -> None:
+def test_writer_blocks_while_the_host_does_not_read(start: Start) -> None:
     script = "i=0; while [ $i -lt 64 ]; do head -c 65536 /dev/zero; i=$((i+1)); echo $i >&2; done"
     host = start(script)
     host.paused = {"stdout"}
@@ -160,7 +163,7 @@ def test_a_host_that_does_not_read_stops_the_writer(start: Run) -> None:
     assert len(host.received["stdout"]) == 64 * 65536
 
 
-def test_streams_can_be_opened_again(start: Run) -> None:
+def test_command_can_open_dev_stdin_stdout_and_stderr(start: Start) -> None:
     host = start("cat /dev/stdin >/dev/stderr; echo x >/dev/stdout")
     host.give(b"abc")
     assert host.last_message() == "exit 0"
@@ -168,14 +171,14 @@ def test_streams_can_be_opened_again(start: Run) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 12, 15])
-def test_a_signal_reaches_the_command(start: Run, number: int) -> None:
+def test_signal_message_sends_the_signal_to_the_command(start: Start, number: int) -> None:
     host = start("echo up; exec sleep 60")
     host.expect_output("stdout", b"up")
     host.tell(f"signal {number}")
     assert host.last_message() == f"signal {number}"
 
 
-def test_what_a_terminal_would_send_reaches_the_whole_job(start: Run) -> None:
+def test_sigint_is_sent_to_the_process_group_of_the_command(start: Start) -> None:
     child = "trap 'echo child; exit' INT; echo up; while :; do sleep 0.1; done"
     host = start(f"trap 'echo shell' INT; ({child}); exit 5")
     host.expect_output("stdout", b"up")
@@ -184,14 +187,14 @@ def test_what_a_terminal_would_send_reaches_the_whole_job(start: Run) -> None:
     assert sorted(host.received["stdout"].split()) == [b"child", b"shell", b"up"]
 
 
-def test_other_signals_reach_the_command_alone(start: Run) -> None:
+def test_sigterm_is_sent_to_the_command_but_not_to_its_children(start: Start) -> None:
     host = start("trap 'exit 6' TERM; (trap 'echo child' TERM; echo up; sleep 0.3) & wait; wait")
     host.expect_output("stdout", b"up")
     host.tell("signal 15")
     assert host.last_message() == "exit 6"
 
 
-NONSENSE = """
+INVALID_MESSAGES = """
 
   bye?
 signal
@@ -216,17 +219,17 @@ exit 9
 """
 
 
-def test_a_host_that_talks_nonsense_is_borne(start: Run) -> None:
+def test_invalid_and_unknown_messages_are_ignored(start: Start) -> None:
     host = start("read line; echo $line")
     host.expect("started")
-    for message in (NONSENSE, "x" * 10000):
+    for message in (INVALID_MESSAGES, "x" * 10000):
         host.tell(message)
     host.give(b"still here\n")
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"still here\n"
 
 
-def test_what_the_command_leaves_is_stopped(start: Run) -> None:
+def test_background_process_is_stopped_and_its_output_is_delivered(start: Start) -> None:
     host = start("(trap 'echo stopped; exit' TERM; echo up; while :; do sleep 0.1; done) & read x")
     host.expect_output("stdout", b"up")
     host.give(b"\n")
@@ -234,29 +237,29 @@ def test_what_the_command_leaves_is_stopped(start: Run) -> None:
     assert host.received["stdout"] == b"up\nstopped\n"
 
 
-def test_a_stopped_process_is_stopped_for_good(start: Run) -> None:
+def test_process_stopped_by_sigstop_is_terminated_after_the_command(start: Start) -> None:
     host = start("(kill -STOP $(exec sh -c 'echo $PPID')) & sleep 0.2; echo up")
     assert host.last_message(60) == "exit 0"
 
 
-def test_a_host_that_goes_away_ends_the_command(start: Run, tmp_path: Path) -> None:
+def test_command_gets_sighup_when_the_host_disconnects(start: Start, tmp_path: Path) -> None:
     trap = f"trap 'echo hung up >{tmp_path}/trace; exit' HUP"
     host = start(f"{trap}; echo up; while :; do sleep 0.1; done")
     host.expect_output("stdout", b"up")
     host.sockets["control"].shutdown(socket.SHUT_RDWR)
-    wait_for(tmp_path / "trace")
+    wait_for_file(tmp_path / "trace")
     assert (tmp_path / "trace").read_text() == "hung up\n"
 
 
-def wait_for(path: Path) -> None:
+def wait_for_file(path: Path) -> None:
     for _ in range(1000):
         if path.exists() and path.read_text():
             return
         time.sleep(0.01)
-    raise AssertionError(f"{path} never came")
+    raise AssertionError(f"{path} was not written")
 
 
-def test_it_leads_a_session_of_its_own_with_nothing_but_its_streams(start: Run) -> None:
+def test_command_starts_in_its_own_session_with_clean_descriptors_and_signals(start: Start) -> None:
     host = start(
         "cut -d' ' -f1,5,6,7 /proc/$$/stat; ls /proc/$$/fd; umask; exec grep Sig /proc/self/status"
     )
@@ -270,14 +273,16 @@ def test_it_leads_a_session_of_its_own_with_nothing_but_its_streams(start: Run) 
     assert int(masks["SigIgn"], 16) & ~INTERNAL_SIGNALS == 0
 
 
-def test_a_command_that_is_not_there_is_127(start: Run) -> None:
+def test_missing_command_gives_exit_status_127_and_a_warning(start: Start) -> None:
     host = start("", argv=(b"no such command",))
     assert host.last_message() == "exit 127"
     assert host.messages[1].startswith("warning cannot run no such command: not found in PATH")
     assert "started" not in host.messages
 
 
-def test_a_command_that_cannot_be_executed_is_126(start: Run, tmp_path: Path) -> None:
+def test_command_without_execute_permission_gives_exit_status_126(
+    start: Start, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_text("hello\n")
     host = start("", argv=(bytes(tmp_path / "text"),))
     assert host.last_message() == "exit 126"
@@ -292,18 +297,19 @@ def test_a_command_that_cannot_be_executed_is_126(start: Run, tmp_path: Path) ->
         pytest.param({"user": b"nobody-here"}, ("nobody-here", "/etc/passwd"), id="user"),
     ],
 )
-def test_what_is_not_the_commands_fault_is_a_failure(
-    start: Run, change: dict[str, object], words: tuple[str, ...]
+def test_missing_directory_or_user_is_an_error_without_a_status(
+    start: Start, change: dict[str, object], words: tuple[str, ...]
 ) -> None:
     text = start("true", **change).last_message()
+    # `supervised` passes the error to Session.fail as text, which makes a refusal a failure.
     assert text.startswith("failed ")
     assert all(word in text for word in words)
 
 
-# With a terminal.
+# Commands with a terminal.
 
 
-def test_a_terminal_is_a_terminal_of_the_right_size(start: Run) -> None:
+def test_terminal_is_a_pty_of_the_given_size_in_utf8_mode(start: Start) -> None:
     host = start("tty; stty size; stty -a", tty=(0, 1, 2), size=(33, 111))
     assert host.last_message() == "exit 0"
     lines = host.received["tty"].decode().split("\r\n")
@@ -312,7 +318,7 @@ def test_a_terminal_is_a_terminal_of_the_right_size(start: Run) -> None:
     assert " iutf8" in host.received["tty"].decode()
 
 
-def test_a_resize_reaches_the_command(start: Run) -> None:
+def test_resize_message_gives_sigwinch_and_the_new_size(start: Start) -> None:
     host = start(
         "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.1; done", tty=(0, 1, 2)
     )
@@ -325,14 +331,16 @@ def test_a_resize_reaches_the_command(start: Run) -> None:
 @pytest.mark.parametrize(
     ("key", "number"), [(b"\x03", "2"), (b"\x1c", "3")], ids=["Ctrl-C", "Ctrl-backslash"]
 )
-def test_keys_send_signals(start: Run, key: bytes, number: str) -> None:
+def test_interrupt_and_quit_keys_send_sigint_and_sigquit(
+    start: Start, key: bytes, number: str
+) -> None:
     host = start("echo up; exec sleep 60", tty=(0, 1, 2))
     host.expect_output("tty", b"up")
     host.feed("tty", key)
     assert host.last_message() == f"signal {number}"
 
 
-def test_end_of_file_can_be_typed(start: Run) -> None:
+def test_ctrl_d_ends_the_input_of_a_terminal(start: Start) -> None:
     host = start("cat; exit 8", tty=(0, 1, 2))
     host.expect("started")
     host.feed("tty", b"line\n\x04")
@@ -340,35 +348,35 @@ def test_end_of_file_can_be_typed(start: Run) -> None:
     assert host.received["tty"] == b"line\r\nline\r\n"
 
 
-def test_all_that_a_terminal_shows_arrives_before_the_end(start: Run) -> None:
+def test_complete_terminal_output_arrives_before_the_status(start: Start) -> None:
     host = start("seq 20000", tty=(0, 1, 2))
     assert host.last_message() == "exit 0"
     assert host.received["tty"].decode().split() == [str(n) for n in range(1, 20001)]
 
 
-def test_standard_error_can_stay_apart_from_the_terminal(start: Run) -> None:
+def test_standard_error_can_be_separate_from_the_terminal(start: Start) -> None:
     host = start("echo out; echo err >&2; test -t 0 && test -t 1 && ! test -t 2", tty=(0, 1))
     assert host.last_message() == "exit 0"
     assert (host.received["tty"], host.received["stderr"]) == (b"out\r\n", b"err\n")
 
 
-def test_a_shell_controls_its_jobs(start: Run) -> None:
+def test_interactive_shell_stops_and_resumes_a_job(start: Start) -> None:
     environ = (*ENVIRONMENT, b"PS1=<$?>")
     host = start("exec bash --norc -i", tty=(0, 1, 2), environ=environ)
     host.expect_output("tty", b"<0>")
     host.feed("tty", b"sleep 61\n")
     host.expect_output("tty", b"sleep 61")
     wait_for_output(host, b"\x1a", b"Stopped")
-    shown = len(host.received["tty"])
+    seen = len(host.received["tty"])
     host.feed("tty", b"fg\n")
-    host.expect_output("tty", b"sleep 61\r\n", after=shown)  # Ctrl-C drops what was not read yet
+    host.expect_output("tty", b"sleep 61\r\n", after=seen)  # Ctrl-C drops unread output
     wait_for_output(host, b"\x03", b"<130>")
     host.feed("tty", b"exit 9\n")
     assert host.last_message() == "exit 9"
 
 
 def wait_for_output(host: Host, key: bytes, data: bytes) -> None:
-    """Press a key until it has had its effect: the job may not be in the foreground yet."""
+    """Press a key until `data` is shown: at first the job may not be in the foreground yet."""
     for _ in range(100):
         host.feed("tty", key)
         for _ in range(10):
@@ -378,20 +386,20 @@ def wait_for_output(host: Host, key: bytes, data: bytes) -> None:
     raise AssertionError(host.received["tty"])
 
 
-# Statuses, as waitpid(2) gives them.
+# Wait statuses of waitpid(2).
 
 
 @pytest.mark.parametrize("status", range(256))
 def test_every_exit_status_is_reported(status: int) -> None:
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {status}"], {})
-    assert status_message(os.waitpid(pid, 0)[1]) == f"exit {status}"
+    assert format_status(os.waitpid(pid, 0)[1]) == f"exit {status}"
 
 
-DEADLY = [n for n in range(1, 65) if n not in (17, 18, 19, 20, 21, 22, 23, 28, 32, 33)]
+FATAL_SIGNALS = [n for n in range(1, 65) if n not in (17, 18, 19, 20, 21, 22, 23, 28, 32, 33)]
 
 
-@pytest.mark.parametrize("number", DEADLY)
-def test_every_death_by_signal_is_reported(number: int) -> None:
+@pytest.mark.parametrize("number", FATAL_SIGNALS)
+def test_death_by_every_fatal_signal_is_reported(number: int) -> None:
     script = f"ulimit -c 0; kill -{number} $$; sleep 5"
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsigdef=[number])
-    assert status_message(os.waitpid(pid, 0)[1]) == f"signal {number}"
+    assert format_status(os.waitpid(pid, 0)[1]) == f"signal {number}"

@@ -1,8 +1,15 @@
-"""Whom a command runs as: the root's own files decide, as for chroot --userspec."""
+"""User, groups, environment and host name of a command, from the contents of the root's files."""
 
 import pytest
 
-from initrd.guest.command.users import PATH, User, UserError, environment, find_user, host_name
+from initrd.guest.command.users import (
+    PATH,
+    User,
+    UserError,
+    build_environment,
+    find_user,
+    parse_hostname,
+)
 
 PASSWD = b"""\
 root:x:0:0:root:/root:/bin/bash
@@ -44,7 +51,7 @@ wheel:x:10
         (b"4294967294:4294967294", 4294967294, 4294967294, (4294967294,)),
     ],
 )
-def test_users_and_groups_are_found(
+def test_user_spec_gives_user_group_and_supplementary_groups(
     spec: bytes, uid: int, gid: int, groups: tuple[int, ...]
 ) -> None:
     user = find_user(spec, PASSWD, GROUP)
@@ -52,7 +59,7 @@ def test_users_and_groups_are_found(
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         (b"eve", "no user eve"),
         (b"eve:1", "no user eve"),
@@ -69,25 +76,25 @@ def test_users_and_groups_are_found(
         (b"9" * 5000, "no user 999"),
     ],
 )
-def test_who_is_not_there_is_named(spec: bytes, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_error_names_the_missing_user_or_group(spec: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         find_user(spec, PASSWD, GROUP)
 
 
-def test_a_line_with_a_number_that_none_can_have_is_passed_over() -> None:
+def test_passwd_and_group_lines_with_too_large_numbers_are_ignored() -> None:
     huge = b"9" * 5000
     passwd = b"ann:x:%s:1:::\nann:x:1:4294967295:::\n" % huge + PASSWD
     user = find_user(b"ann:audio", passwd, b"audio:x:%s:\n" % huge + GROUP)
     assert (user.uid, user.gid) == (1000, 29)
 
 
-def test_root_needs_no_files() -> None:
+def test_root_user_is_found_without_passwd_and_group() -> None:
     assert find_user(b"", b"", b"") == User(0, 0, (0,))
 
 
-def test_what_a_login_would_set_is_set() -> None:
-    found = environment((b"X=1",), find_user(b"ann", PASSWD, GROUP), terminal=False)
-    assert found == {
+def test_environment_has_the_variables_of_a_login() -> None:
+    environ = build_environment((b"X=1",), find_user(b"ann", PASSWD, GROUP), terminal=False)
+    assert environ == {
         b"X": b"1",
         b"PATH": PATH,
         b"HOME": b"/home/ann",
@@ -97,18 +104,18 @@ def test_what_a_login_would_set_is_set() -> None:
     }
 
 
-def test_what_is_given_is_left_alone() -> None:
+def test_environment_keeps_the_given_variables() -> None:
     given = (b"HOME=/x", b"PATH=", b"USER=me", b"LOGNAME=me", b"SHELL=/no", b"TERM=vt100", b"A=b=c")
-    found = environment(given, find_user(b"ann", PASSWD, GROUP), terminal=True)
-    assert found == dict(variable.split(b"=", 1) for variable in given)
+    environ = build_environment(given, find_user(b"ann", PASSWD, GROUP), terminal=True)
+    assert environ == dict(variable.split(b"=", 1) for variable in given)
 
 
-def test_the_first_of_two_variables_counts() -> None:
-    assert environment((b"X=1", b"X=2"), User(1, 1), terminal=False)[b"X"] == b"1"
+def test_environment_takes_the_first_of_duplicate_variables() -> None:
+    assert build_environment((b"X=1", b"X=2"), User(1, 1), terminal=False)[b"X"] == b"1"
 
 
-def test_a_number_without_a_name_has_a_home() -> None:
-    assert environment((), User(42, 42), terminal=True) == {
+def test_environment_of_a_user_without_an_entry_has_home_path_and_term() -> None:
+    assert build_environment((), User(42, 42), terminal=True) == {
         b"PATH": PATH,
         b"HOME": b"/",
         b"TERM": b"linux",
@@ -118,9 +125,11 @@ def test_a_number_without_a_name_has_a_home() -> None:
 @pytest.mark.parametrize(
     ("spec", "home", "shell"), [(b"nohome", b"/", b"/bin/sh"), (b"bin", b"/bin", b"/bin/sh")]
 )
-def test_empty_fields_have_their_meaning(spec: bytes, home: bytes, shell: bytes) -> None:
-    found = environment((), find_user(spec, PASSWD, GROUP), terminal=False)
-    assert (found[b"HOME"], found[b"SHELL"]) == (home, shell)
+def test_empty_passwd_fields_give_the_default_home_and_shell(
+    spec: bytes, home: bytes, shell: bytes
+) -> None:
+    environ = build_environment((), find_user(spec, PASSWD, GROUP), terminal=False)
+    assert (environ[b"HOME"], environ[b"SHELL"]) == (home, shell)
 
 
 @pytest.mark.parametrize(
@@ -134,5 +143,5 @@ def test_empty_fields_have_their_meaning(spec: bytes, home: bytes, shell: bytes)
         (b"\xff\n", "\ufffd"),
     ],
 )
-def test_the_machine_has_a_name(text: bytes, name: str) -> None:
-    assert host_name(text) == name
+def test_host_name_is_the_first_valid_line_or_localhost(text: bytes, name: str) -> None:
+    assert parse_hostname(text) == name
