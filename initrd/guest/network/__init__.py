@@ -1,5 +1,6 @@
-"""The network that `ip=` asks for. Nothing in here is imported unless it does.
+"""Configure the network for the `ip=` option. Without `ip=`, no module of this folder is imported.
 
-`syntax` reads the option, `configure` tells the story, `packets` and `dhcp` get a lease, `stack`
-acts through sockets, `devices` finds the interfaces, `names` makes name resolution work.
+`ipconfig` parses the option, `configure` applies it, `dhcp` and `dhcp_packets` obtain a lease,
+`interfaces` finds the network interfaces, `netlink` changes the kernel's settings through sockets,
+`ipv4` calculates with addresses, and `resolv` writes the name servers into the new root.
 """

@@ -1,4 +1,4 @@
-"""Configures the network as `ip=` asks: the story. It ends in addresses that work, or BootError."""
+"""Configure the network interfaces as `ip=` requests, with static addresses or by DHCP."""
 
 from initrd.guest.execute import timed
 from initrd.guest.failure import BootError, reason
@@ -24,25 +24,25 @@ NO_LEASE = (
 
 
 class InterfaceSettings(Record):
-    """What an interface gets: what `ip=` says, and what DHCP says where that is silent."""
+    """The settings of one interface, from `ip=` and, for fields missing there, from the lease."""
 
     device: str
     address: str
     prefix: int
     gateway: str = ""
-    mtu: int = 0  # bytes; 0 leaves it as it is
-    names: ResolverSettings = ResolverSettings()
+    mtu: int = 0  # bytes; 0: not changed
+    resolver: ResolverSettings = ResolverSettings()
 
 
 class Change(Record):
-    """One change to the network."""
+    """One change to the network settings."""
 
     def describe(self) -> str:
-        """Say what it does, as the object of "cannot …"."""
+        """Return what the change does, as the object of "cannot …"."""
         raise NotImplementedError
 
     def apply(self, stack: "NetworkStack") -> None:
-        """Do it. Raises OSError."""
+        """Make the change. Raises OSError."""
         raise NotImplementedError
 
 
@@ -52,54 +52,54 @@ class BringUp(Change):
     device: str
 
     def describe(self) -> str:
-        """Name the interface."""
+        """Return text that names the interface."""
         return f"bring the network device {self.device} up"
 
     def apply(self, stack: "NetworkStack") -> None:
-        """Bring it up."""
-        stack.up(self.device)
+        """Bring the interface up."""
+        stack.bring_up(self.device)
 
 
 class SetMtu(Change):
-    """Set the size of the largest packet."""
+    """Set the MTU, the maximum size of a packet, in bytes."""
 
     device: str
     mtu: int
 
     def describe(self) -> str:
-        """Name the interface and the size."""
+        """Return text that names the interface and the size."""
         return f"set the MTU of {self.device} to {self.mtu}"
 
     def apply(self, stack: "NetworkStack") -> None:
-        """Set it."""
+        """Set the MTU."""
         stack.set_mtu(self.device, self.mtu)
 
 
 class AddAddress(Change):
-    """Give an interface an address. One that it has already is fine."""
+    """Add an address to an interface. An address that it has already is left alone."""
 
     device: str
     address: str
     prefix: int
 
     def describe(self) -> str:
-        """Name the interface and the address."""
+        """Return text that names the interface and the address."""
         return f"give {self.device} the address {self.address}/{self.prefix}"
 
     def apply(self, stack: "NetworkStack") -> None:
-        """Give it."""
+        """Add the address."""
         stack.add_address(self.device, self.address, self.prefix)
 
 
 class AddGateway(Change):
-    """Make a gateway the way to everywhere else. One that is there already stays."""
+    """Add a default route through a gateway. A default route that exists already stays."""
 
     device: str
     gateway: str
-    onlink: bool = False  # it is on the link, though not in the address's network
+    onlink: bool = False  # the gateway is on the link, but not in the network of the address
 
     def describe(self) -> str:
-        """Name the interface and the gateway."""
+        """Return text that names the interface and the gateway."""
         return f"route through {self.gateway} on {self.device}"
 
     def apply(self, stack: "NetworkStack") -> None:
@@ -108,26 +108,26 @@ class AddGateway(Change):
 
 
 class SetHostname(Change):
-    """Give this machine its name."""
+    """Set the host name."""
 
     name: str
 
     def describe(self) -> str:
-        """Quote the name."""
+        """Return text that quotes the name."""
         return f"set the host name {self.name}"
 
     def apply(self, stack: "NetworkStack") -> None:
-        """Set it."""
+        """Set the host name."""
         stack.set_hostname(self.name)
 
 
-def plan(settings: InterfaceSettings) -> tuple[Change, ...]:
-    """Return the changes that give an interface its settings, in their order."""
+def plan_changes(settings: InterfaceSettings) -> tuple[Change, ...]:
+    """Return the changes that apply the settings of an interface, in order."""
     device, address, gateway = settings.device, settings.address, settings.gateway
     changes: tuple[Change, ...] = (SetMtu(device, settings.mtu),) if settings.mtu else ()
     changes += (AddAddress(device, address, settings.prefix),)
     if gateway:
-        onlink = not ipv4.same_network(address, gateway, settings.prefix)
+        onlink = not ipv4.is_same_network(address, gateway, settings.prefix)
         changes += (AddGateway(device, gateway, onlink),)
     return changes
 
@@ -135,7 +135,7 @@ def plan(settings: InterfaceSettings) -> tuple[Change, ...]:
 def apply_changes(
     changes: "Iterable[Change]", stack: "NetworkStack", kernel: "Kernel", log: "Log"
 ) -> None:
-    """Make changes in their order. Raises BootError for the first that fails."""
+    """Make changes in order. Raises BootError for the first one that fails."""
     for change in changes:
         timed(change.describe(), lambda change=change: _apply(change, stack), kernel, log)  # type: ignore[misc]
 
@@ -148,92 +148,99 @@ def _apply(change: Change, stack: "NetworkStack") -> None:
 
 
 class NetworkSetup:
-    """One configuration of the network, with all that acts."""
+    """Configures the interfaces of one boot, each within `timeout` seconds."""
 
     def __init__(self, timeout: float, kernel: "Kernel", log: "Log", stack: "NetworkStack") -> None:
-        self.timeout = timeout  # seconds; for each interface
+        self.timeout = timeout
         self.kernel, self.log, self.stack = kernel, log, stack
 
-    def configure(self, interfaces: "tuple[Interface, ...]") -> ResolverSettings:
-        """Bring up loopback and the interfaces; return what name resolution needs."""
-        self._carry_out(BringUp("lo"))
-        every = [self._configure(interface) for interface in interfaces]
-        names = merge([settings.names for settings in every])
-        if names.hostname:
-            self._carry_out(SetHostname(names.hostname))
-        return names
+    def configure(self, requests: "tuple[Interface, ...]") -> ResolverSettings:
+        """Bring up loopback and configure the interfaces; return the name resolution settings.
 
-    def _configure(self, wanted: "Interface") -> InterfaceSettings:
+        Raises BootError.
+        """
+        self._apply_changes(BringUp("lo"))
+        settings = [self._configure_interface(request) for request in requests]
+        resolver = merge_resolver_settings([each.resolver for each in settings])
+        if resolver.hostname:
+            self._apply_changes(SetHostname(resolver.hostname))
+        return resolver
+
+    def _configure_interface(self, request: "Interface") -> InterfaceSettings:
         deadline = self.kernel.monotonic() + self.timeout
-        found = interfaces.find(wanted.device, self.timeout, self.kernel)
-        check_unambiguous(wanted, found)
-        self._carry_out(*(BringUp(device) for device in found))
-        left = deadline - self.kernel.monotonic()
-        linked = interfaces.wait_for_carrier(found, left, self.kernel)
-        settings = (
-            combine(linked[0], wanted) if wanted.address else self._ask(linked, wanted, deadline)
-        )
-        self._carry_out(*plan(settings))
+        devices = interfaces.find_interfaces(request.device, self.timeout, self.kernel)
+        check_unambiguous(request, devices)
+        self._apply_changes(*(BringUp(device) for device in devices))
+        remaining = deadline - self.kernel.monotonic()
+        linked = interfaces.wait_for_carrier(devices, remaining, self.kernel)
+        if request.address:
+            settings = combine_settings(linked[0], request)
+        else:
+            settings = self._acquire_lease(linked, request, deadline)
+        self._apply_changes(*plan_changes(settings))
         return settings
 
-    def _ask(
-        self, linked: tuple[str, ...], wanted: "Interface", deadline: float
+    def _acquire_lease(
+        self, devices: tuple[str, ...], request: "Interface", deadline: float
     ) -> InterfaceSettings:
-        """Get a lease by DHCP, on the first of some interfaces that is offered one."""
-        subject = f"cannot get an address by DHCP on {', '.join(linked)}"
-        clients = {device: self._client(device, wanted) for device in linked}
+        """Return the settings by DHCP of the first interface that receives an offer."""
+        subject = f"cannot get an address by DHCP on {', '.join(devices)}"
+        clients = {device: self._create_client(device, request) for device in devices}
         try:
-            with self.stack.packet_socket() as wire:
-                device, lease = DhcpExchange(clients, wire, deadline, self.kernel).acquire()
+            with self.stack.open_packet_socket() as packet_socket:
+                exchange = DhcpExchange(clients, packet_socket, deadline, self.kernel)
+                device, lease = exchange.acquire()
         except NoLeaseError as error:
             raise BootError(subject, f"{error} within {self.timeout:g} s", NO_LEASE) from error
         except OSError as error:
             raise BootError(subject, reason(error)) from error
-        self.log.progress(f"{device}: {lease.address} from {lease.server} for {lease.lease} s")
-        return combine(device, wanted, lease)
+        self.log.progress(f"{device}: {lease.address} from {lease.server} for {lease.lease_time} s")
+        return combine_settings(device, request, lease)
 
-    def _client(self, device: str, wanted: "Interface") -> DhcpClient:
+    def _create_client(self, device: str, request: "Interface") -> DhcpClient:
         mac = interfaces.mac_address(device, self.kernel)
-        # Not from a random source: early in a boot there may be none yet.
+        # The identifier is not random: the kernel may have no entropy early in a boot.
         xid = int.from_bytes(mac, "big") ^ int(self.kernel.monotonic() * 1e9)
-        return DhcpClient(mac, xid & 0xFFFF_FFFF, wanted.hostname, wanted.client_id)
+        return DhcpClient(mac, xid & 0xFFFF_FFFF, request.hostname, request.client_id)
 
-    def _carry_out(self, *changes: "Change") -> None:
+    def _apply_changes(self, *changes: "Change") -> None:
         apply_changes(changes, self.stack, self.kernel, self.log)
 
 
-def check_unambiguous(wanted: "Interface", found: tuple[str, ...]) -> None:
-    """Raise BootError when a static address could go to more than one interface."""
-    if wanted.address and len(found) > 1:
+def check_unambiguous(request: "Interface", devices: tuple[str, ...]) -> None:
+    """Raise BootError when a static address could be given to more than one interface."""
+    if request.address and len(devices) > 1:
         raise BootError(
-            f"cannot give the address {wanted.address} to a network device",
-            f"there are several: {', '.join(found)}",
-            f"name one, as in ip={wanted.address}:::::{found[0]}:off",
+            f"cannot give the address {request.address} to a network device",
+            f"there are several: {', '.join(devices)}",
+            f"name one, as in ip={request.address}:::::{devices[0]}:off",
         )
 
 
-def combine(device: str, wanted: "Interface", lease: DhcpReply | None = None) -> InterfaceSettings:
-    """Return what an interface gets: what `ip=` says wins over what DHCP says."""
+def combine_settings(
+    device: str, request: "Interface", lease: DhcpReply | None = None
+) -> InterfaceSettings:
+    """Return the settings of an interface: a field of `ip=` takes precedence over the lease."""
     lease = lease or DhcpReply(0, "")
     return InterfaceSettings(
         device=device,
-        address=wanted.address or lease.address,
-        prefix=wanted.prefix or lease.prefix,
-        gateway=wanted.gateway or lease.gateway,
+        address=request.address or lease.address,
+        prefix=request.prefix or lease.prefix,
+        gateway=request.gateway or lease.gateway,
         mtu=lease.mtu,
-        names=ResolverSettings(
-            servers=wanted.dns or lease.dns,
-            domain=wanted.domain or lease.domain,
-            hostname=wanted.hostname or lease.hostname.partition(".")[0],
+        resolver=ResolverSettings(
+            servers=request.dns or lease.dns,
+            domain=request.domain or lease.domain,
+            hostname=request.hostname or lease.hostname.partition(".")[0],
         ),
     )
 
 
-def merge(every: "list[ResolverSettings]") -> ResolverSettings:
-    """Return all name servers, each once, and the first domain and host name."""
-    servers = dict.fromkeys(server for names in every for server in names.servers)
+def merge_resolver_settings(settings: "list[ResolverSettings]") -> ResolverSettings:
+    """Return all name servers without duplicates, the first domain and the first host name."""
+    servers = dict.fromkeys(server for each in settings for server in each.servers)
     return ResolverSettings(
         tuple(servers),
-        next((names.domain for names in every if names.domain), ""),
-        next((names.hostname for names in every if names.hostname), ""),
+        next((each.domain for each in settings if each.domain), ""),
+        next((each.hostname for each in settings if each.hostname), ""),
     )

@@ -1,7 +1,8 @@
-"""Gets an address by DHCP: asks, takes the first offer, asks again when nobody answers.
+"""Obtain an IPv4 lease by DHCP. Messages are repeated until a deadline, the first offer is taken.
 
-On several interfaces at once where the user named none: the one that gets the first offer is it,
-as in the kernel's own `ip=dhcp`. Source: RFC 2131, section 4.4.
+When the user names no interface, DHCPDISCOVER is sent on several interfaces, and the interface
+that receives the first offer is used, as with the kernel's own `ip=dhcp`. Source: RFC 2131,
+section 4.4.
 """
 
 from initrd.guest.network.dhcp_packets import (
@@ -10,11 +11,11 @@ from initrd.guest.network.dhcp_packets import (
     OFFER,
     DhcpClient,
     DhcpReply,
-    discover,
+    decapsulate,
+    encapsulate,
+    encode_discover,
+    encode_request,
     parse_reply,
-    request,
-    unwrap,
-    wrap,
 )
 
 TYPE_CHECKING = False
@@ -22,99 +23,111 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Clock(Protocol):
-        """What of the kernel this needs."""
+        """The methods of `Kernel` that this module calls. Times are in seconds."""
 
         def monotonic(self) -> float: ...  # noqa: D102
         def sleep(self, seconds: float) -> None: ...  # noqa: D102
 
-    class Wire(Protocol):
-        """Sends and receives IP packets without an address of its own."""
+    class PacketSocket(Protocol):
+        """The methods of `netlink.PacketSocket` that this module calls."""
 
         def send(self, device: str, packet: bytes) -> None: ...  # noqa: D102
         def receive(self, seconds: float) -> "tuple[str, bytes] | None": ...  # noqa: D102
 
 
-# The RFC begins at 4 s, for networks of 1997. A virtual switch answers in a millisecond, and the
-# first message may be lost while it learns where we are.
+# RFC 2131 begins with 4 s, for networks of 1997. A virtual switch answers within a millisecond,
+# and may lose the first message while it learns the client's MAC address.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds
-_MOST_LATE = 1000  # packets that are looked at when time is up: a flood has no last one
-_REQUESTS = 3  # before an offer is given up
+_MAX_LATE_PACKETS = 1000  # read after the time is over: a flood of packets never ends
+_MAX_REQUESTS = 3  # without an answer, before an offer is abandoned
 
 
 class NoLeaseError(Exception):
-    """Nobody gave an address in time. The text says how far it came."""
+    """No lease was obtained before the deadline. The text describes the last stage reached."""
 
 
 class DhcpExchange:
-    """One attempt to get a lease, until a deadline on the clock that is handed in.
+    """One attempt to obtain a lease until `deadline`, in seconds of `clock`.
 
-    The host may let a virtual machine wait for longer than that. So it asks at least once, reads
-    what has come in the meantime before it gives up, and takes an offer however late it is.
+    The host may suspend a virtual machine beyond the deadline. Therefore at least one DHCPDISCOVER
+    is sent, the packets received meanwhile are read before the attempt fails, and an offer is
+    accepted after the deadline too.
     """
 
     def __init__(
-        self, clients: dict[str, DhcpClient], wire: "Wire", deadline: float, clock: "Clock"
+        self,
+        clients: dict[str, DhcpClient],  # by the name of the interface
+        packet_socket: "PacketSocket",
+        deadline: float,
+        clock: "Clock",
     ) -> None:
-        self._clients, self._wire, self._clock = clients, wire, clock
+        self._clients, self._socket, self._clock = clients, packet_socket, clock
         self._start = clock.monotonic()
         self._deadline = deadline
-        self._so_far = "nobody answered"
+        self._failure = "no DHCP server answered"
 
     def acquire(self) -> tuple[str, DhcpReply]:
-        """Return a device and the lease for it. Raises NoLeaseError, OSError."""
+        """Return an interface and its lease. Raises NoLeaseError, OSError."""
         while True:
             offered = self._find_offer()
-            lease = offered and self._take(*offered)
+            lease = offered and self._request_lease(*offered)
             if offered and lease:
                 return offered[0], lease
-            if not self._left():
-                raise NoLeaseError(self._so_far)
+            if not self._remaining():
+                raise NoLeaseError(self._failure)
 
     def _find_offer(self) -> tuple[str, DhcpReply] | None:
+        """Send DHCPDISCOVER on all interfaces until an offer arrives; None at the deadline."""
         pause = _FIRST_PAUSE
         while True:
             for device, client in self._clients.items():
-                self._wire.send(device, wrap(discover(client, self._elapsed())))
-            offered = self._listen((OFFER,), min(pause, self._left()))
-            if offered or not self._left():
+                discover = encode_discover(client, self._elapsed())
+                self._socket.send(device, encapsulate(discover))
+            offered = self._receive_reply((OFFER,), min(pause, self._remaining()))
+            if offered or not self._remaining():
                 return offered
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _take(self, device: str, offer: DhcpReply) -> DhcpReply | None:
-        """Ask for what was offered; None when it is refused after all, or nobody answers."""
+    def _request_lease(self, device: str, offer: DhcpReply) -> DhcpReply | None:
+        """Request the offered lease; None when the server refuses or does not answer."""
         pause, client = _FIRST_PAUSE, self._clients[device]
-        self._so_far = f"{offer.server} offered {offer.address} and then did not answer"
-        for _ in range(_REQUESTS):
-            self._wire.send(device, wrap(request(client, offer, self._elapsed())))
-            answered = self._listen((ACK, NAK), pause)
-            if answered and answered[1].kind == ACK:
+        self._failure = f"{offer.server} offered {offer.address} and then did not answer"
+        for _ in range(_MAX_REQUESTS):
+            request = encode_request(client, offer, self._elapsed())
+            self._socket.send(device, encapsulate(request))
+            answered = self._receive_reply((ACK, NAK), pause)
+            if answered and answered[1].message_type == ACK:
                 return answered[1]
             if answered:
-                self._so_far = f"{offer.server} offered {offer.address} and then refused it"
-                self._clock.sleep(min(pause, self._left()))  # not a flood of requests
+                self._failure = f"{offer.server} offered {offer.address} and then refused it"
+                self._clock.sleep(min(pause, self._remaining()))  # avoids a flood of requests
                 return None
             pause *= 2
         return None
 
-    def _listen(self, kinds: tuple[int, ...], seconds: float) -> tuple[str, DhcpReply] | None:
-        """Wait for an answer of one of these kinds, letting everything else pass."""
+    def _receive_reply(
+        self, message_types: tuple[int, ...], seconds: float
+    ) -> tuple[str, DhcpReply] | None:
+        """Wait for a reply of one of these types and ignore all other packets."""
         until, late = self._clock.monotonic() + seconds, 0
         while True:
-            left = max(until - self._clock.monotonic(), 0)
-            late += not left
-            received = self._wire.receive(left)
-            answer = received and self._read(*received)
-            if received and answer and answer.kind in kinds:
-                return received[0], answer
-            if not left and (not received or late > _MOST_LATE):
+            remaining = max(until - self._clock.monotonic(), 0)
+            late += not remaining
+            received = self._socket.receive(remaining)
+            reply = received and self._parse_packet(*received)
+            if received and reply and reply.message_type in message_types:
+                return received[0], reply
+            if not remaining and (not received or late > _MAX_LATE_PACKETS):
                 return None
 
-    def _read(self, device: str, packet: bytes) -> DhcpReply | None:
-        client, message = self._clients.get(device), unwrap(packet)
+    def _parse_packet(self, device: str, packet: bytes) -> DhcpReply | None:
+        client, message = self._clients.get(device), decapsulate(packet)
         return parse_reply(message, client) if client and message else None
 
-    def _left(self) -> float:
+    def _remaining(self) -> float:
+        """Return the seconds until the deadline; 0 after it."""
         return max(self._deadline - self._clock.monotonic(), 0)
 
     def _elapsed(self) -> int:
+        """Return the whole seconds since the start, for the field `secs` of a message."""
         return int(self._clock.monotonic() - self._start)

@@ -1,4 +1,4 @@
-"""Finds network interfaces in /sys, waits for those that are late, says why one never comes."""
+"""Find network interfaces in /sys, wait for an interface or a link, explain a missing one."""
 
 import errno
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 _INTERFACES = "/sys/class/net"
 _ETHERNET = "1"  # ARPHRD_ETHER of include/uapi/linux/if_arp.h
-_NETWORK_CLASS = "0x02"  # how the class of a PCI network controller begins
+_NETWORK_CLASS = "0x02"  # the first byte of the class of a PCI network controller
 _PCI, _VIRTIO = "/sys/bus/pci/devices", "/sys/bus/virtio"
 _VIRTIO_NET = "0x0001"  # VIRTIO_ID_NET of include/uapi/linux/virtio_ids.h
-# Vendor and device of the cards that QEMU has and people use, and the modules for each.
+# PCI vendor and device of the usual network cards of QEMU, and the modules for each.
 _MODULES = {
     ("0x1af4", "0x1000"): "virtio_pci and virtio_net",
     ("0x1af4", "0x1041"): "virtio_pci and virtio_net",
@@ -26,32 +26,33 @@ _MODULES = {
 }
 
 
-def find(device: str, seconds: float, kernel: "Kernel") -> tuple[str, ...]:
-    """Return the interface `device`, or all Ethernet ones there are when it is empty.
+def find_interfaces(device: str, seconds: float, kernel: "Kernel") -> tuple[str, ...]:
+    """Return the interface `device`, or all Ethernet interfaces when `device` is empty.
 
-    Waits for the first one. Raises BootError when none comes, at once where none can.
+    Wait for the first one, at most `seconds`. Raises BootError when none appears; without waiting
+    when there is no Ethernet interface and a network card lacks its module.
     """
 
-    def attempt() -> bool:
-        if found():
+    def matching() -> tuple[str, ...]:
+        return tuple(name for name in list_ethernet(kernel) if device in ("", name))
+
+    def has_appeared() -> bool:
+        if matching():
             return True
-        driverless = missing_modules(kernel)
-        if driverless and not present(kernel):
-            raise BootError(_subject(device), *_no_driver(driverless))
+        modules = missing_modules(kernel)
+        if modules and not list_ethernet(kernel):
+            raise BootError(_describe_failure(device), *_explain_missing_modules(modules))
         return False
 
-    def found() -> tuple[str, ...]:
-        return tuple(name for name in present(kernel) if device in ("", name))
-
     if device and kernel.exists(f"{_INTERFACES}/{device}"):
-        return (device,)  # whatever its kind: the user named it
-    if not wait_until(attempt, seconds, kernel):
-        raise BootError(_subject(device), *_explain(device, seconds, kernel))
-    return found()
+        return (device,)  # of any kind, because the user named it
+    if not wait_until(has_appeared, seconds, kernel):
+        raise BootError(_describe_failure(device), *_explain_timeout(device, seconds, kernel))
+    return matching()
 
 
-def present(kernel: "Kernel") -> tuple[str, ...]:
-    """Return the Ethernet interfaces that are devices: no bridges, tunnels or loopback."""
+def list_ethernet(kernel: "Kernel") -> tuple[str, ...]:
+    """Return the Ethernet interfaces of devices: no bridge, no tunnel, not the loopback."""
     return tuple(
         name
         for name in kernel.list_directory(_INTERFACES)
@@ -61,12 +62,12 @@ def present(kernel: "Kernel") -> tuple[str, ...]:
 
 
 def mac_address(device: str, kernel: "Kernel") -> bytes:
-    """Return an interface's hardware address."""
+    """Return the hardware address of an interface."""
     return bytes.fromhex(kernel.read(f"{_INTERFACES}/{device}/address").strip().replace(":", ""))
 
 
 def wait_for_carrier(devices: tuple[str, ...], seconds: float, kernel: "Kernel") -> tuple[str, ...]:
-    """Return those of some interfaces whose link is up, waiting for the first. Raises BootError."""
+    """Return the interfaces with a link; wait up to `seconds` for the first. Raises BootError."""
 
     def linked() -> tuple[str, ...]:
         return tuple(device for device in devices if _has_carrier(device, kernel))
@@ -86,23 +87,24 @@ def _has_carrier(device: str, kernel: "Kernel") -> bool:
     try:
         return kernel.read(f"{_INTERFACES}/{device}/carrier").strip() == "1"
     except OSError as error:
-        if error.errno == errno.EINVAL:  # what the kernel says of an interface that is down
+        if error.errno == errno.EINVAL:  # the interface is down
             return False
         raise
 
 
 def missing_modules(kernel: "Kernel") -> tuple[str, ...]:
-    """Return the modules that network cards wait for in vain, as far as they are known here."""
+    """Return the modules for the network cards without a driver, if this file lists the card."""
     slots = (f"{_PCI}/{slot}" for slot in kernel.list_directory(_PCI))
     modules = {_missing_module(path, kernel) for path in slots} - {""}
     if not kernel.exists(f"{_VIRTIO}/drivers/virtio_net"):
         devices = kernel.list_directory(f"{_VIRTIO}/devices")
-        kinds = {kernel.read(f"{_VIRTIO}/devices/{name}/device").strip() for name in devices}
-        modules |= {"virtio_net"} if _VIRTIO_NET in kinds else set()
+        ids = {kernel.read(f"{_VIRTIO}/devices/{name}/device").strip() for name in devices}
+        modules |= {"virtio_net"} if _VIRTIO_NET in ids else set()
     return tuple(sorted(modules))
 
 
 def _missing_module(path: str, kernel: "Kernel") -> str:
+    """Return the modules for the PCI device at `path`; empty when none is missing or known."""
     is_network = kernel.read(f"{path}/class").startswith(_NETWORK_CLASS)
     if not is_network or kernel.exists(f"{path}/driver"):
         return ""
@@ -110,11 +112,12 @@ def _missing_module(path: str, kernel: "Kernel") -> str:
     return _MODULES.get((vendor, device), "")
 
 
-def _subject(device: str) -> str:
+def _describe_failure(device: str) -> str:
     return f"cannot configure the network{' on ' + device if device else ''}"
 
 
-def _no_driver(modules: tuple[str, ...]) -> tuple[str, str]:
+def _explain_missing_modules(modules: tuple[str, ...]) -> tuple[str, str]:
+    """Return the reason and the hint of a BootError."""
     options = " ".join(f"--module {word}" for name in modules for word in name.split(" and "))
     return (
         f"there is a network card, but no module {' or '.join(modules)} in the image",
@@ -122,15 +125,16 @@ def _no_driver(modules: tuple[str, ...]) -> tuple[str, str]:
     )
 
 
-def _explain(device: str, seconds: float, kernel: "Kernel") -> tuple[str, str]:
-    there = present(kernel)
-    driverless = missing_modules(kernel)
-    if driverless:
-        return _no_driver(driverless)
-    if there:
+def _explain_timeout(device: str, seconds: float, kernel: "Kernel") -> tuple[str, str]:
+    """Return the reason and the hint of a BootError."""
+    names = list_ethernet(kernel)
+    modules = missing_modules(kernel)
+    if modules:
+        return _explain_missing_modules(modules)
+    if names:
         return (
-            f"no device {device} after {seconds:g} s; there are: {', '.join(there)}",
-            "use one of these names: the kernel's, which no udev has changed yet",
+            f"no device {device} after {seconds:g} s; there are: {', '.join(names)}",
+            "use one of these names: the kernel's, before udev renames interfaces",
         )
     return (
         f"no network device after {seconds:g} s",

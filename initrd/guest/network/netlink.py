@@ -1,7 +1,7 @@
-"""Addresses and routes, told to the kernel in pyroute2's messages: rtnetlink(7).
+"""Change the kernel's network settings: addresses and routes by rtnetlink(7), packet sockets.
 
-Only the messages of pyroute2 are used. Its `IPRoute` is built on asyncio and takes ten times as
-long to import; a request that is sent and acknowledged needs no event loop.
+Only the message classes of pyroute2 are used. Its `IPRoute` is built on asyncio and takes ten times
+as long to import; a request that is sent and acknowledged needs no event loop.
 """
 
 import os
@@ -21,16 +21,17 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11  # include/uapi/linux/netlink.h
 _REQUEST, _ACK, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x200, 0x400
 _NEW_ADDRESS, _NEW_ROUTE = 20, 24  # include/uapi/linux/rtnetlink.h
 _TABLE_MAIN, _PROTO_BOOT, _UNICAST = 254, 3, 1
-_SCOPE_UNIVERSE, _SCOPE_LINK, _FLAG_ONLINK = 0, 253, 4
+_SCOPE_UNIVERSE, _FLAG_ONLINK = 0, 4
 _ETH_P_IP = 0x0800  # include/uapi/linux/if_ether.h
-_EVERYBODY = b"\xff" * 6
-_LARGEST = 65536  # bytes
+_BROADCAST_MAC = b"\xff" * 6
+_MAX_PACKET = 65536  # bytes
 
 
 def bare_package(name: str) -> "ModuleType":
-    """Make the modules of a package importable without its `__init__`, and return it.
+    """Enter a package into `sys.modules` without running its `__init__`, and return the package.
 
-    pyroute2's imports all of pyroute2, which takes ten times as long as what is used here.
+    The `__init__` of pyroute2 imports all of pyroute2, which takes ten times as long as the
+    modules that are used here. Raises ModuleNotFoundError.
     """
     if name not in sys.modules:
         found = (finder.find_spec(name, None) for finder in sys.meta_path)
@@ -44,22 +45,23 @@ def bare_package(name: str) -> "ModuleType":
 
 
 def address_message(index: int, address: str, prefix: int) -> "Any":
-    """Return the message that gives an address, for good, to the interface `index`."""
+    """Return the message that adds an address without a lifetime to the interface `index`."""
     bare_package("pyroute2")
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: PLC0415 - only when asked for
 
     message = ifaddrmsg()
     message.update(family=socket.AF_INET, prefixlen=prefix, index=index)
     message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    if broadcast := ipv4.broadcast(address, prefix):
+    if broadcast := ipv4.broadcast_address(address, prefix):
         message["attrs"].append(("IFA_BROADCAST", broadcast))
-    return _request(message, _NEW_ADDRESS)
+    return _set_header(message, _NEW_ADDRESS)
 
 
 def gateway_message(index: int, gateway: str, *, onlink: bool) -> "Any":
-    """Return the message that makes `gateway` the way to everywhere.
+    """Return the message that adds a default route through `gateway`.
 
-    `onlink`: it is on the interface's link, even when no address of ours says so.
+    `onlink`: the gateway is on the interface's link, even when no network of the interface holds
+    it.
     """
     bare_package("pyroute2")
     from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415 - only when asked for
@@ -68,27 +70,27 @@ def gateway_message(index: int, gateway: str, *, onlink: bool) -> "Any":
     message.update(family=socket.AF_INET, table=_TABLE_MAIN, proto=_PROTO_BOOT, type=_UNICAST)
     message.update(scope=_SCOPE_UNIVERSE, flags=_FLAG_ONLINK if onlink else 0)
     message["attrs"] = [("RTA_GATEWAY", gateway), ("RTA_OIF", index)]
-    return _request(message, _NEW_ROUTE)
+    return _set_header(message, _NEW_ROUTE)
 
 
-def _request(message: "Any", kind: int) -> "Any":
-    message["header"].update(type=kind, flags=_REQUEST | _ACK | _CREATE | _EXCLUSIVE)
+def _set_header(message: "Any", message_type: int) -> "Any":
+    message["header"].update(type=message_type, flags=_REQUEST | _ACK | _CREATE | _EXCLUSIVE)
     message["header"].update(sequence_number=1)
     return message
 
 
 def send(message: "Any") -> bool:
-    """Send a request, and return whether it changed anything: False when it was so before.
+    """Send a request; return False when the address or route exists already (EEXIST).
 
-    Raises OSError with the kernel's own explanation where it gives one.
+    Raises OSError with the kernel's explanation, or the errno's text where there is none.
     """
     message.encode()
     flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE) as kernel:
+    with socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE) as netlink:
         for option in (_CAP_ACK, _EXT_ACK):
-            kernel.setsockopt(_SOL_NETLINK, option, 1)
-        kernel.send(message.data)
-        number, text = _read_acknowledgement(kernel.recv(65536))
+            netlink.setsockopt(_SOL_NETLINK, option, 1)
+        netlink.send(message.data)
+        number, text = _read_acknowledgement(netlink.recv(_MAX_PACKET))
     if number == EEXIST:
         return False
     if number:
@@ -97,22 +99,25 @@ def send(message: "Any") -> bool:
 
 
 def _read_acknowledgement(data: bytes) -> tuple[int, str]:
-    """Return the errno, 0 for none, and the kernel's explanation."""
+    """Return the errno, 0 for success, and the kernel's explanation or the errno's text."""
     bare_package("pyroute2")
     from pyroute2.netlink import nlmsgerr  # noqa: PLC0415 - only when asked for
 
-    answer = nlmsgerr(data)
-    answer.decode()
-    number = -int(answer["error"])
-    return number, str(answer.get_attr("NLMSGERR_ATTR_MSG") or os.strerror(number))
+    message = nlmsgerr(data)
+    message.decode()
+    number = -int(message["error"])
+    return number, str(message.get_attr("NLMSGERR_ATTR_MSG") or os.strerror(number))
 
 
 class PacketSocket:
-    """IP packets on interfaces that have no address: packet(7). Closed by its `with`."""
+    """Sends and receives IP packets on interfaces that have no address: packet(7).
+
+    Closed at the end of the `with` statement.
+    """
 
     def __init__(self) -> None:
-        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_IP))
+        flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_PACKET, flags, socket.htons(_ETH_P_IP))
 
     def __enter__(self) -> "Self":
         return self
@@ -121,28 +126,28 @@ class PacketSocket:
         self._socket.close()
 
     def send(self, device: str, packet: bytes) -> None:
-        """Send a packet to everybody on the link."""
-        self._socket.sendto(packet, (device, _ETH_P_IP, 0, 0, _EVERYBODY))
+        """Send a packet to the broadcast address of the link."""
+        self._socket.sendto(packet, (device, _ETH_P_IP, 0, 0, _BROADCAST_MAC))
 
     def receive(self, seconds: float) -> tuple[str, bytes] | None:
-        """Return the next packet and the interface it came in by; None after `seconds`."""
+        """Return the receiving interface and the next packet; None after `seconds`."""
         self._socket.settimeout(seconds)
         try:
-            packet, address = self._socket.recvfrom(_LARGEST)
-        except (TimeoutError, BlockingIOError):  # the latter when there is no time to wait at all
+            packet, address = self._socket.recvfrom(_MAX_PACKET)
+        except (TimeoutError, BlockingIOError):  # BlockingIOError: `seconds` is 0
             return None
         return address[0], packet
 
 
 class NetworkStack:
-    """The network stack of this machine. Every method raises OSError as the call behind it does."""
+    """Changes the network settings of this machine. The methods raise OSError."""
 
-    def up(self, device: str) -> None:
+    def bring_up(self, device: str) -> None:
         """Bring an interface up."""
         _syscalls.interface_up(device)
 
     def set_mtu(self, device: str, mtu: int) -> None:
-        """Set the largest packet's size, in bytes."""
+        """Set the maximum size of a packet, in bytes."""
         fd = os.open(f"/sys/class/net/{device}/mtu", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, str(mtu).encode())
@@ -150,18 +155,18 @@ class NetworkStack:
             os.close(fd)
 
     def add_address(self, device: str, address: str, prefix: int) -> None:
-        """Give an interface an address, for good."""
+        """Add an address without a lifetime. An address that exists already is left alone."""
         send(address_message(socket.if_nametoindex(device), address, prefix))
 
     def add_gateway(self, device: str, gateway: str, *, onlink: bool) -> bool:
-        """Route everything elsewhere to a gateway; False when there is such a route already."""
+        """Add a default route; return False when such a route exists already."""
         index = socket.if_nametoindex(device)
         return send(gateway_message(index, gateway, onlink=onlink))
 
     def set_hostname(self, name: str) -> None:
-        """sethostname(2)."""
+        """Set the host name: sethostname(2)."""
         _syscalls.set_hostname(name)
 
-    def packet_socket(self) -> PacketSocket:
-        """Open a wire."""
+    def open_packet_socket(self) -> PacketSocket:
+        """Open a socket for IP packets on all interfaces."""
         return PacketSocket()

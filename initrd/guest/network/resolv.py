@@ -1,11 +1,11 @@
-"""Makes name resolution work in a root that is read-only, and changes nothing in one that is not.
+"""Provide /etc/resolv.conf in the new root without changing a file of the root.
 
-`/etc/resolv.conf` may be a file, a link into /run that leads nowhere yet, or not there at all:
+The action depends on /etc/resolv.conf in the root:
 
-- a link to below /run: the file is written where it leads;
-- a file: ours, in /run, is mounted over it, and what is in the root stays as it is;
-- nothing, in a root that can be written: an empty file is created and ours is mounted over it;
-- nothing, in a read-only root: /etc is mounted anew, read-only, with our file added (overlayfs).
+- a link to a path below /run: the file is written to that path;
+- a file: a generated file in /run is bind-mounted over it;
+- missing, in a writable root: an empty file is created and the generated file is mounted over it;
+- missing, in a read-only root: an overlayfs adds the generated file to /etc, which stays read-only.
 """
 
 import errno
@@ -23,47 +23,47 @@ if TYPE_CHECKING:
     from initrd.guest.log import Log
 
 RESOLV_CONF = "/etc/resolv.conf"
-_OURS = "/run/initrd/resolv.conf"
-_LAYER = "/run/initrd/layer"  # what an overlay adds to a directory of the root
-# systemd-resolved replaces the file below /run by its own, and then must know whom to ask.
+_GENERATED = "/run/initrd/resolv.conf"
+_LAYER = "/run/initrd/layer"  # the files that the overlayfs adds to a directory of the root
+# systemd-resolved replaces the file in its directory, and reads the name servers from the drop-in.
 _RESOLVED, _RESOLVED_DROP_IN = "/run/systemd/resolve/", "/run/systemd/resolved.conf.d/initrd.conf"
-# What a root says that cannot be written: EROFS, or one of the others in place of virtiofsd.
-# ENOENT: the link leads to a directory that is not there.
+# Errors of writing to a read-only root: EROFS; EACCES or EPERM from virtiofsd. ENOENT: the link
+# /etc/resolv.conf leads to a directory that does not exist.
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
-# No overlayfs in this kernel; not over this file system; no such directory.
+# The kernel has no overlayfs; overlayfs does not support this file system; no such directory.
 _NO_OVERLAY = (errno.ENODEV, errno.EINVAL, errno.ENOENT, errno.ENOTDIR)
 
 
 class ResolverSettings(Record):
-    """Who resolves names, and what this machine is called."""
+    """The name servers, the search domain and the host name of this machine."""
 
     servers: tuple[str, ...] = ()
     domain: str = ""
     hostname: str = ""
 
     def resolv_conf(self) -> str:
-        """Return resolv.conf(5)."""
+        """Return the text of a resolv.conf(5)."""
         search = f"search {self.domain}\n" if self.domain else ""
         return search + "".join(f"nameserver {server}\n" for server in self.servers)
 
     def resolved_conf(self) -> str:
-        """Return a drop-in of resolved.conf(5)."""
+        """Return the text of a drop-in of resolved.conf(5)."""
         domains = f"Domains={self.domain}\n" if self.domain else ""
         return f"[Resolve]\nDNS={' '.join(self.servers)}\n{domains}"
 
 
 class WriteFile(Step):
-    """Write a file in /run, with the directories above it."""
+    """Write a file in /run; its directory is created where it is missing."""
 
     path: str
     text: str
 
     def describe(self) -> str:
-        """Name the file."""
+        """Return text that names the file."""
         return f"write {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Write it."""
+        """Create the directory and write the file."""
         kernel.make_directory(os.path.dirname(self.path))
         kernel.write_file(self.path, self.text)
 
@@ -74,85 +74,91 @@ class CreateFile(Step):
     path: str
 
     def describe(self) -> str:
-        """Name the file."""
+        """Return text that names the file."""
         return f"create {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Create it. Its directory must exist."""
+        """Create the file. Its directory must exist."""
         kernel.write_file(self.path, "")
 
 
 class MountFile(Step):
-    """Mount a file over another one, which must exist: mount(2) with MS_BIND."""
+    """Bind-mount a file over an existing file: mount(2) with MS_BIND."""
 
     source: str
     target: str
 
     def describe(self) -> str:
-        """Name both files."""
+        """Return text that names both files."""
         return f"mount {self.source} over {self.target}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Mount it."""
+        """Mount the file."""
         kernel.mount(self.source, self.target, "", MS_BIND, "")
 
 
 class AddLayer(Step):
-    """Mount a directory over itself, read-only, with the files of another one added: overlayfs."""
+    """Mount a read-only overlayfs over a directory that adds the files of `layer` to it."""
 
     layer: str
     directory: str
 
     def describe(self) -> str:
-        """Name both directories."""
+        """Return text that names both directories."""
         return f"mount {self.directory} anew with what is in {self.layer}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Mount it."""
+        """Mount the overlayfs."""
         data = f"lowerdir={self.layer}:{self.directory}"
         kernel.mount("initrd", self.directory, "overlay", MS_RDONLY, data)
 
 
-def write_resolver_settings(names: ResolverSettings, kernel: "Kernel", log: "Log") -> None:
-    """Make the new root, which is / now, resolve names by `names`. A root without way is warned of.
+def write_resolver_settings(settings: ResolverSettings, kernel: "Kernel", log: "Log") -> None:
+    """Write the settings into the new root, which is mounted at / now.
 
-    Raises BootError.
+    Logs a warning when the root has no place for them. Raises BootError for unexpected errors.
     """
-    if not names.servers:
+    if not settings.servers:
         return
     target = kernel.resolve(RESOLV_CONF)
     if target.startswith("/run/"):
-        execute(_below_run(names, target), kernel, log)
+        execute(_plan_below_run(settings, target), kernel, log)
         return
-    execute((WriteFile(_OURS, names.resolv_conf()),), kernel, log)
-    if kernel.exists(target) or not _refusal(CreateFile(target), _READ_ONLY, kernel, log):
-        execute((MountFile(_OURS, target),), kernel, log)
+    execute((WriteFile(_GENERATED, settings.resolv_conf()),), kernel, log)
+    if kernel.exists(target) or not _try_step(CreateFile(target), _READ_ONLY, kernel, log):
+        execute((MountFile(_GENERATED, target),), kernel, log)
     else:
-        _add_to_directory(names, target, kernel, log)
+        _overlay_directory(settings, target, kernel, log)
 
 
-def _below_run(names: ResolverSettings, target: str) -> tuple[Step, ...]:
-    steps: tuple[Step, ...] = (WriteFile(target, names.resolv_conf()),)
+def _plan_below_run(settings: ResolverSettings, target: str) -> tuple[Step, ...]:
+    """Return the steps for a root whose /etc/resolv.conf is a link to `target` below /run."""
+    steps: tuple[Step, ...] = (WriteFile(target, settings.resolv_conf()),)
     if target.startswith(_RESOLVED):
-        steps += (WriteFile(_RESOLVED_DROP_IN, names.resolved_conf()),)
+        steps += (WriteFile(_RESOLVED_DROP_IN, settings.resolved_conf()),)
     return steps
 
 
-def _add_to_directory(names: ResolverSettings, target: str, kernel: "Kernel", log: "Log") -> None:
-    """Show our file in a directory that cannot be written, or say that it cannot be done."""
+def _overlay_directory(
+    settings: ResolverSettings, target: str, kernel: "Kernel", log: "Log"
+) -> None:
+    """Add the file `target` to its read-only directory; log a warning when that is impossible."""
     directory, name = os.path.split(target)
-    execute((WriteFile(f"{_LAYER}/{name}", names.resolv_conf()),), kernel, log)
-    why_not = _refusal(AddLayer(_LAYER, directory), _NO_OVERLAY, kernel, log)
-    if why_not:
+    execute((WriteFile(f"{_LAYER}/{name}", settings.resolv_conf()),), kernel, log)
+    error_text = _try_step(AddLayer(_LAYER, directory), _NO_OVERLAY, kernel, log)
+    if error_text:
         log.warn(
             f"names will not be resolved: there is no {target}, the root is read-only, and "
-            f"{directory} cannot be overlaid ({why_not})\n"
+            f"{directory} cannot be overlaid ({error_text})\n"
             f"try: create an empty {target} in the root, or add the module overlay to the image"
         )
 
 
-def _refusal(step: Step, errnos: tuple[int, ...], kernel: "Kernel", log: "Log") -> str:
-    """Take a step; return why it was refused where that is one of `errnos`. Raises BootError."""
+def _try_step(step: Step, errnos: tuple[int, ...], kernel: "Kernel", log: "Log") -> str:
+    """Apply a step; return the error's text when it fails with one of `errnos`, else empty.
+
+    Raises BootError for all other errors.
+    """
     try:
         execute((step,), kernel, log)
     except BootError as error:

@@ -1,4 +1,4 @@
-"""A DHCP server made of one function: what it answers, in bytes. For unit and boot tests."""
+"""Encode the messages of a DHCP server, for unit tests and boot tests."""
 
 import socket
 import struct
@@ -17,13 +17,13 @@ def addresses(code: int, *texts: str) -> bytes:
 
 
 def options_of(message: bytes) -> dict[int, bytes]:
-    """The options of a client's message."""
-    found, at = {}, 240
-    while message[at] != 255:
-        size = message[at + 1]
-        found[message[at]] = message[at + 2 : at + 2 + size]
-        at += 2 + size
-    return found
+    """Return the options of a client's message, by code."""
+    options, offset = {}, 240
+    while message[offset] != 255:
+        size = message[offset + 1]
+        options[message[offset]] = message[offset + 2 : offset + 2 + size]
+        offset += 2 + size
+    return options
 
 
 def reply(
@@ -37,18 +37,18 @@ def reply(
     sname: bytes = b"",
     file: bytes = b"",
 ) -> bytes:
-    """An answer: its fixed fields, its kind, who sends it, and any further options."""
+    """Return a reply: fixed fields, message type `kind`, server identifier and `options`."""
     yiaddr = socket.inet_aton(address)
     fields = struct.pack(
         "!BBBBIHH4s4s4s4s", 2, 1, 6, 0, xid, 0, 0, bytes(4), yiaddr, bytes(4), bytes(4)
     )
     fields += mac.ljust(16, b"\0") + sname.ljust(64, b"\0") + file.ljust(128, b"\0")
-    head = option(53, bytes([kind])) + (addresses(54, server) if server else b"")
-    return fields + COOKIE + head + options + b"\xff"
+    first_options = option(53, bytes([kind])) + (addresses(54, server) if server else b"")
+    return fields + COOKIE + first_options + options + b"\xff"
 
 
 def datagram(payload: bytes, *, source: int = 67, to: int = 68) -> bytes:
-    """An IP packet with a UDP datagram from the server to everybody, without checksums."""
+    """Return an IP packet with a UDP datagram from the server to 255.255.255.255, no checksums."""
     udp = struct.pack("!HHHH", source, to, 8 + len(payload), 0) + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
-    return head + socket.inet_aton(SERVER) + b"\xff" * 4 + udp
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
+    return header + socket.inet_aton(SERVER) + b"\xff" * 4 + udp

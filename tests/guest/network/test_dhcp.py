@@ -1,171 +1,191 @@
-"""Getting a lease: from servers that answer, late, wrongly, or not at all."""
+"""Obtaining a lease from DHCP servers that answer, answer late or wrongly, or do not answer."""
 
 from collections.abc import Callable
 
 import pytest
 
 from initrd.guest.network.dhcp import DhcpExchange, NoLeaseError
-from initrd.guest.network.dhcp_packets import DhcpClient, DhcpReply, unwrap
+from initrd.guest.network.dhcp_packets import DhcpClient, DhcpReply, decapsulate
 from tests.fake_kernel import FakeKernel
 from tests.guest.network.dhcp_server import ACK, NAK, OFFER, datagram, options_of, reply
 
 MACS = {"eth0": b"\x52\x54\0\0\0\0", "eth1": b"\x52\x54\0\0\0\1"}
 DISCOVER, REQUEST = 1, 3
-# What a server does with the nth message of a kind: the kinds of its answers.
+# Returns the message types of the replies to a message. Arguments: the interface, the message's
+# type, and the number of messages of this type that the interface sent before.
 Script = Callable[[str, int, int], list[int]]
+# The same for messages of one type on any interface.
+Replies = Callable[[int], list[int]]
 
 
-class FakeWire:
-    """A network whose servers follow a script. Time passes only while nothing comes."""
+class FakePacketSocket:
+    """A network whose servers follow a script. Time passes only while no packet arrives."""
 
     def __init__(self, kernel: FakeKernel, script: Script) -> None:
         self.kernel, self.script = kernel, script
-        self.sent: list[tuple[float, str, int]] = []
-        self.coming: list[tuple[str, bytes]] = []
+        self.sent: list[tuple[float, str, int]] = []  # time, interface, message type
+        self.incoming: list[tuple[str, bytes]] = []
 
     def send(self, device: str, packet: bytes) -> None:
-        message = unwrap(packet[:20] + packet[22:24] + packet[20:22] + packet[24:])  # ports swapped
+        ports_swapped = packet[:20] + packet[22:24] + packet[20:22] + packet[24:]
+        message = decapsulate(ports_swapped)
         assert message is not None
-        kind = options_of(message)[53][0]
-        before = sum(entry[1:] == (device, kind) for entry in self.sent)
-        self.sent.append((self.kernel.clock, device, kind))
+        message_type = options_of(message)[53][0]
+        before = sum(entry[1:] == (device, message_type) for entry in self.sent)
+        self.sent.append((self.kernel.clock, device, message_type))
         xid = int.from_bytes(message[4:8], "big")
-        for answer in self.script(device, kind, before):
-            self.coming.append((device, datagram(reply(xid, message[28:34], answer))))
+        for reply_type in self.script(device, message_type, before):
+            self.incoming.append((device, datagram(reply(xid, message[28:34], reply_type))))
 
     def receive(self, seconds: float) -> tuple[str, bytes] | None:
-        if self.coming:
-            return self.coming.pop(0)
+        if self.incoming:
+            return self.incoming.pop(0)
         self.kernel.sleep(seconds)
         return None
 
-    def kinds(self) -> list[tuple[str, int]]:
+    def sent_messages(self) -> list[tuple[str, int]]:
+        """Return the interface and the type of each message."""
         return [entry[1:] for entry in self.sent]
 
+    def sent_types(self) -> list[int]:
+        return [message_type for _, _, message_type in self.sent]
 
-def exchange(
+
+def start_exchange(
     script: Script, devices: tuple[str, ...] = ("eth0",), seconds: float = 10
-) -> tuple[FakeWire, DhcpExchange]:
+) -> tuple[FakePacketSocket, DhcpExchange]:
     kernel = FakeKernel()
     kernel.clock = 100.0
-    wire = FakeWire(kernel, script)
+    packet_socket = FakePacketSocket(kernel, script)
     clients = {device: DhcpClient(MACS[device], 7) for device in devices}
-    return wire, DhcpExchange(clients, wire, 100.0 + seconds, kernel)
+    return packet_socket, DhcpExchange(clients, packet_socket, 100.0 + seconds, kernel)
 
 
-def obliging(device: str, kind: int, before: int) -> list[int]:
-    return [OFFER] if kind == DISCOVER else [ACK]
+def server(
+    discover: Replies = lambda _: [OFFER], request: Replies = lambda _: [ACK], device: str = ""
+) -> Script:
+    """Return the script of a server with these replies, on one interface or on all."""
+
+    def script(received_on: str, message_type: int, before: int) -> list[int]:
+        if device not in ("", received_on):
+            return []
+        return discover(before) if message_type == DISCOVER else request(before)
+
+    return script
 
 
-def test_an_offer_is_taken() -> None:
-    wire, it = exchange(obliging)
-    assert it.acquire() == ("eth0", DhcpReply(ACK, "10.9.0.1", "10.9.0.50", 8))
-    assert wire.kinds() == [("eth0", DISCOVER), ("eth0", REQUEST)]
-    assert wire.kernel.clock == 100.0
+def no_server(device: str, message_type: int, before: int) -> list[int]:
+    return []
 
 
-def test_a_lost_question_is_asked_again_with_longer_and_longer_pauses() -> None:
-    wire, it = exchange(
-        lambda _device, kind, before: (
-            [OFFER] if kind == DISCOVER and before == 3 else [ACK] if kind == REQUEST else []
-        )
+def test_offer_is_requested_and_acknowledged() -> None:
+    packet_socket, exchange = start_exchange(server())
+    assert exchange.acquire() == ("eth0", DhcpReply(ACK, "10.9.0.1", "10.9.0.50", 8))
+    assert packet_socket.sent_messages() == [("eth0", DISCOVER), ("eth0", REQUEST)]
+    assert packet_socket.kernel.clock == 100.0
+
+
+def test_lost_discover_is_repeated_with_growing_pauses() -> None:
+    packet_socket, exchange = start_exchange(
+        server(discover=lambda before: [OFFER] if before == 3 else [])
     )
-    it.acquire()
-    asked = [when for when, _, kind in wire.sent if kind == DISCOVER]
-    assert asked == [100.0, 100.5, 101.5, 103.5]
+    exchange.acquire()
+    times = [time for time, _, message_type in packet_socket.sent if message_type == DISCOVER]
+    assert times == [100.0, 100.5, 101.5, 103.5]
 
 
-def test_a_lost_acknowledgement_is_asked_for_again() -> None:
-    wire, it = exchange(
-        lambda _device, kind, before: [OFFER] if kind == DISCOVER else [ACK] * before
+def test_request_is_repeated_after_a_lost_acknowledgement() -> None:
+    packet_socket, exchange = start_exchange(server(request=lambda before: [ACK] * before))
+    assert exchange.acquire()[0] == "eth0"
+    assert packet_socket.sent_messages() == [
+        ("eth0", DISCOVER),
+        ("eth0", REQUEST),
+        ("eth0", REQUEST),
+    ]
+
+
+def test_offer_is_abandoned_after_three_unanswered_requests() -> None:
+    packet_socket, exchange = start_exchange(
+        server(request=lambda before: [ACK] if before == 3 else [])
     )
-    assert it.acquire()[0] == "eth0"
-    assert wire.kinds() == [("eth0", DISCOVER), ("eth0", REQUEST), ("eth0", REQUEST)]
+    exchange.acquire()
+    assert packet_socket.sent_types() == [DISCOVER, *[REQUEST] * 3, DISCOVER, REQUEST]
 
 
-def test_a_server_that_goes_away_after_its_offer_is_given_up_for_another() -> None:
-    wire, it = exchange(
-        lambda _device, kind, before: [OFFER] if kind == DISCOVER else [ACK] if before == 3 else []
+def test_refused_request_is_followed_by_a_discover_after_a_pause() -> None:
+    packet_socket, exchange = start_exchange(
+        server(request=lambda before: [ACK] if before else [NAK])
     )
-    it.acquire()
-    assert [kind for _, kind in wire.kinds()] == [DISCOVER, *[REQUEST] * 3, DISCOVER, REQUEST]
+    exchange.acquire()
+    assert packet_socket.sent_types() == [DISCOVER, REQUEST, DISCOVER, REQUEST]
+    assert packet_socket.kernel.clock == 100.5
 
 
-def test_a_refusal_begins_again_but_not_at_once() -> None:
-    wire, it = exchange(
-        lambda _device, kind, before: [OFFER] if kind == DISCOVER else [ACK if before else NAK]
+def test_all_interfaces_send_discover_and_the_first_offer_is_taken() -> None:
+    packet_socket, exchange = start_exchange(server(device="eth1"), devices=("eth0", "eth1"))
+    assert exchange.acquire()[0] == "eth1"
+    assert packet_socket.sent_messages() == [
+        ("eth0", DISCOVER),
+        ("eth1", DISCOVER),
+        ("eth1", REQUEST),
+    ]
+
+
+def test_replies_of_unexpected_type_and_foreign_packets_are_ignored() -> None:
+    packet_socket, exchange = start_exchange(
+        server(discover=lambda _: [ACK, NAK, OFFER], request=lambda _: [OFFER, OFFER, ACK])
     )
-    it.acquire()
-    assert [kind for _, kind in wire.kinds()] == [DISCOVER, REQUEST, DISCOVER, REQUEST]
-    assert wire.kernel.clock == 100.5
-
-
-def test_all_devices_ask_and_the_first_offer_wins() -> None:
-    wire, it = exchange(
-        lambda device, kind, before: obliging(device, kind, before) if device == "eth1" else [],
-        devices=("eth0", "eth1"),
-    )
-    assert it.acquire()[0] == "eth1"
-    assert wire.kinds() == [("eth0", DISCOVER), ("eth1", DISCOVER), ("eth1", REQUEST)]
-
-
-def test_answers_of_the_wrong_kind_or_for_others_are_passed_over() -> None:
-    wire, it = exchange(
-        lambda _device, kind, _before: (
-            [ACK, NAK, OFFER] if kind == DISCOVER else [OFFER, OFFER, ACK]
-        )
-    )
-    wire.coming += [
+    packet_socket.incoming += [
         ("eth0", b""),
         ("eth0", datagram(b"x")),
         ("eth9", datagram(reply(7, b"", OFFER))),
     ]
-    assert it.acquire()[1].kind == ACK
+    assert exchange.acquire()[1].message_type == ACK
 
 
-SILENCE: dict[str, tuple[Script, str]] = {
-    "nobody": (lambda *_: [], "nobody answered"),
+FAILING_SERVERS: dict[str, tuple[Script, str]] = {
+    "no server": (no_server, "no DHCP server answered"),
     "offers only": (
-        lambda _device, kind, _before: [OFFER] if kind == DISCOVER else [],
+        server(request=lambda _: []),
         "10.9.0.1 offered 10.9.0.50 and then did not answer",
     ),
     "refusals only": (
-        lambda _device, kind, _before: [OFFER] if kind == DISCOVER else [NAK],
+        server(request=lambda _: [NAK]),
         "10.9.0.1 offered 10.9.0.50 and then refused it",
     ),
 }
 
 
-@pytest.mark.parametrize("case", SILENCE)
-def test_without_a_lease_it_ends_at_the_deadline_and_says_how_far_it_came(case: str) -> None:
-    script, message = SILENCE[case]
-    wire, it = exchange(script, seconds=10)
+@pytest.mark.parametrize("case", FAILING_SERVERS)
+def test_failed_exchange_ends_at_the_deadline_and_reports_the_last_stage(case: str) -> None:
+    script, message = FAILING_SERVERS[case]
+    packet_socket, exchange = start_exchange(script, seconds=10)
     with pytest.raises(NoLeaseError, match=message):
-        it.acquire()
-    assert 110.0 <= wire.kernel.clock <= 113.5  # an offer is followed up to its end
-    assert len(wire.sent) < 60
+        exchange.acquire()
+    assert 110.0 <= packet_socket.kernel.clock <= 113.5  # requests for a last offer are completed
+    assert len(packet_socket.sent) < 60
 
 
-def test_a_machine_that_was_not_let_run_reads_what_has_come_meanwhile() -> None:
-    it = exchange(obliging, seconds=-1)[1]
-    assert it.acquire()[0] == "eth0"
+def test_offer_is_taken_even_after_the_deadline() -> None:
+    exchange = start_exchange(server(), seconds=-1)[1]
+    assert exchange.acquire()[0] == "eth0"
 
 
-def test_a_flood_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    wire, lease = exchange(lambda *_: [], seconds=10)
+def test_flood_of_packets_does_not_extend_the_deadline() -> None:
+    packet_socket, exchange = start_exchange(no_server, seconds=10)
 
-    def flood(_: float) -> tuple[str, bytes]:
-        wire.kernel.sleep(50e-6)
-        assert wire.kernel.clock < 111.0
+    def receive_flood(_: float) -> tuple[str, bytes]:
+        packet_socket.kernel.sleep(50e-6)
+        assert packet_socket.kernel.clock < 111.0
         return "eth0", bytes(60)
 
-    wire.receive = flood  # type: ignore[method-assign]
+    packet_socket.receive = receive_flood  # type: ignore[method-assign]
     with pytest.raises(NoLeaseError):
-        lease.acquire()
+        exchange.acquire()
 
 
-def test_without_any_time_it_still_asks_once() -> None:
-    wire, it = exchange(lambda *_: [], seconds=-1)
-    with pytest.raises(NoLeaseError, match="nobody answered"):
-        it.acquire()
-    assert wire.kinds() == [("eth0", DISCOVER)]
+def test_discover_is_sent_once_even_after_the_deadline() -> None:
+    packet_socket, exchange = start_exchange(no_server, seconds=-1)
+    with pytest.raises(NoLeaseError, match="no DHCP server answered"):
+        exchange.acquire()
+    assert packet_socket.sent_messages() == [("eth0", DISCOVER)]

@@ -1,4 +1,4 @@
-"""`ip=`: the syntax of the kernel's nfsroot.rst, and what is refused instead of guessed."""
+"""Parsing `ip=` in the syntax of the kernel's nfsroot.rst, and refusing invalid values."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from initrd.guest.network import ipv4
 from initrd.guest.network.ipconfig import Interface, parse_ip
 from initrd.options import CmdlineError
 
-UNDERSTOOD = {
+VALID = {
     "dhcp": Interface(),
     "on": Interface(),
     "any": Interface(),
@@ -35,22 +35,22 @@ UNDERSTOOD = {
 }
 
 
-@pytest.mark.parametrize("text", UNDERSTOOD)
-def test_what_is_understood(text: str) -> None:
-    assert parse_ip((text,)) == (UNDERSTOOD[text],)
+@pytest.mark.parametrize("text", VALID)
+def test_valid_ip_is_parsed(text: str) -> None:
+    assert parse_ip((text,)) == (VALID[text],)
 
 
 @pytest.mark.parametrize("text", ["off", "none"])
-def test_off_configures_nothing(text: str) -> None:
+def test_ip_off_configures_no_interface(text: str) -> None:
     assert parse_ip((text,)) == ()
 
 
-def test_each_device_may_have_its_own() -> None:
-    both = parse_ip((":::::eth1:dhcp", "10.0.0.2:::::eth0:off"))
-    assert both == (Interface("eth1"), Interface("eth0", "10.0.0.2", 8))
+def test_several_ip_options_configure_one_device_each() -> None:
+    interfaces = parse_ip((":::::eth1:dhcp", "10.0.0.2:::::eth0:off"))
+    assert interfaces == (Interface("eth1"), Interface("eth0", "10.0.0.2", 8))
 
 
-REFUSED = {
+INVALID = {
     "dhpc": "'dhpc' is no way to get an address; write dhcp or off",
     "DHCP": "no way to get an address",
     "dhcp6": "no way to get an address",
@@ -105,28 +105,28 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_what_is_refused_is_named_with_what_to_write(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID)
+def test_invalid_ip_is_refused_with_a_message_that_quotes_the_option(text: str) -> None:
     with pytest.raises(CmdlineError) as caught:
         parse_ip((text,))
     assert str(caught.value).startswith(f"ip={text}: ")
-    assert REFUSED[text] in str(caught.value)
+    assert INVALID[text] in str(caught.value)
 
 
-SEVERAL = {
-    "off and something": (("off", "dhcp"), "ip=dhcp: there is an ip=off too"),
-    "one without device": (("dhcp", ":::::eth1:dhcp"), "ip=dhcp: which device?"),
-    "a device twice": (
+CONTRADICTIONS = {
+    "off and dhcp": (("off", "dhcp"), "ip=dhcp: there is an ip=off too"),
+    "no device in one of two": (("dhcp", ":::::eth1:dhcp"), "ip=dhcp: which device?"),
+    "one device twice": (
         (":::::eth0", ":::::eth1", "10.0.0.1:::::eth0:off"),
         "device eth0 is configured twice",
     ),
-    "the second is wrong": ((":::::eth0", ":::::eth1:x"), "ip=:::::eth1:x: 'x' is no way"),
+    "invalid second option": ((":::::eth0", ":::::eth1:x"), "ip=:::::eth1:x: 'x' is no way"),
 }
 
 
-@pytest.mark.parametrize("case", SEVERAL)
-def test_several_that_contradict_are_refused(case: str) -> None:
-    values, message = SEVERAL[case]
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictory_ip_options_are_refused(case: str) -> None:
+    values, message = CONTRADICTIONS[case]
     with pytest.raises(CmdlineError, match=r"^ip=") as caught:
         parse_ip(values)
     assert message in str(caught.value)
@@ -142,5 +142,5 @@ def test_several_that_contradict_are_refused(case: str) -> None:
         ("10.0.2.15", 32, ""),
     ],
 )
-def test_the_address_of_everybody_in_a_network(address: str, prefix: int, broadcast: str) -> None:
-    assert ipv4.broadcast(address, prefix) == broadcast
+def test_broadcast_address_of_a_network(address: str, prefix: int, broadcast: str) -> None:
+    assert ipv4.broadcast_address(address, prefix) == broadcast

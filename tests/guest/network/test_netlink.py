@@ -1,4 +1,4 @@
-"""What is told to the kernel: pyroute2's messages, byte by byte, and at what price."""
+"""The bytes of the rtnetlink messages, and the modules that pyroute2 imports to encode them."""
 
 import subprocess
 import sys
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.built
 HEADER = "14 00 05 06 01 00 00 00 00 00 00 00"  # RTM_NEWADDR; request, ack, excl, create
 
 
-def encoded(message: object) -> str:
+def encode_to_hex(message: object) -> str:
     message.encode()  # type: ignore[attr-defined]
     return bytes(message.data).hex(" ")  # type: ignore[attr-defined]
 
 
-def test_an_address_is_given_for_good_with_its_broadcast_address() -> None:
-    assert encoded(netlink.address_message(2, "10.0.2.15", 24)) == " ".join(
+def test_address_message_has_a_broadcast_address_and_no_lifetime() -> None:
+    assert encode_to_hex(netlink.address_message(2, "10.0.2.15", 24)) == " ".join(
         (
             "30 00 00 00",
             HEADER,
@@ -32,8 +32,8 @@ def test_an_address_is_given_for_good_with_its_broadcast_address() -> None:
 
 
 @pytest.mark.parametrize(("onlink", "flags"), [(False, "00"), (True, "04")])
-def test_a_gateway_is_the_way_to_everywhere(onlink: bool, flags: str) -> None:
-    assert encoded(netlink.gateway_message(2, "10.0.2.2", onlink=onlink)) == " ".join(
+def test_gateway_message_adds_a_default_route(onlink: bool, flags: str) -> None:
+    assert encode_to_hex(netlink.gateway_message(2, "10.0.2.2", onlink=onlink)) == " ".join(
         (
             "2c 00 00 00",
             HEADER.replace("14", "18", 1),  # RTM_NEWROUTE
@@ -44,7 +44,7 @@ def test_a_gateway_is_the_way_to_everywhere(onlink: bool, flags: str) -> None:
     )
 
 
-def test_only_the_messages_of_pyroute2_are_imported() -> None:
+def test_only_the_message_modules_of_pyroute2_are_imported() -> None:
     script = (
         "import sys; from initrd.guest.network import netlink;"
         "netlink.address_message(1, '10.0.0.1', 8);"
@@ -58,8 +58,8 @@ def test_only_the_messages_of_pyroute2_are_imported() -> None:
         "-c",
         f"import sys; sys.path[:] = {sys.path!r}; {script}",
     ]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert {name for name in found if name.startswith("pyroute2")} == {
+    imported = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert {name for name in imported if name.startswith("pyroute2")} == {
         "pyroute2",
         "pyroute2.common",
         "pyroute2.netlink",
@@ -68,9 +68,9 @@ def test_only_the_messages_of_pyroute2_are_imported() -> None:
         "pyroute2.netlink.rtnl.ifaddrmsg",
         "pyroute2.netlink.rtnl.rtmsg",
     }
-    assert not {"asyncio", "ctypes", "multiprocessing", "ssl", "subprocess"} & set(found)
+    assert not {"asyncio", "ctypes", "multiprocessing", "ssl", "subprocess"} & set(imported)
 
 
-def test_a_package_that_is_not_there_is_named() -> None:
+def test_error_for_a_missing_package_names_the_package() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         netlink.bare_package("no_such_package")

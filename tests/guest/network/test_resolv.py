@@ -1,4 +1,4 @@
-"""Name resolution in roots of every kind, none of which is changed."""
+"""Providing resolv.conf in each kind of root without changing a file of the root."""
 
 import errno
 
@@ -11,91 +11,97 @@ from initrd.guest.network.resolv import ResolverSettings, write_resolver_setting
 from tests.fake_kernel import Call, FakeKernel
 
 RESOLV_CONF = "/etc/resolv.conf"
-OURS = "/run/initrd/resolv.conf"
+GENERATED = "/run/initrd/resolv.conf"
 LAYER = "/run/initrd/layer"
-NAMES = ResolverSettings(("10.0.2.3", "1.1.1.1"), "example.org")
+SETTINGS = ResolverSettings(("10.0.2.3", "1.1.1.1"), "example.org")
 TEXT = "search example.org\nnameserver 10.0.2.3\nnameserver 1.1.1.1\n"
-OVERLAY = ("mount", "initrd", "/etc", "overlay", MS_RDONLY, f"lowerdir={LAYER}:/etc")
-READ_ONLY: Call = ("write_file", RESOLV_CONF)
+MOUNT_OVERLAY = ("mount", "initrd", "/etc", "overlay", MS_RDONLY, f"lowerdir={LAYER}:/etc")
+CREATE_RESOLV_CONF: Call = ("write_file", RESOLV_CONF)
 
 
-def provide(kernel: FakeKernel, names: ResolverSettings = NAMES) -> list[Call]:
+def write_and_record(kernel: FakeKernel, settings: ResolverSettings = SETTINGS) -> list[Call]:
+    """Write the settings; return the calls that wrote a file or mounted."""
     log = Log(kernel)  # type: ignore[arg-type]
     log.set_verbose(False)
-    write_resolver_settings(names, kernel, log)  # type: ignore[arg-type]
+    write_resolver_settings(settings, kernel, log)  # type: ignore[arg-type]
     return kernel.named("write_file", "mount")
 
 
-def test_over_a_file_ours_is_mounted() -> None:
+def test_generated_file_is_mounted_over_resolv_conf() -> None:
     kernel = FakeKernel(files={RESOLV_CONF: "nameserver 127.0.0.1\n"})
-    assert provide(kernel) == [
-        ("write_file", OURS, TEXT),
-        ("mount", OURS, RESOLV_CONF, "", MS_BIND, ""),
+    assert write_and_record(kernel) == [
+        ("write_file", GENERATED, TEXT),
+        ("mount", GENERATED, RESOLV_CONF, "", MS_BIND, ""),
     ]
 
 
-def test_a_link_to_a_file_elsewhere_is_followed() -> None:
-    there = "/etc/static/resolv.conf"
-    kernel = FakeKernel(files={there: ""}, links={RESOLV_CONF: there})
-    assert provide(kernel)[-1] == ("mount", OURS, there, "", MS_BIND, "")
+def test_generated_file_is_mounted_over_the_target_of_a_link() -> None:
+    target = "/etc/static/resolv.conf"
+    kernel = FakeKernel(files={target: ""}, links={RESOLV_CONF: target})
+    assert write_and_record(kernel)[-1] == ("mount", GENERATED, target, "", MS_BIND, "")
 
 
-def test_where_a_link_leads_below_run_the_file_is_written_there() -> None:
-    there = "/run/resolvconf/resolv.conf"
-    kernel = FakeKernel(links={RESOLV_CONF: there})
-    assert provide(kernel) == [("write_file", there, TEXT)]
+def test_resolv_conf_is_written_to_the_target_of_a_link_below_run() -> None:
+    target = "/run/resolvconf/resolv.conf"
+    kernel = FakeKernel(links={RESOLV_CONF: target})
+    assert write_and_record(kernel) == [("write_file", target, TEXT)]
     assert kernel.named("make_directory") == [("make_directory", "/run/resolvconf")]
 
 
-def test_systemd_resolved_is_told_whom_to_ask() -> None:
-    there = "/run/systemd/resolve/stub-resolv.conf"
-    kernel = FakeKernel(links={RESOLV_CONF: there})
+def test_systemd_resolved_gets_the_name_servers_in_a_drop_in() -> None:
+    target = "/run/systemd/resolve/stub-resolv.conf"
+    kernel = FakeKernel(links={RESOLV_CONF: target})
     drop_in = "[Resolve]\nDNS=10.0.2.3 1.1.1.1\nDomains=example.org\n"
-    assert provide(kernel) == [
-        ("write_file", there, TEXT),
+    assert write_and_record(kernel) == [
+        ("write_file", target, TEXT),
         ("write_file", "/run/systemd/resolved.conf.d/initrd.conf", drop_in),
     ]
 
 
-def test_in_a_root_that_can_be_written_only_an_empty_file_is_left() -> None:
-    assert provide(FakeKernel()) == [
-        ("write_file", OURS, TEXT),
+def test_writable_root_gets_an_empty_resolv_conf_as_mount_point() -> None:
+    assert write_and_record(FakeKernel()) == [
+        ("write_file", GENERATED, TEXT),
         ("write_file", RESOLV_CONF, ""),
-        ("mount", OURS, RESOLV_CONF, "", MS_BIND, ""),
+        ("mount", GENERATED, RESOLV_CONF, "", MS_BIND, ""),
     ]
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EPERM])
-def test_in_a_read_only_root_without_the_file_it_is_added_by_an_overlay(error: int) -> None:
-    kernel = FakeKernel(errors={READ_ONLY: error})
-    assert provide(kernel)[1:] == [("write_file", f"{LAYER}/resolv.conf", TEXT), OVERLAY]
+def test_overlayfs_adds_a_missing_resolv_conf_to_a_read_only_root(error: int) -> None:
+    kernel = FakeKernel(errors={CREATE_RESOLV_CONF: error})
+    assert write_and_record(kernel)[1:] == [
+        ("write_file", f"{LAYER}/resolv.conf", TEXT),
+        MOUNT_OVERLAY,
+    ]
     assert kernel.said == ""
 
 
 @pytest.mark.parametrize("error", [errno.ENODEV, errno.EINVAL, errno.ENOENT])
-def test_where_that_is_impossible_the_boot_goes_on_with_a_warning(error: int) -> None:
-    kernel = FakeKernel(errors={READ_ONLY: errno.EROFS, OVERLAY: error})
-    provide(kernel)
+def test_boot_continues_with_a_warning_when_overlayfs_is_impossible(error: int) -> None:
+    kernel = FakeKernel(errors={CREATE_RESOLV_CONF: errno.EROFS, MOUNT_OVERLAY: error})
+    write_and_record(kernel)
     assert "names will not be resolved: there is no /etc/resolv.conf" in kernel.said
     assert "create an empty /etc/resolv.conf in the root, or add the module overlay" in kernel.said
 
 
 @pytest.mark.parametrize(
-    "broken",
-    [("write_file", OURS), READ_ONLY, OVERLAY, ("mount", OURS)],
-    ids=["ours", "creating", "overlay", "mount"],
+    "failing_call",
+    [("write_file", GENERATED), CREATE_RESOLV_CONF, MOUNT_OVERLAY, ("mount", GENERATED)],
+    ids=["generated file", "empty file", "overlay", "mount"],
 )
-def test_any_other_failure_ends_the_boot(broken: Call) -> None:
-    errors: dict[str | Call, int] = {READ_ONLY: errno.EROFS} if broken == OVERLAY else {}
-    kernel = FakeKernel(errors={**errors, broken: errno.EIO})
+def test_unexpected_error_fails_the_boot(failing_call: Call) -> None:
+    errors: dict[str | Call, int] = (
+        {CREATE_RESOLV_CONF: errno.EROFS} if failing_call == MOUNT_OVERLAY else {}
+    )
+    kernel = FakeKernel(errors={**errors, failing_call: errno.EIO})
     with pytest.raises(BootError, match="Input/output error"):
-        provide(kernel)
+        write_and_record(kernel)
 
 
-def test_without_name_servers_the_root_is_left_alone() -> None:
-    assert provide(FakeKernel(), ResolverSettings((), "example.org", "vm")) == []
+def test_settings_without_name_servers_write_no_file() -> None:
+    assert write_and_record(FakeKernel(), ResolverSettings((), "example.org", "vm")) == []
 
 
-def test_without_a_domain_there_is_no_search() -> None:
+def test_settings_without_a_domain_have_no_search_line() -> None:
     assert ResolverSettings(("1.1.1.1",)).resolv_conf() == "nameserver 1.1.1.1\n"
     assert ResolverSettings(("1.1.1.1",)).resolved_conf() == "[Resolve]\nDNS=1.1.1.1\n"
