@@ -1,1 +1,1 @@
-"""Kernels, root directories and programs that the tests, the benchmarks and the demo boot."""
+"""Kernels, root directories and programs for the tests, the benchmarks and the demo."""

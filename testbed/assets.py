@@ -1,9 +1,9 @@
-"""Kernels, root directories and programs that boots need, from Debian's packages.
+"""Make kernels, root directories and programs for virtual machines from Debian's packages.
 
-Each is made when it is first asked for, in $CACHE, and then shared by every checkout, test and
-worker. Nobody sees half of one: it is made under another name, below a lock, and then renamed. Its
-name holds a digest of its recipe, so a changed recipe makes a new one. They are not to be written
-to: what wants to change a root directory takes a copy of its own.
+Each asset is made at its first use, in the directory $CACHE (default build/cache), and then shared
+by all checkouts, tests and test workers. It is made under a temporary name, while a lock is held,
+and renamed when it is complete. Its name contains a digest of its recipe, so a changed recipe makes
+a new asset. Assets are read-only by convention: a test that changes a root directory makes a copy.
 """
 
 import errno
@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-RECIPE = "2"  # count it up when the way in which these are made changes
+RECIPE = "2"  # part of every recipe; increment it when this module makes assets differently
 ARCHITECTURE = "amd64"
 KERNEL_PACKAGE = f"linux-image-cloud-{ARCHITECTURE}"
 C_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
-# What the tests use inside a Debian root; the others come along as its dependencies.
+# The packages that the tests use in a Debian root; their dependencies are installed too.
 DEBIAN_PACKAGES = (
     KERNEL_PACKAGE,
     "crun",
@@ -36,12 +36,12 @@ DEBIAN_PACKAGES = (
     "unionfs-fuse",
 )
 BUSYBOX_DIRECTORIES = ("bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp")
-APPLETS_ELSEWHERE = ("sbin/init", "sbin/poweroff", "usr/bin/env")
+APPLET_LINKS = ("sbin/init", "sbin/poweroff", "usr/bin/env")  # besides those in /bin
 PROBE_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.c")
 USR_MERGED = ("bin", "lib", "lib64", "sbin")
 
-# A program of another release needs that release's C library.
-THROUGH_ITS_OWN_LOADER = """#!/bin/sh
+# Runs a program of another Debian release with that release's loader and C library.
+LOADER_SCRIPT = """#!/bin/sh
 top=$(dirname "$(readlink -f "$0")")
 libraries=$top/lib/x86_64-linux-gnu:$top/usr/lib/x86_64-linux-gnu
 exec "$top/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" "$top/usr/{}" "$@"
@@ -65,16 +65,16 @@ ExecStart=/bin/sh -c ' \\
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of a distribution, unpacked."""
+    """An unpacked kernel package of a distribution."""
 
-    suite: str
+    suite: str  # Debian's code name; empty when not known
     version: str
     image: str  # path of vmlinuz
-    modules: str  # its directory below lib/modules
+    modules: str  # path of lib/modules/VERSION
 
 
 def cache() -> str:
-    """Return the directory of everything that is made here."""
+    """Return the directory of all assets; make it where it is missing."""
     path = os.path.abspath(os.environ.get("CACHE") or "build/cache")
     os.makedirs(path, exist_ok=True)
     return path
@@ -82,8 +82,8 @@ def cache() -> str:
 
 def kernel(suite: str) -> Kernel:
     """Return the cloud kernel of `bookworm` (all in modules) or `trixie` (virtiofs built in)."""
-    top = {"bookworm": _bookworm, "trixie": _trixie}[suite]()
-    return kernel_in(top, suite)
+    directory = {"bookworm": _bookworm, "trixie": _trixie}[suite]()
+    return kernel_in(directory, suite)
 
 
 def kernel_in(top: str, suite: str = "") -> Kernel:
@@ -99,21 +99,21 @@ def busybox() -> str:
 
 
 def busybox_root() -> str:
-    """Return a root directory with busybox and Debian 12's kernel."""
+    """Return the path of a root directory with busybox and Debian 12's kernel."""
     return made("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
 
 
 def debian_root() -> str:
-    """Return a Debian 12 root directory with systemd, Python and a kernel.
+    """Return the path of a Debian 12 root directory with systemd, Python and a kernel.
 
-    Booted with the word `report` on the kernel command line, systemd reports on its units to the
-    second serial port and powers off.
+    With `report` on the kernel command line, systemd writes the state of its units to the second
+    serial port and powers off.
     """
     packages = ",".join(DEBIAN_PACKAGES)
 
     def make(top: str) -> None:
-        _directory("bookworm", top, "--variant=minbase", f"--include={packages}")
-        os.mkdir(f"{top}/var/lib/systemd/linger")  # logind makes it, but the root is read-only
+        _make_directory("bookworm", top, "--variant=minbase", f"--include={packages}")
+        os.mkdir(f"{top}/var/lib/systemd/linger")  # logind cannot make it: the root is read-only
         units = f"{top}/etc/systemd/system"
         os.makedirs(f"{units}/multi-user.target.wants", exist_ok=True)
         _write(f"{units}/report.service", REPORT_UNIT)
@@ -135,7 +135,7 @@ def rust_virtiofsd() -> str:
 
 
 def probe() -> str:
-    """Return the path of the static program that reports how it was started."""
+    """Return the path of the static program of probe.c, which reports how it was started."""
     with open(PROBE_SOURCE, encoding="utf-8") as file:
         source = file.read()
 
@@ -147,7 +147,7 @@ def probe() -> str:
 
 
 def make_busybox_root(top: str) -> None:
-    """Fill the directory `top` with a small system: busybox and the links to it."""
+    """Fill the directory `top` with a small system: busybox and a link to it for each applet."""
     for name in BUSYBOX_DIRECTORIES:
         os.makedirs(f"{top}/{name}", exist_ok=True)
     os.chmod(f"{top}/tmp", 0o1777)
@@ -155,17 +155,17 @@ def make_busybox_root(top: str) -> None:
     listed = subprocess.run([busybox(), "--list"], check=True, capture_output=True, text=True)
     for applet in set(listed.stdout.split()) - {"busybox"}:
         os.symlink("busybox", f"{top}/bin/{applet}")
-    for path in APPLETS_ELSEWHERE:
+    for path in APPLET_LINKS:
         os.makedirs(os.path.dirname(f"{top}/{path}"), exist_ok=True)
         os.symlink("/bin/busybox", f"{top}/{path}")
 
 
 def add_kernel(kernel: Kernel, top: str) -> None:
-    """Put a kernel into the root directory `top`; its files are linked, not copied."""
+    """Add a kernel to the root directory `top`, as hard links where the file system allows."""
     modules = f"{top}/lib/modules/{kernel.version}"
-    shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=_link)
+    shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=_link_or_copy)
     os.makedirs(f"{top}/boot", exist_ok=True)
-    _link(kernel.image, f"{top}/boot/vmlinuz-{kernel.version}")
+    _link_or_copy(kernel.image, f"{top}/boot/vmlinuz-{kernel.version}")
 
 
 def _make_busybox_root_with_kernel(top: str) -> None:
@@ -174,18 +174,20 @@ def _make_busybox_root_with_kernel(top: str) -> None:
 
 
 def _bookworm() -> str:
+    """Return a directory with Debian 12's kernel and busybox."""
     return _packages("bookworm", KERNEL_PACKAGE, "busybox-static")
 
 
 def _trixie() -> str:
+    """Return a directory with Debian 13's kernel and virtiofsd."""
     return _packages("trixie", KERNEL_PACKAGE, "virtiofsd")
 
 
 def _packages(suite: str, *packages: str) -> str:
-    """Return a directory with packages unpacked, and not set up."""
+    """Return a directory in which packages are unpacked, but not configured."""
 
     def make(top: str) -> None:
-        _directory(suite, top, "--variant=extract", f"--include={','.join(packages)}")
+        _make_directory(suite, top, "--variant=extract", f"--include={','.join(packages)}")
         for name in USR_MERGED:
             if _exists(f"{top}/usr/{name}") and not _exists(f"{top}/{name}"):
                 os.symlink(f"usr/{name}", f"{top}/{name}")
@@ -193,46 +195,51 @@ def _packages(suite: str, *packages: str) -> str:
             subprocess.run(["/usr/sbin/depmod", "-b", top, os.path.basename(path)], check=True)
         for program in ("libexec/virtiofsd", "lib/qemu/virtiofsd"):
             if _exists(f"{top}/usr/{program}"):
-                _write(f"{top}/virtiofsd", THROUGH_ITS_OWN_LOADER.format(program))
+                _write(f"{top}/virtiofsd", LOADER_SCRIPT.format(program))
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
     return made(f"{suite}-{packages[-1]}", make, *packages)
 
 
 def mmdebstrap(suite: str, *arguments: str) -> None:
-    """Run mmdebstrap: options, and then where to put the packages of a suite."""
+    """Run mmdebstrap for a suite. `arguments` are its options and then its target."""
     *options, target = arguments
-    command = [*_private_mounts(), "mmdebstrap", "--quiet", *options, suite, target]
+    command = [*_unshare_prefix(), "mmdebstrap", "--quiet", *options, suite, target]
     subprocess.run(command, check=True)
 
 
-def _directory(suite: str, top: str, *options: str) -> None:
+def _make_directory(suite: str, top: str, *options: str) -> None:
+    """Make a directory with packages of a suite; its mode is 0755."""
     mmdebstrap(suite, "--format=directory", *options, top)
     os.chmod(top, 0o755)
 
 
-def _private_mounts() -> list[str]:
-    """Return how to start a program whose mounts cannot be left on this machine, where we may.
+def _unshare_prefix() -> list[str]:
+    """Return the command prefix that runs a program in a mount namespace of its own.
 
-    An ordinary user may not; nor can root whose `/` is no mount, as in a chroot.
+    Mounts that the program leaves behind then vanish with it. The prefix is empty where unshare(1)
+    fails: for an ordinary user, and for root when `/` is not a mount point, as in a chroot.
     """
     command = ["unshare", "--mount"]
-    probe = subprocess.run([*command, "true"], check=False, stderr=subprocess.DEVNULL)
-    return command if probe.returncode == 0 else []
+    result = subprocess.run([*command, "true"], check=False, stderr=subprocess.DEVNULL)
+    return command if result.returncode == 0 else []
 
 
 def made(name: str, make: Callable[[str], None], *recipe: str) -> str:
-    """Return the directory of an asset, made by calling `make` when it is not there yet."""
+    """Return the directory of an asset; call `make(directory)` when it does not exist yet.
+
+    `recipe`: everything that the content depends on; it becomes part of the directory's name.
+    """
     path = os.path.join(cache(), f"{name}-{_digest(*recipe)}")
     if _exists(path):
         return path
     with _lock(f"{path}.lock"):
         if not _exists(path):
-            part = f"{path}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            os.mkdir(part)
-            make(part)
-            os.rename(part, path)
+            temporary = f"{path}.part"
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.mkdir(temporary)
+            make(temporary)
+            os.rename(temporary, path)
     return path
 
 
@@ -251,8 +258,8 @@ def _exists(path: str) -> bool:
     return os.path.lexists(path)
 
 
-def _link(source: str, target: str) -> None:
-    """Link a file, or copy it where that leads to another file system."""
+def _link_or_copy(source: str, target: str) -> None:
+    """Make a hard link to a file, or a copy on another file system (EXDEV)."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

@@ -1,9 +1,9 @@
 /*
- * The target of the tests' machines: tells how it was started, before anything else has run.
+ * The boot target of the tests: reports how /init started it, then powers the machine off.
  *
- * A shell would not do: it sets signal handlers and changes its environment before its first word.
- * The report goes to the second serial port, in parts headed `=== NAME`. Afterwards /bin/sh runs
- * /inspect, if that is there, and the machine is switched off.
+ * It is not a shell script, because a shell sets signal handlers and changes its environment before
+ * it runs the first command. The report goes to the second serial port, in sections headed
+ * `=== NAME`. Afterwards /bin/sh runs the script /inspect, if there is one.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A kernel that boots without initrd mounts neither of these. */
+/* A kernel that boots without an initramfs mounts neither /proc nor /dev. */
 static void mount_missing(void)
 {
 	if (access("/proc/self", F_OK) != 0)
@@ -26,7 +26,8 @@ static void mount_missing(void)
 		mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
 }
 
-static void copy(FILE *report, const char *name)
+/* Copy the file /proc/self/NAME to the report, with newlines in place of NUL bytes. */
+static void copy_file(FILE *report, const char *name)
 {
 	char path[64];
 	int c;
@@ -50,7 +51,10 @@ static void print_link(FILE *report, const char *name)
 	fprintf(report, "\n=== %s\n%s\n", name, target);
 }
 
-/* Each descriptor that this program did not open: number, flags as octal, what it is. */
+/*
+ * For each descriptor that this program did not open: number, status flags and descriptor flags in
+ * octal, target of its link in /proc/self/fd.
+ */
 static void print_descriptors(FILE *report)
 {
 	DIR *directory = opendir("/proc/self/fd");
@@ -71,18 +75,18 @@ static void print_descriptors(FILE *report)
 		closedir(directory);
 }
 
-static void report_on_ourselves(FILE *report)
+static void report_own_state(FILE *report)
 {
 	mode_t mask = umask(0);
 	umask(mask);
 	fprintf(report, "\n=== umask\n%04o\n", mask);
 	fprintf(report, "\n=== pid\n%d\n", getpid());
 	fprintf(report, "\n=== ids\n%d %d %d\n", getppid(), getpgrp(), getsid(0));
-	copy(report, "status");
-	copy(report, "limits");
-	copy(report, "environ");
-	copy(report, "cmdline");
-	copy(report, "mountinfo");
+	copy_file(report, "status");
+	copy_file(report, "limits");
+	copy_file(report, "environ");
+	copy_file(report, "cmdline");
+	copy_file(report, "mountinfo");
 	print_link(report, "cwd");
 	print_link(report, "root");
 	print_link(report, "exe");
@@ -90,7 +94,8 @@ static void report_on_ourselves(FILE *report)
 	fflush(report);
 }
 
-static void inspect(FILE *report)
+/* Run /inspect, with the report as its standard output and standard error. */
+static void run_inspect_script(FILE *report)
 {
 	pid_t child = fork();
 
@@ -110,8 +115,8 @@ int main(void)
 	mount_missing();
 	FILE *report = fopen("/dev/ttyS1", "w");
 	if (report) {
-		report_on_ourselves(report);
-		inspect(report);
+		report_own_state(report);
+		run_inspect_script(report);
 	}
 	puts("probe: done");
 	fflush(stdout);

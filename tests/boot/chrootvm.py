@@ -1,4 +1,4 @@
-"""Runs scripts/chrootvm as a user would, and looks for what it might leave behind."""
+"""Run scripts/chrootvm in a test, and list the processes, files and mounts that it leaves."""
 
 import os
 import select
@@ -11,91 +11,98 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from testbed import assets
+from tests.boot import images
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COMMAND = (sys.executable, os.path.join(TOP, "scripts/chrootvm"))
-DEADLINE = 180.0  # seconds; a boot takes three of them, a slow machine ten times that
-MARK = "CHROOTVM_TEST"
+COMMAND = (sys.executable, os.path.join(images.TOP, "scripts/chrootvm"))
+DEADLINE = 180.0  # seconds; a boot takes three, and ten times that on a slow machine
+MARKER = "CHROOTVM_TEST"  # environment variable of chrootvm and of all its descendants
 
 
 class Session:
-    """One chrootvm that runs. All that it starts has a mark in its environment."""
+    """One running chrootvm, with its standard streams.
+
+    An environment variable with the test's directory as its value marks chrootvm and every
+    process that it starts.
+    """
 
     def __init__(self, words: tuple[str, ...], folder: Path, **streams: int) -> None:
-        self.mark = f"{MARK}={folder}"
+        self.marker = f"{MARKER}={folder}"
         self.folder = folder
-        self.mounts = self._mounts()
-        environment = {**os.environ, MARK: str(folder), "TMPDIR": str(folder)}
+        self.mounts_before = self._list_mounts()
+        environment = {**os.environ, MARKER: str(folder), "TMPDIR": str(folder)}
         pipe = subprocess.PIPE
         streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, **streams}
         self.process = subprocess.Popen([*COMMAND, *words], env=environment, **streams)
         self.output = b""
 
     def expect(self, text: str) -> None:
-        """Wait until the guest has printed `text`."""
+        """Read standard output until it contains `text`."""
         assert self.process.stdout
         deadline = time.monotonic() + DEADLINE
         while text.encode() not in self.output:
-            left = max(0, deadline - time.monotonic())
-            assert select.select([self.process.stdout], [], [], left)[0], self.output
+            timeout = max(0, deadline - time.monotonic())
+            assert select.select([self.process.stdout], [], [], timeout)[0], self.output
             data = os.read(self.process.stdout.fileno(), 65536)
             assert data, (self.output, self.process.stderr and self.process.stderr.read())
             self.output += data
 
     def finish(self) -> tuple[int, str, str]:
-        """Wait for the end; return the exit status, the output and the errors."""
+        """Wait until chrootvm exits; return its exit status, standard output and standard error."""
         output, errors = self.process.communicate(timeout=DEADLINE)
         text = (self.output + (output or b"")).decode(errors="replace").replace("\r", "")
         return self.process.returncode, text, (errors or b"").decode(errors="replace")
 
-    def find(self, name: str) -> int:
-        """Return the eldest process of chrootvm's that has this in its command."""
-        others = [pid for pid in self.running() if pid != self.process.pid]
-        return next(pid for pid in others if name in program_of(pid))
+    def find_pid(self, name: str) -> int:
+        """Return the lowest pid among chrootvm's descendants whose command contains `name`."""
+        descendants = [pid for pid in self.running_pids() if pid != self.process.pid]
+        return next(pid for pid in descendants if name in read_command(pid))
 
-    def running(self) -> list[int]:
-        """Return our processes that still run, chrootvm among them, the eldest first."""
-        numbers = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-        return [pid for pid in numbers if self.mark.encode() in environment_of(pid)]
+    def running_pids(self) -> list[int]:
+        """Return the pids of chrootvm and its descendants that still run, in ascending order."""
+        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+        return [pid for pid in pids if self.marker.encode() in read_environment(pid)]
 
-    def left(self) -> list[str]:
-        """Return what is left after the end: processes, files, mounts."""
-        deadline = time.monotonic() + DEADLINE  # orphans are ended by the kernel, not by us
-        while self.running() and time.monotonic() < deadline:
+    def leftovers(self) -> list[str]:
+        """Return the processes, files and mounts that are left after chrootvm has exited."""
+        deadline = time.monotonic() + DEADLINE  # the kernel kills orphans some time after the exit
+        while self.running_pids() and time.monotonic() < deadline:
             time.sleep(0.02)
-        processes = [program_of(pid) for pid in self.running()]
+        processes = [read_command(pid) for pid in self.running_pids()]
         files = [path.name for path in self.folder.iterdir() if "chrootvm-" in path.name]
-        return [*processes, *files, *(self._mounts() - self.mounts)]
+        return [*processes, *files, *(self._list_mounts() - self.mounts_before)]
 
-    def _mounts(self) -> set[str]:
-        """Return the mounts here of anything that chrootvm knows of; others mount things too."""
+    def _list_mounts(self) -> set[str]:
+        """Return this machine's mounts that name the asset cache or the test's directory.
+
+        Other mounts may come from other programs.
+        """
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
             return {line for line in file if assets.cache() in line or str(self.folder) in line}
 
 
 @contextmanager
 def chrootvm(*words: str, folder: Path, **streams: int) -> Iterator[Session]:
-    """Start chrootvm; it does not outlive the block."""
+    """Start chrootvm; kill it and its descendants when the block ends."""
     session = Session(words, folder, **streams)
     try:
         yield session
     finally:
         session.process.kill()
         session.process.communicate()
-        for pid in session.running():
+        for pid in session.running_pids():
             os.kill(pid, signal.SIGKILL)
 
 
 def run(*words: str, folder: Path) -> tuple[int, str, str]:
-    """Run chrootvm to its end; return the exit status, the output and the errors."""
+    """Run chrootvm until it exits; return its exit status, standard output and standard error."""
     with chrootvm(*words, folder=folder) as session:
-        ended = session.finish()
-        assert session.left() == []
-        return ended
+        result = session.finish()
+        assert session.leftovers() == []
+        return result
 
 
-def environment_of(pid: int) -> list[bytes]:
-    """Return the environment with which a process was started; nothing for one that is gone."""
+def read_environment(pid: int) -> list[bytes]:
+    """Return the initial environment of a process; an empty list if the process is gone."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return file.read().split(b"\0")
@@ -103,8 +110,8 @@ def environment_of(pid: int) -> list[bytes]:
         return []
 
 
-def program_of(pid: int) -> str:
-    """Return the command of a process."""
+def read_command(pid: int) -> str:
+    """Return the command line of a process; an empty string if the process is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
             return file.read().replace("\0", " ")

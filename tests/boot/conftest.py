@@ -1,4 +1,4 @@
-"""What the boot tests share: short directories for sockets, and small systems to boot."""
+"""Fixtures of the boot tests: directories with short names, and root directories to boot."""
 
 import os
 import shutil
@@ -12,31 +12,35 @@ from tests.boot import images
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _built() -> None:
+def _require_built_init() -> None:
     assert os.path.exists(images.INIT), "dist/init is not there; run: make build"
 
 
 @pytest.fixture(scope="session")
 def vm_root() -> str:
-    """What the fixture `vm` of our own plugin boots."""
+    """Root directory that the fixture `vm` of initrd.host.pytest_plugin boots."""
     return assets.busybox_root()
 
 
 @pytest.fixture(scope="module")
 def shared_directory() -> Iterator[str]:
-    """A directory for the boots that several tests of a module look at."""
-    with tempfile.TemporaryDirectory(prefix="boot-") as path:  # short: it holds sockets
+    """A directory for boots whose results several tests of a module check."""
+    with tempfile.TemporaryDirectory(prefix="boot-") as path:
         yield path
 
 
 @pytest.fixture
 def directory() -> Iterator[str]:
+    """A directory for the files of one test's boots.
+
+    `tmp_path` may be too long: the path of a UNIX socket is at most 107 bytes (unix(7)).
+    """
     with tempfile.TemporaryDirectory(prefix="boot-") as path:
         yield path
 
 
 def make_root(path: str, inspect: str = "") -> str:
-    """Make a root directory whose target is /probe, which then runs the script `inspect`."""
+    """Make a root directory with busybox, /probe, and the script /inspect that /probe runs."""
     assets.make_busybox_root(path)
     shutil.copy(assets.probe(), f"{path}/probe")
     write(f"{path}/inspect", inspect)
@@ -44,7 +48,7 @@ def make_root(path: str, inspect: str = "") -> str:
 
 
 def write(path: str, text: str, mode: int = 0o644) -> None:
-    """Write a file, and the directories that it needs."""
+    """Write a file; make its parent directories where they are missing."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""A container for the tests' machines: a bundle, and crun from Debian's package to run it."""
+"""OCI bundles for the guests of the tests, and crun from Debian's package to run them."""
 
 import json
 import os
@@ -8,9 +8,9 @@ import subprocess
 from testbed import assets
 from tests.boot.conftest import write
 
-# What a container runtime looks at before it does anything, even when told to leave it alone.
+# crun reads /sys/fs/cgroup first, even with --cgroup-manager=disabled.
 CGROUPS = "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-# crun uses pivot_root(2) unless told not to. It says its version first: so it is really there.
+# crun uses pivot_root(2) unless --no-pivot is given.
 RUN = "crun --root /run/crun --cgroup-manager=disabled run --bundle {} test"
 SCRIPT = """
 echo "pid $$"; echo "root $(awk '$2 == "/" { print $3 }' /proc/mounts)"; ls /
@@ -20,7 +20,7 @@ _FOLDERS = ("bin", "dev", "proc", "sys", "tmp")
 
 
 def add_runtime(root: str) -> None:
-    """Put crun and the libraries that it needs into a root directory."""
+    """Copy crun and the libraries that it needs into a root directory."""
     debian = assets.debian_root()
     for path in ("/usr/bin/crun", *_libraries(debian, "/usr/bin/crun")):
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
@@ -28,7 +28,7 @@ def add_runtime(root: str) -> None:
 
 
 def make_bundle(path: str, *, rootfs: str = "rootfs", readonly: bool = False) -> str:
-    """Make a bundle whose system is in the directory `rootfs` of it; return its path."""
+    """Make a bundle at `path`, with a busybox system in its directory `rootfs`; return `path`."""
     for name in {rootfs, "rootfs"}:
         os.makedirs(f"{path}/{name}")
     for name in _FOLDERS:
@@ -40,16 +40,16 @@ def make_bundle(path: str, *, rootfs: str = "rootfs", readonly: bool = False) ->
     return path
 
 
-def check(said: str, *, fstype: str = "") -> None:
-    """Assert that the container of `make_bundle` has run, on a root of this type."""
-    assert "pid 1\n" in said, said
-    assert f"root {fstype}" in said, said
-    assert {*_FOLDERS} <= set(said.split()), said
-    assert "c" not in said.split(), "the machine's root shows in the container"
+def check(output: str, *, fstype: str = "") -> None:
+    """Assert that SCRIPT's output is that of a container with a root of type `fstype`."""
+    assert "pid 1\n" in output, output
+    assert f"root {fstype}" in output, output
+    assert {*_FOLDERS} <= set(output.split()), output
+    assert "c" not in output.split(), "the machine's root shows in the container"
 
 
 def _config(*, readonly: bool) -> dict[str, object]:
-    """Return the configuration of the smallest container; OCI runtime specification."""
+    """Return a minimal configuration (OCI runtime specification, config.md)."""
     return {
         "ociVersion": "1.0.0",
         "root": {"path": "rootfs", "readonly": readonly},
@@ -65,10 +65,10 @@ def _config(*, readonly: bool) -> dict[str, object]:
 
 
 def _libraries(root: str, program: str) -> list[str]:
-    """Return the paths in a root directory of all that a program there is linked with."""
+    """Return the paths, in a root directory, of the loader and libraries of a program there."""
     loader = "/lib64/ld-linux-x86-64.so.2"
-    places = ":".join(f"{root}{top}/lib/x86_64-linux-gnu" for top in ("", "/usr"))
-    command = [root + loader, "--library-path", places, "--list", root + program]
+    library_path = ":".join(f"{root}{prefix}/lib/x86_64-linux-gnu" for prefix in ("", "/usr"))
+    command = [root + loader, "--library-path", library_path, "--list", root + program]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     words = [word for line in listed.splitlines() for word in line.split()[2:3]]
     return [loader, *(word.removeprefix(root) for word in words if word.startswith(root))]

@@ -1,29 +1,29 @@
-"""Disk images of the tests, made without root, and how QEMU is told of them."""
+"""Make disk images without root, and the QEMU arguments that attach them."""
 
 import os
 import subprocess
 
-SIGNATURE = 0x1234ABCD  # of the disks with an MBR
-PARTITION = 2048  # sector at which the only partition of a partitioned disk begins
-_SECTOR = 512
+SIGNATURE = 0x1234ABCD  # disk signature in the MBR
+PARTITION = 2048  # first sector of the only partition of a partitioned disk
+_SECTOR = 512  # bytes
 
 
 def ext4(path: str, source: str = "", *, size: int = 32, options: tuple[str, ...] = ()) -> str:
-    """Make an ext4 image of `size` MiB with what the directory `source` holds; return its path."""
-    _sparse(path, size << 20)
+    """Make an ext4 image of `size` MiB with the content of directory `source`; return `path`."""
+    _make_sparse(path, size << 20)
     content = ["-d", source] if source else []
     _run("mkfs.ext4", "-q", "-F", *options, *content, path)
     return path
 
 
 def squashfs(path: str, source: str) -> str:
-    """Make a squashfs image of a directory; return its path."""
+    """Make a squashfs image of a directory; return `path`."""
     _run("mksquashfs", source, path, "-noappend", "-quiet", "-no-progress")
     return path
 
 
 def erofs(path: str, source: str) -> str:
-    """Make an erofs image of a directory; return its path."""
+    """Make an erofs image of a directory; return `path`."""
     _run("mkfs.erofs", path, source)
     return path
 
@@ -35,16 +35,16 @@ def uuid(path: str) -> str:
 
 def gpt(path: str, content: str) -> str:
     """Make a disk with a GPT whose third partition is a copy of `content`; return its PARTUUID."""
-    _partitioned(path, content)
+    _write_partition(path, content)
     _run("sgdisk", "--clear", f"--new=3:{PARTITION}:+{_sectors(content)}", path)
-    shown = _run("sgdisk", "--info=3", path)
-    (line,) = [line for line in shown.splitlines() if "unique GUID" in line]
+    info = _run("sgdisk", "--info=3", path)
+    (line,) = [line for line in info.splitlines() if "unique GUID" in line]
     return line.split()[-1].lower()
 
 
 def mbr(path: str, content: str) -> str:
     """Make a disk with an MBR whose first partition is a copy of `content`; return its PARTUUID."""
-    _partitioned(path, content)
+    _write_partition(path, content)
     entry = b"\0\0\0\0\x83\0\0\0" + b"".join(
         number.to_bytes(4, "little") for number in (PARTITION, _sectors(content))
     )
@@ -57,19 +57,22 @@ def mbr(path: str, content: str) -> str:
 
 
 def leave_journal(path: str) -> str:
-    """Leave an ext4 image as a power cut would, with a journal to read in; return its path."""
+    """Flag an ext4 image as after a power cut, with a journal to replay; return `path`."""
     _run("debugfs", "-w", "-R", "feature +needs_recovery", path)
     return path
 
 
 def is_at_rest(path: str) -> bool:
-    """Tell whether an ext4 image is sound, and was unmounted or made read-only."""
+    """Return whether an ext4 image was unmounted or remounted read-only (no journal to replay).
+
+    Raises CalledProcessError when e2fsck finds errors in it.
+    """
     _run("e2fsck", "-fn", path)
     return "needs_recovery" not in _run("dumpe2fs", "-h", path)
 
 
 def overwrite(path: str, offset: int, data: bytes) -> str:
-    """Damage an image; return its path."""
+    """Overwrite the bytes of an image at `offset` with `data`; return `path`."""
     with open(path, "r+b") as image:
         image.seek(offset)
         image.write(data)
@@ -77,7 +80,7 @@ def overwrite(path: str, offset: int, data: bytes) -> str:
 
 
 def drives(*paths: str, options: str = "") -> tuple[str, ...]:
-    """Return the arguments that give QEMU these images as /dev/vda, /dev/vdb and so on."""
+    """Return the QEMU arguments that attach these images as /dev/vda, /dev/vdb and so on."""
     arguments: list[str] = []
     for number, path in enumerate(paths):
         arguments += ["-drive", f"file={path},format=raw,if=none,id=disk{number}{options}"]
@@ -85,24 +88,27 @@ def drives(*paths: str, options: str = "") -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def _partitioned(path: str, content: str) -> None:
-    """Make a disk with `content` where its partition will be, and room for a second GPT."""
-    _sparse(path, (PARTITION + _sectors(content)) * _SECTOR + (1 << 20))
+def _write_partition(path: str, content: str) -> None:
+    """Make a disk with `content` at sector PARTITION, and 1 MiB behind it for the backup GPT."""
+    _make_sparse(path, (PARTITION + _sectors(content)) * _SECTOR + (1 << 20))
     with open(content, "rb") as source, open(path, "r+b") as disk:
         disk.seek(PARTITION * _SECTOR)
         disk.write(source.read())
 
 
 def _sectors(path: str) -> int:
+    """Return the size of a file in sectors, rounded up."""
     return -(-os.path.getsize(path) // _SECTOR)
 
 
-def _sparse(path: str, size: int) -> None:
+def _make_sparse(path: str, size: int) -> None:
+    """Make a file of `size` bytes without data."""
     with open(path, "wb") as file:
         file.truncate(size)
 
 
 def _run(*command: str) -> str:
+    """Run a program, also one in /usr/sbin or /sbin; return its standard output."""
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return done.stdout
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return result.stdout

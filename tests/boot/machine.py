@@ -1,9 +1,9 @@
-"""A virtual machine of the tests: QEMU and one virtiofsd for each share.
+"""Start a virtual machine for a test: QEMU and one virtiofsd for each share.
 
-The tests start these themselves, on purpose not with `chrootvm`: they need machines that it would
-never start, without an initrd, without a transport, or with a share that is plugged in late.
+`chrootvm` is not used here, because the tests need machines that it never starts: without an
+initrd, without a virtio transport, or with a share that is plugged in late.
 
-Every process dies with this one, and is gone when the `with` of `running` ends.
+Every process is killed when the test process dies, and when the `with` block of `running` ends.
 """
 
 import json
@@ -19,61 +19,61 @@ from dataclasses import dataclass, field
 from testbed import assets
 
 QEMU = "qemu-system-x86_64"
-DEADLINE = 180.0  # seconds; a boot takes three of them, but this machine may be busy
-DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-# Emulated on a busy machine, the timer may look broken to a kernel that checks it.
+DEADLINE = 180.0  # seconds; a boot takes three, and more on a busy machine
+KILL_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+# The kernel's timer check can fail when QEMU emulates the processor on a busy machine.
 CONSOLE = "console=ttyS0 no_timer_check"
 FAMILIES = ("c", "rust")
-FREE_SLOT = ("-device", "pcie-root-port,id=free-slot,chassis=1")  # for a device that comes late
+FREE_SLOT = ("-device", "pcie-root-port,id=free-slot,chassis=1")  # for a hot-plugged device
 
 
 class Hung(AssertionError):
-    """The machine did not do in time what was waited for."""
+    """The expected text, or the power-off, did not come before the deadline."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A directory of this machine, and the tag by which the guest asks for it."""
+    """A directory of the host, and the virtiofs tag with which the guest mounts it."""
 
     tag: str
     path: str
-    family: str = "rust"  # of virtiofsd
-    readonly: bool = False  # only the Rust family can
+    family: str = "rust"  # which virtiofsd, of FAMILIES
+    readonly: bool = False  # for the Rust virtiofsd only
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What boots, and what it finds."""
+    """The kernel, initramfs, command line and devices of a machine."""
 
-    kernel: str  # path of the image
+    kernel: str  # path of the kernel image
     append: str
     initrd: str | None = None
     shares: tuple[Share, ...] = ()
-    late: tuple[Share, ...] = ()  # served from the start, plugged in by Running.plug
+    late: tuple[Share, ...] = ()  # virtiofsd runs from the start; Running.plug adds the device
     memory: str = "256M"
     qemu_arguments: tuple[str, ...] = ()
 
 
 @dataclass
 class Boot:
-    """What came of a boot."""
+    """The result of a boot."""
 
     console: str
     report: str  # what the guest wrote to its second serial port
-    status: int  # of QEMU
-    seconds: float
+    status: int  # exit status of QEMU
+    seconds: float  # from the start of QEMU to its exit
 
     def section(self, heading: str) -> str:
-        """Return what the report has below a line `=== HEADING`."""
+        """Return the part of the report below the line `=== HEADING`."""
         parts = [part.partition("\n") for part in ("\n" + self.report).split("\n=== ")[1:]]
-        found = {name: body.rstrip("\n") for name, _, body in parts}
-        assert heading in found, f"no report on {heading}; console:\n{self.console}"
-        return found[heading]
+        sections = {name: body.rstrip("\n") for name, _, body in parts}
+        assert heading in sections, f"no report on {heading}; console:\n{self.console}"
+        return sections[heading]
 
 
 @dataclass
 class Running:
-    """A machine that runs: its console to read and write, its devices to change."""
+    """A running machine: reads and writes its console, plugs in devices."""
 
     process: subprocess.Popen[bytes]
     directory: str
@@ -82,41 +82,44 @@ class Running:
     console: bytes = b""
 
     def expect(self, text: str, seconds: float = DEADLINE) -> None:
-        """Read the console until `text` appears on it. Raises Hung when it does not."""
-        self._read(seconds, text.encode())
+        """Read the console until `text` appears. Raises Hung when it does not."""
+        self._read_console(seconds, text.encode())
 
     def send(self, text: str) -> None:
-        """Type on the console."""
+        """Write `text` to the console."""
         assert self.process.stdin
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
     def plug(self, tag: str) -> None:
-        """Plug in the device of a late share, through QEMU's monitor."""
+        """Plug in the virtiofs device of a late share, through QEMU's monitor."""
         self.plug_device("vhost-user-fs-pci", chardev=f"chardev-{tag}", tag=tag)
 
     def plug_device(self, driver: str, **properties: str) -> None:
-        """Plug in a device, through QEMU's monitor, where `late` or FREE_SLOT has left a slot."""
+        """Plug in a device, through QEMU's monitor.
+
+        The machine needs a free slot: a share in `late`, or FREE_SLOT in its arguments.
+        """
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(f"{self.directory}/monitor")
-            _tell(monitor, "qmp_capabilities")
-            _tell(monitor, "device_add", driver=driver, bus="free-slot", id="late", **properties)
+            _execute(monitor, "qmp_capabilities")
+            _execute(monitor, "device_add", driver=driver, bus="free-slot", id="late", **properties)
 
     def wait(self, seconds: float = DEADLINE) -> Boot:
-        """Wait for the machine to power off."""
-        self._read(seconds, None)
+        """Wait for the machine to power off. Raises Hung when it does not."""
+        self._read_console(seconds, None)
         status = self.process.wait()
         with open(f"{self.directory}/report", "rb") as file:
             report = _text(file.read())
         return Boot(_text(self.console), report, status, time.monotonic() - self.started)
 
-    def _read(self, seconds: float, until: bytes | None) -> None:
-        """Collect the console up to `until`, or to its end."""
+    def _read_console(self, seconds: float, until: bytes | None) -> None:
+        """Read the console until it contains `until`; with None, to its end."""
         assert self.process.stdout
         deadline = time.monotonic() + seconds
         while until is None or until not in self.console:
-            left = max(deadline - time.monotonic(), 0)
-            if not select.select([self.process.stdout], [], [], left)[0]:
+            timeout = max(deadline - time.monotonic(), 0)
+            if not select.select([self.process.stdout], [], [], timeout)[0]:
                 raise Hung(f"{until!r} after {seconds:g} s; console:\n{_text(self.console)}")
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data and until is None:
@@ -127,14 +130,14 @@ class Running:
 
 
 def boot(machine: Machine, directory: str, seconds: float = DEADLINE) -> Boot:
-    """Boot a machine and wait until it is off. Its files go to `directory`."""
-    with running(machine, directory) as it:
-        return it.wait(seconds)
+    """Boot a machine and wait until it powers off. Its sockets and logs go to `directory`."""
+    with running(machine, directory) as guest:
+        return guest.wait(seconds)
 
 
 @contextmanager
 def running(machine: Machine, directory: str) -> Iterator[Running]:
-    """Start a machine; when the block ends it is gone, with all that belongs to it."""
+    """Start a machine; kill QEMU and every virtiofsd when the block ends."""
     os.makedirs(directory, exist_ok=True)
     with ExitStack() as stack:
         for share in (*machine.shares, *machine.late):
@@ -144,7 +147,7 @@ def running(machine: Machine, directory: str) -> Iterator[Running]:
 
 
 def qemu_command(machine: Machine, directory: str) -> list[str]:
-    """Return the command that runs a machine. Console: standard input and output."""
+    """Return the QEMU command of a machine. Its console is standard input and output."""
     command = [QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
     command += ["-machine", "q35,memory-backend=memory", "-accel", "tcg", "-m", machine.memory]
     command += ["-object", f"memory-backend-memfd,id=memory,size={machine.memory},share=on"]
@@ -164,7 +167,7 @@ def qemu_command(machine: Machine, directory: str) -> list[str]:
 
 
 def virtiofsd_command(share: Share, fd: int) -> list[str]:
-    """Return the command that serves a share on the listening socket `fd`."""
+    """Return the virtiofsd command that serves a share on the listening socket `fd`."""
     if share.family == "c":
         options = f"source={share.path},sandbox=chroot"
         return [assets.c_virtiofsd(), f"--fd={fd}", "-o", options]
@@ -175,7 +178,7 @@ def virtiofsd_command(share: Share, fd: int) -> list[str]:
 
 @contextmanager
 def _virtiofsd(share: Share, directory: str) -> Iterator[None]:
-    """Serve a share on a socket that is bound before anybody can look for it."""
+    """Start virtiofsd on a socket that is bound before QEMU starts; kill it at the end."""
     with socket.socket(socket.AF_UNIX) as server, ExitStack() as stack:
         server.bind(f"{directory}/{share.tag}.socket")
         server.listen(1)
@@ -189,8 +192,9 @@ def _virtiofsd(share: Share, directory: str) -> Iterator[None]:
 def _process(
     command: list[str], stdout: int = subprocess.PIPE, pass_fds: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process; kill it when the block ends."""
     with subprocess.Popen(
-        [*DIE_WITH_US, *command],
+        [*KILL_WITH_PARENT, *command],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.STDOUT,
@@ -202,15 +206,16 @@ def _process(
             process.kill()
 
 
-def _tell(monitor: socket.socket, command: str, **arguments: str) -> None:
-    """Give a command to QEMU's monitor and read the answer to it, past what else it tells."""
+def _execute(monitor: socket.socket, command: str, **arguments: str) -> None:
+    """Send a command to QEMU's monitor (QMP) and read its reply, skipping events."""
     monitor.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
     with monitor.makefile("r", encoding="utf-8") as lines:
-        for answer in map(json.loads, lines):
-            assert "error" not in answer, answer
-            if "return" in answer:
+        for message in map(json.loads, lines):
+            assert "error" not in message, message
+            if "return" in message:
                 return
 
 
 def _text(data: bytes) -> str:
+    """Decode console output, without its carriage returns."""
     return data.decode("utf-8", "replace").replace("\r", "")

@@ -1,7 +1,7 @@
-"""A network of the test's own: a virtual machine's other end of the wire.
+"""Simulate a network with a DHCP server and a name server, for a guest's network card.
 
-Frames go over a pair of UNIX datagram sockets. On it are a DHCP server and a name server; nothing
-else answers, and nothing of it reaches this machine's own network.
+QEMU exchanges Ethernet frames with this module over a pair of UNIX datagram sockets. The two
+servers and ARP are all that answers. No frame reaches the host's own network.
 """
 
 import os
@@ -17,8 +17,8 @@ from typing import Self
 from initrd.guest.network.dhcp_packets import checksum
 from tests.guest.network.dhcp_server import ACK, OFFER, addresses, option, options_of, reply
 
-OURS = "10.9.0.1"
-GUEST = "10.9.0.50"
+OURS = "10.9.0.1"  # address of both servers
+GUEST = "10.9.0.50"  # address that the DHCP server leases
 NAMES = {"server.example.org": OURS, "far.example.org": "192.0.2.7"}
 OPTIONS = addresses(1, "255.255.255.0") + addresses(3, OURS) + addresses(6, OURS)
 OPTIONS += option(15, b"example.org") + option(26, b"\x05\x78") + option(51, b"\0\0\x0e\x10")
@@ -29,18 +29,20 @@ _UDP = 17
 
 
 class Network:
-    """One wire. `silent`: there is no DHCP server. The first message of each client is lost."""
+    """One network. The first DHCP message that arrives is dropped; with `silent`, all are."""
 
     def __init__(self, directory: str, name: str, *, silent: bool = False) -> None:
         self.name, self.silent = name, silent
-        self.asked: list[int] = []  # kinds of the DHCP messages that came
-        self.looked_up: list[str] = []
-        self._here, self._there = (f"{directory}/{name}.{end}" for end in ("host", "guest"))
+        self.asked: list[int] = []  # types of the DHCP messages that arrived (option 53)
+        self.looked_up: list[str] = []  # names in the DNS queries that arrived
+        self._host_path, self._guest_path = (
+            f"{directory}/{name}.{end}" for end in ("host", "guest")
+        )
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
-        self._socket.bind(self._here)
+        self._socket.bind(self._host_path)
         self._thread.start()
         return self
 
@@ -50,38 +52,41 @@ class Network:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", self._here)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.sendto(b"", self._host_path)  # an empty datagram ends the thread
         self._thread.join()
         self._socket.close()
-        os.unlink(self._here)
+        os.unlink(self._host_path)
 
     def qemu_arguments(self, mac: str) -> tuple[str, ...]:
-        """A network card at this wire."""
-        ends = f"local.type=unix,local.path={self._there},remote.type=unix,remote.path={self._here}"
+        """Return the QEMU arguments for a network card in this network."""
+        local = f"local.type=unix,local.path={self._guest_path}"
+        remote = f"remote.type=unix,remote.path={self._host_path}"
         device = f"virtio-net-pci,netdev={self.name},mac={mac}"
-        return ("-netdev", f"dgram,id={self.name},{ends}", "-device", device)
+        return ("-netdev", f"dgram,id={self.name},{local},{remote}", "-device", device)
 
     def _serve(self) -> None:
         while frame := self._socket.recv(65536):
-            answer = self._answer(frame)
-            if answer:
-                self._socket.sendto(frame[6:12] + MAC + frame[12:14] + answer, self._there)
+            packet = self._reply_to_frame(frame)
+            if packet:
+                self._socket.sendto(frame[6:12] + MAC + frame[12:14] + packet, self._guest_path)
 
-    def _answer(self, frame: bytes) -> bytes | None:
-        (kind,) = struct.unpack("!H", frame[12:14])
+    def _reply_to_frame(self, frame: bytes) -> bytes | None:
+        """Return the ARP or IP packet that replies to a frame; None for no reply."""
+        (ethertype,) = struct.unpack("!H", frame[12:14])
         packet = frame[14:]
-        if kind == _ARP and packet[24:28] == socket.inet_aton(OURS):
+        if ethertype == _ARP and packet[24:28] == socket.inet_aton(OURS):
             return packet[:6] + b"\0\2" + MAC + packet[24:28] + packet[8:18]
-        if kind != _IP or packet[9] != _UDP:
+        if ethertype != _IP or packet[9] != _UDP:
             return None
-        source, port = struct.unpack("!HH", packet[20:24])
-        served = {67: self._lease, 53: self._resolve}.get(port)
-        payload = served(packet[28:]) if served else None
-        to = packet[12:16] if port == 53 else b"\xff" * 4
-        return payload and _datagram(payload, port, to, source)
+        source_port, port = struct.unpack("!HH", packet[20:24])
+        service = {67: self._reply_to_dhcp, 53: self._reply_to_dns}.get(port)
+        payload = service(packet[28:]) if service else None
+        destination = packet[12:16] if port == 53 else b"\xff" * 4
+        return payload and _ip_packet(payload, port, destination, source_port)
 
-    def _lease(self, message: bytes) -> bytes | None:
+    def _reply_to_dhcp(self, message: bytes) -> bytes | None:
+        """Return an offer or an acknowledgement; None for a message that is dropped."""
         kind = options_of(message)[53][0]
         self.asked.append(kind)
         if self.silent or len(self.asked) == 1:
@@ -89,43 +94,49 @@ class Network:
         xid = int.from_bytes(message[4:8], "big")
         return reply(xid, message[28:34], OFFER if kind == 1 else ACK, GUEST, OPTIONS, server=OURS)
 
-    def _resolve(self, query: bytes) -> bytes:
-        """Answer one question as RFC 1035 has it: with an address, with none, or "no such name"."""
-        labels, at = [], 12
-        while query[at]:
-            labels.append(query[at + 1 : at + 1 + query[at]].decode())
-            at += 1 + query[at]
-        question, name = query[12 : at + 5], ".".join(labels)
+    def _reply_to_dns(self, query: bytes) -> bytes:
+        """Return the response to a query with one question (RFC 1035).
+
+        It is the address for an A query, an empty answer for another type, and NXDOMAIN for a
+        name that is not in NAMES.
+        """
+        labels, offset = [], 12
+        while query[offset]:
+            labels.append(query[offset + 1 : offset + 1 + query[offset]].decode())
+            offset += 1 + query[offset]
+        question, name = query[12 : offset + 5], ".".join(labels)
         self.looked_up.append(name)
         address = NAMES.get(name)
-        wanted = address is not None and query[at + 1 : at + 3] == b"\0\1"
-        head = query[:2] + struct.pack("!HHHHH", 0x8180 if address else 0x8183, 1, wanted, 0, 0)
-        if not wanted or address is None:
-            return head + question
-        return head + question + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(address)
+        has_answer = address is not None and query[offset + 1 : offset + 3] == b"\0\1"
+        flags = 0x8180 if address else 0x8183
+        header = query[:2] + struct.pack("!HHHHH", flags, 1, has_answer, 0, 0)
+        if not has_answer or address is None:
+            return header + question
+        return header + question + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(address)
 
 
-def _datagram(payload: bytes, port: int, to: bytes, to_port: int) -> bytes:
-    udp = struct.pack("!HHHH", port, to_port, 8 + len(payload), 0) + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
-    head += socket.inet_aton(OURS) + to
-    return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + udp
+def _ip_packet(payload: bytes, port: int, destination: bytes, destination_port: int) -> bytes:
+    """Return an IPv4 packet from OURS with a UDP datagram (checksum 0: not computed)."""
+    udp = struct.pack("!HHHH", port, destination_port, 8 + len(payload), 0) + payload
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
+    header += socket.inet_aton(OURS) + destination
+    return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + udp
 
 
 @contextmanager
 def server() -> Iterator[int]:
-    """A server on this machine's loopback that greets and closes; its port."""
+    """Run a TCP server on the host's 127.0.0.1 that sends GREETING; yield its port."""
 
     class Greet(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.sendall(GREETING)
             self.request.shutdown(socket.SHUT_WR)
 
-    with socketserver.TCPServer(("127.0.0.1", 0), Greet) as it:
-        thread = threading.Thread(target=it.serve_forever)
+    with socketserver.TCPServer(("127.0.0.1", 0), Greet) as tcp_server:
+        thread = threading.Thread(target=tcp_server.serve_forever)
         thread.start()
         try:
-            yield it.server_address[1]
+            yield tcp_server.server_address[1]
         finally:
-            it.shutdown()
+            tcp_server.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""Machines with a command in their image, and the sockets to its ports."""
+"""Boot machines with a command file in their image, and connect to the ports of the command."""
 
 import os
 import select
@@ -19,12 +19,12 @@ INIT = "dist/init"
 
 @dataclass
 class MachineHost(Host):
-    """The host of a command in a real machine."""
+    """The host's end of a command in a virtual machine."""
 
     machine: Running | None = None
 
     def end(self) -> "Ended":
-        """Wait for the end of the command and of the machine."""
+        """Wait until the command has ended and the machine is off; return the results."""
         message = self.last_message()
         self.tell("bye")
         assert self.machine
@@ -34,7 +34,7 @@ class MachineHost(Host):
         return Ended(message, *streams, self.messages, boot.console)
 
     def remark(self) -> str:
-        """Show the console."""
+        """Return the console output, for a failure message."""
         assert self.machine
         assert self.machine.process.stdout
         if select.select([self.machine.process.stdout], [], [], 0)[0]:
@@ -48,18 +48,18 @@ class MachineHost(Host):
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """The results of a command."""
 
-    message: str
+    message: str  # the last one on the control port: `exit N`, `signal N`, `failed …`
     stdout: bytes
     stderr: bytes
     terminal: bytes
-    messages: list[str]
+    messages: list[str]  # all messages on the control port
     console: str
 
 
 def run(command: Command, directory: str, stdin: bytes = b"", **changes: object) -> Ended:
-    """Run a command in a machine of its own to its end."""
+    """Boot a machine with a command, wait until both have ended, and return the results."""
     with commanded(command, directory, **changes) as host:
         if "stdin" in host.sockets:
             host.give(stdin)
@@ -80,28 +80,29 @@ def commanded(
     more_arguments: tuple[str, ...] = (),
     **machine: object,
 ) -> Iterator[MachineHost]:
-    """Boot a machine with a command in its image, and be its host."""
+    """Boot a machine with a command in its image; yield the host's end of its ports."""
     os.makedirs(directory, exist_ok=True)
     names = [name.removeprefix("initrd.") for name in (command.ports if ports is None else ports)]
     root = root or assets.busybox_root()
     with ExitStack() as stack:
-        listening = {name: stack.enter_context(_listen(directory, name)) for name in names}
+        listeners = {name: stack.enter_context(_listen(directory, name)) for name in names}
         guest = Machine(
             kernel=assets.kernel(suite).image,
             append=f"quiet panic=-1 {append}",
-            initrd=_image(command, directory, suite, more_modules),
+            initrd=_make_image(command, directory, suite, more_modules),
             shares=(Share("rootfs", root), *shares),
             qemu_arguments=(*_port_arguments(directory, names), *more_arguments),
             **machine,  # type: ignore[arg-type]
         )
-        it = stack.enter_context(running(guest, directory))
-        sockets = {name: stack.enter_context(port.accept()[0]) for name, port in listening.items()}
-        yield MachineHost(sockets, dict.fromkeys(("control", *names), b""), machine=it)
+        process = stack.enter_context(running(guest, directory))
+        sockets = {name: stack.enter_context(port.accept()[0]) for name, port in listeners.items()}
+        yield MachineHost(sockets, dict.fromkeys(("control", *names), b""), machine=process)
 
 
-def _image(command: Command, directory: str, suite: str, more: tuple[str, ...]) -> str:
-    wanted = [*modules.ALWAYS, *map(modules.module_requirement, ("virtio_console", *more))]
-    chosen = modules.choose_modules(assets.kernel(suite).modules, wanted)
+def _make_image(command: Command, directory: str, suite: str, more: tuple[str, ...]) -> str:
+    """Make an image with virtio_console, the modules `more` and the command; return its path."""
+    required = [*modules.ALWAYS, *map(modules.module_requirement, ("virtio_console", *more))]
+    chosen = modules.choose_modules(assets.kernel(suite).modules, required)
     data = build.build_image(build.read_init(INIT), chosen, "none")
     path = f"{directory}/image"
     with open(path, "wb") as file:
@@ -112,6 +113,7 @@ def _image(command: Command, directory: str, suite: str, more: tuple[str, ...]) 
 
 @contextmanager
 def _listen(directory: str, name: str) -> Iterator[socket.socket]:
+    """Listen on the UNIX socket to which QEMU connects a port."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{directory}/port-{name}")
         server.listen(1)
@@ -120,6 +122,7 @@ def _listen(directory: str, name: str) -> Iterator[socket.socket]:
 
 
 def _port_arguments(directory: str, names: list[str]) -> Iterator[str]:
+    """Return the QEMU arguments for a virtio-serial device with these ports."""
     yield from ("-device", "virtio-serial-pci")
     for name in names:
         yield from ("-chardev", f"socket,id=port-{name},path={directory}/port-{name}")

@@ -1,7 +1,6 @@
-"""Directory trees as entries of a cpio archive, and what a guest tells of one that it has.
+"""Compare a directory tree in a guest with the cpio entries that it was made from.
 
-Both sides end as the same table, from a path to everything that stat(1) knows of it, so that what
-has arrived can be compared with what was sent.
+Both are turned into the same kind of table: from each path to the fields of its stat(1).
 """
 
 import base64
@@ -13,9 +12,10 @@ from collections.abc import Iterable
 
 from initrd.host.image import cpio
 
-EPOCH = 1_000_000_000  # all times of the entries: some seconds after this
-# One record for each file, ended by a byte that no name of the tests has. Names may be any bytes,
-# and the serial port is one for text. The contents come in the same order.
+EPOCH = 1_000_000_000  # modification time of the entries, in seconds since 1970
+# Shell functions for the guest. `tell DIRECTORY` prints one record for each file, ended by the byte
+# 1, which no name in the tests contains; in base64, because names may be any bytes and the serial
+# port carries text. `contents DIRECTORY` prints the MD5 sum of all files, in the same order.
 TELL = r"""
 tell() {
     format="%f %u %g %h %s %t:%T %Y %n$(printf '\001')"
@@ -28,45 +28,47 @@ contents() {
 }
 """
 
+# Mode, owner, group, number of links, size, device number, modification time.
 Row = tuple[int, int, int, int, int, tuple[int, int], int]
 Table = dict[bytes, Row]
 
 
 def entries_of(top: str) -> list[cpio.Entry]:
-    """Return what is in a directory, owners left out: everything is root's."""
-    found = []
+    """Return the entries of a directory's files; their owner is root, their time EPOCH."""
+    entries = []
     for folder, directories, names in os.walk(top):
         for name in (*directories, *names):
-            found.append(_entry(os.path.join(folder, name), top))
-    return found
+            entries.append(_make_entry(os.path.join(folder, name), top))
+    return entries
 
 
 def expected(entries: list[cpio.Entry]) -> Table:
-    """Return the table of entries, all directories spelt out."""
-    names = Counter(entry.link or entry.path for entry in entries)
+    """Return the table of `entries`, which must include every directory."""
+    link_counts = Counter(entry.link or entry.path for entry in entries)
     by_path = {entry.path: entry for entry in entries}
-    return {path: _row(by_path[entry.link or path], names) for path, entry in by_path.items()}
+    return {path: _row(by_path[entry.link or path], link_counts) for path, entry in by_path.items()}
 
 
 def contents(entries: list[cpio.Entry], order: Iterable[bytes]) -> str:
-    """Return the MD5 sum of the regular files among `entries`, one after the other in `order`."""
+    """Return the MD5 sum of the regular files among `entries`, concatenated in `order`."""
     by_path = {entry.path: entry for entry in entries}
-    found = (by_path[by_path[path].link or path] for path in order if path in by_path)
-    digest = hashlib.md5()  # which the guest's busybox is fast at
-    for entry in found:
+    ordered = (by_path[by_path[path].link or path] for path in order if path in by_path)
+    digest = hashlib.md5()  # busybox in the guest computes MD5 fast
+    for entry in ordered:
         if stat.S_ISREG(entry.mode):
             digest.update(entry.data)
     return digest.hexdigest()
 
 
 def told(section: str) -> Table:
-    """Return the table that a guest has told with `tell`, in its order."""
+    """Parse the output of the shell function `tell`; the table keeps the guest's order."""
     records = base64.b64decode(section).split(b"\1\n")
     rows = (record.split(b" ", 7) for record in records if record)
-    return {fields[7].removeprefix(b"./"): _parsed(fields[:7]) for fields in rows}
+    return {fields[7].removeprefix(b"./"): _parse_row(fields[:7]) for fields in rows}
 
 
-def _entry(path: str, top: str) -> cpio.Entry:
+def _make_entry(path: str, top: str) -> cpio.Entry:
+    """Return the entry of the file `path` below the directory `top`."""
     status = os.lstat(path)
     data = b""
     if stat.S_ISLNK(status.st_mode):
@@ -78,16 +80,18 @@ def _entry(path: str, top: str) -> cpio.Entry:
     return cpio.Entry(name, status.st_mode, data, mtime=EPOCH)
 
 
-def _row(entry: cpio.Entry, names: "Counter[bytes]") -> Row:
-    directory = stat.S_ISDIR(entry.mode)
-    links, size = (0, 0) if directory else (names[entry.path], len(entry.data))
+def _row(entry: cpio.Entry, link_counts: "Counter[bytes]") -> Row:
+    """Return the row of an entry; links and size of a directory depend on the file system: 0."""
+    is_directory = stat.S_ISDIR(entry.mode)
+    links, size = (0, 0) if is_directory else (link_counts[entry.path], len(entry.data))
     return (entry.mode, entry.uid, entry.gid, links, size, entry.device, entry.mtime)
 
 
-def _parsed(fields: list[bytes]) -> Row:
+def _parse_row(fields: list[bytes]) -> Row:
+    """Return the row for the fields of one record of `tell`, as `_row` does for an entry."""
     mode, uid, gid, links, size, device, mtime = fields
     major, minor = (int(number, 16) for number in device.split(b":"))
-    kind = int(mode, 16)
-    if stat.S_ISDIR(kind):  # both depend on the file system
+    st_mode = int(mode, 16)
+    if stat.S_ISDIR(st_mode):
         links = size = b"0"
-    return (kind, int(uid), int(gid), int(links), int(size), (major, minor), int(mtime))
+    return (st_mode, int(uid), int(gid), int(links), int(size), (major, minor), int(mtime))

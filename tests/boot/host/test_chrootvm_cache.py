@@ -1,4 +1,4 @@
-"""The cache of images: many chrootvm at once with an empty one, and a kernel that changes."""
+"""The image cache of chrootvm: concurrent use of an empty cache, and a changed module."""
 
 import hashlib
 import os
@@ -14,14 +14,14 @@ from tests.boot.chrootvm import COMMAND, DEADLINE, run
 
 pytestmark = pytest.mark.boot
 
-MANY = 8
+PROCESSES = 8
 
 
-def test_many_at_once_start_from_an_empty_cache(tmp_path: Path) -> None:
+def test_concurrent_chrootvm_processes_fill_an_empty_cache(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     words = [*COMMAND, "--memory", "256M", assets.busybox_root(), "--", "echo"]
-    time.sleep(3)  # an image is not kept when what it is made of was written just now
-    many = [
+    time.sleep(3)  # an image is not cached within 2 s of a change to its inputs
+    processes = [
         subprocess.Popen(
             [*words, f"{number}"],
             env=environment,
@@ -30,19 +30,21 @@ def test_many_at_once_start_from_an_empty_cache(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(MANY)
+        for number in range(PROCESSES)
     ]
-    ended = [(*one.communicate(timeout=DEADLINE), one.returncode) for one in many]
-    assert ended == [(f"{number}\n", "", 0) for number in range(MANY)]
-    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    images = [path for path in kept if path.suffix == ".img"]
+    results = [
+        (*process.communicate(timeout=DEADLINE), process.returncode) for process in processes
+    ]
+    assert results == [(f"{number}\n", "", 0) for number in range(PROCESSES)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    images = [path for path in files if path.suffix == ".img"]
     assert images
-    for image in images:  # whole, and each content once
+    for image in images:  # complete, and named by the digest of its content
         assert image.stem == hashlib.blake2b(image.read_bytes(), digest_size=16).hexdigest()
-    assert [path for path in kept if path.suffix == ".tmp"] == []
+    assert [path for path in files if path.suffix == ".tmp"] == []
 
 
-def test_an_image_follows_what_it_was_made_of(
+def test_a_changed_module_makes_a_new_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -63,4 +65,5 @@ def test_an_image_follows_what_it_was_made_of(
     console.write_bytes(b"\x7fELF, and no module all the same")
     status, _, errors = run(*words, folder=tmp_path)
     assert status == 125
+    # The new image holds the broken virtio_console, so the command's ports do not appear.
     assert "initrd.control" in errors

@@ -1,4 +1,4 @@
-"""chrootvm ROOTFS -- COMMAND: as if it had run here."""
+"""chrootvm ROOTFS -- COMMAND: streams, exit status, signals and options."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tests.boot.chrootvm import chrootvm, run
 pytestmark = pytest.mark.boot
 
 
-def command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tuple[int, str, str]:
+def run_command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tuple[int, str, str]:
     return run(*options, assets.busybox_root(), "--", *words, folder=folder)
 
 
@@ -31,39 +31,42 @@ def command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tuple[i
         pytest.param(("/etc",), 126, id="not executable"),
     ],
 )
-def test_the_exit_status(words: tuple[str, ...], status: int, tmp_path: Path) -> None:
-    assert command(tmp_path, *words)[0] == status
+def test_the_exit_status_is_that_of_the_command(
+    words: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    assert run_command(tmp_path, *words)[0] == status
 
 
-def test_success_with_the_smallest_memory_that_is_documented(tmp_path: Path) -> None:
+def test_the_smallest_documented_memory_boots(tmp_path: Path) -> None:
     text = Path("docs/performance.md").read_text(encoding="utf-8")
     (smallest,) = re.findall(r"smallest `--memory` with which .* boots is (\d+M)", text)
-    assert command(tmp_path, "true", options=("--memory", smallest)) == (0, "", "")
+    assert run_command(tmp_path, "true", options=("--memory", smallest)) == (0, "", "")
 
 
-def test_output_and_errors_are_the_commands_and_nothing_else(tmp_path: Path) -> None:
+def test_the_output_streams_hold_only_the_commands_output(tmp_path: Path) -> None:
     words = ("sh", "-c", "echo to you; echo and you >&2; printf 'no newline\\r\\n\\0'")
-    status, output, errors = command(tmp_path, *words)
+    status, output, errors = run_command(tmp_path, *words)
     assert (status, output, errors) == (0, "to you\nno newline\n\0", "and you\n")
 
 
-def test_arguments_of_any_bytes_arrive(tmp_path: Path) -> None:
+def test_arguments_of_any_bytes_reach_the_command(tmp_path: Path) -> None:
     words = ("a b", "", '"quoted"', "--", "line\nbreak", "$(no)", "\udcff", "x" * 10000)
-    status, output, _ = command(tmp_path, "sh", "-c", 'printf "%s|" "$@"; exit $#', "sh", *words)
+    script = 'printf "%s|" "$@"; exit $#'
+    status, output, _ = run_command(tmp_path, "sh", "-c", script, "sh", *words)
     assert output.encode() == "|".join((*words, "")).encode(errors="replace").replace(
         b"?", "\ufffd".encode()
     )
     assert status == len(words)
 
 
-def test_environment_directory_and_user(tmp_path: Path) -> None:
+def test_env_chdir_and_user_options_apply_to_the_command(tmp_path: Path) -> None:
     options = ("--env", "A=b c", "--env", "TERM", "--chdir", "/tmp", "--user", "12:34")
     words = ("sh", "-c", 'echo "$A-$HOME"; pwd; id -u; id -g; env | grep -c CHROOTVM_TEST')
-    _, output, _ = command(tmp_path, *words, options=options)
+    _, output, _ = run_command(tmp_path, *words, options=options)
     assert output == "b c-/\n/tmp\n12\n34\n0\n"
 
 
-def test_input_arrives_whole_and_so_does_output(tmp_path: Path) -> None:
+def test_standard_input_and_output_are_complete(tmp_path: Path) -> None:
     data = os.urandom(3_000_001)
     (tmp_path / "input").write_bytes(data)
     words = (assets.busybox_root(), "--", "sh", "-c", "tee /dev/stderr")
@@ -82,17 +85,17 @@ def test_input_arrives_whole_and_so_does_output(tmp_path: Path) -> None:
         assert hashlib.sha256(content).digest() == hashlib.sha256(data).digest()
 
 
-def test_a_reader_that_has_enough_ends_the_command(tmp_path: Path) -> None:
+def test_closing_standard_output_kills_the_command_with_sigpipe(tmp_path: Path) -> None:
     words = (assets.busybox_root(), "--", "cat", "/dev/urandom")
     with chrootvm(*words, folder=tmp_path) as session:
         assert session.process.stdout
         assert len(session.process.stdout.read(1_000_000)) == 1_000_000
         session.process.stdout.close()
         assert session.process.wait(60) == 128 + signal.SIGPIPE
-        assert session.left() == []
+        assert session.leftovers() == []
 
 
-def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
+def test_a_command_waits_while_its_output_is_not_read(tmp_path: Path) -> None:
     script = "dd if=/dev/zero bs=1M count=30 2>/dev/null; echo done >&2"
     with chrootvm(assets.busybox_root(), "--", "sh", "-c", script, folder=tmp_path) as session:
         assert session.process.stdout
@@ -103,7 +106,7 @@ def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
         assert (status, len(output), errors) == (0, 30 * (1 << 20) - 1, "done\n")
 
 
-def test_a_command_that_reads_nothing_leaves_the_input_alone(tmp_path: Path) -> None:
+def test_a_command_need_not_read_its_standard_input(tmp_path: Path) -> None:
     with chrootvm(
         assets.busybox_root(), "--", "true", folder=tmp_path, stdin=subprocess.PIPE
     ) as session:
@@ -119,10 +122,10 @@ def test_a_signal_reaches_the_command(number: signal.Signals, tmp_path: Path) ->
         session.process.send_signal(number)
         status, output, _ = session.finish()
         assert (status, output) == (9, "ready\ngot it\n")
-        assert session.left() == []
+        assert session.leftovers() == []
 
 
-def test_a_command_that_will_not_end_is_ended_at_the_third_signal(tmp_path: Path) -> None:
+def test_the_third_sigint_ends_a_command_that_ignores_it(tmp_path: Path) -> None:
     script = "trap '' INT; echo ready; while :; do sleep 0.1; done"
     with chrootvm(assets.busybox_root(), "--", "sh", "-c", script, folder=tmp_path) as session:
         session.expect("ready")
@@ -130,62 +133,62 @@ def test_a_command_that_will_not_end_is_ended_at_the_third_signal(tmp_path: Path
             session.process.send_signal(signal.SIGINT)
             time.sleep(0.3)
         assert session.finish()[0] == -signal.SIGINT
-        assert session.left() == []
+        assert session.leftovers() == []
 
 
-def test_time_runs_out(tmp_path: Path) -> None:
-    status, _, errors = command(tmp_path, "sleep", "1000", options=("--timeout", "5"))
+def test_timeout_option_ends_the_command_with_status_124(tmp_path: Path) -> None:
+    status, _, errors = run_command(tmp_path, "sleep", "1000", options=("--timeout", "5"))
     assert (status, errors) == (
         124,
         "chrootvm: the command still runs after 5 s; ending it\n",
     )
 
 
-def test_what_is_left_running_does_not_keep_the_machine(tmp_path: Path) -> None:
-    status, output, _ = command(tmp_path, "sh", "-c", "sleep 1000 & echo started; exit 4")
+def test_a_background_process_does_not_keep_the_machine_running(tmp_path: Path) -> None:
+    status, output, _ = run_command(tmp_path, "sh", "-c", "sleep 1000 & echo started; exit 4")
     assert (status, output) == (4, "started\n")
 
 
-def test_what_a_command_has_written_is_there_at_once(tmp_path: Path) -> None:
+def test_files_written_to_a_share_are_complete_on_the_host(tmp_path: Path) -> None:
     share = tmp_path / "share"
     share.mkdir()
     script = "dd if=/dev/urandom of=/run/mnt/s/file bs=1M count=20; sync; sha256sum <$1"
     words = ("sh", "-c", script.replace("$1", "/run/mnt/s/file"))
-    _, output, _ = command(tmp_path, *words, options=("--mount", "s", str(share)))
+    _, output, _ = run_command(tmp_path, *words, options=("--mount", "s", str(share)))
     assert output.split()[0] == hashlib.sha256((share / "file").read_bytes()).hexdigest()
 
 
-def test_two_processors_are_two_and_96_megabytes_are_enough(tmp_path: Path) -> None:
-    options = ("--cpus", "2", "--memory", "96M")  # the least, as docs/performance.md has it
-    assert command(tmp_path, "nproc", options=options)[1:] == ("2\n", "")
+def test_cpus_option_gives_two_processors_with_96_megabytes(tmp_path: Path) -> None:
+    options = ("--cpus", "2", "--memory", "96M")  # the minimum in docs/performance.md
+    assert run_command(tmp_path, "nproc", options=options)[1:] == ("2\n", "")
 
 
-def test_a_failed_boot_explains_itself_and_keeps_the_log(tmp_path: Path) -> None:
+def test_a_failed_boot_prints_the_reason_and_the_path_of_the_log(tmp_path: Path) -> None:
     options = ("--append", "mount=nosuch initrd.timeout=1")
-    status, output, errors = command(tmp_path, "true", options=options)
+    status, output, errors = run_command(tmp_path, "true", options=options)
     assert (status, output) == (125, "")
     assert "nosuch" in errors
     assert "initrd: boot failed" in Path(errors.split("is kept in ")[1].split(")")[0]).read_text()
 
 
-def test_too_little_memory_is_called_that(tmp_path: Path) -> None:
-    status, _, errors = command(tmp_path, "true", options=("--memory", "48M"))
+def test_out_of_memory_at_boot_is_reported_with_a_larger_size(tmp_path: Path) -> None:
+    status, _, errors = run_command(tmp_path, "true", options=("--memory", "48M"))
     assert status == 125
     assert errors.startswith("chrootvm: the boot failed: out of memory at 48M: ")
     assert "try: --memory 96M" in errors
 
 
-def test_verbose_shows_the_console_and_the_commands(tmp_path: Path) -> None:
-    _, output, errors = command(tmp_path, "echo", "hi", options=("--verbose",))
+def test_verbose_option_prints_the_console_and_the_commands(tmp_path: Path) -> None:
+    _, output, errors = run_command(tmp_path, "echo", "hi", options=("--verbose",))
     assert output == "hi\n"
     assert "virtiofsd" in errors
     assert "Linux version" in errors
 
 
-def test_a_report_tells_how_long_everything_took(tmp_path: Path) -> None:
+def test_report_option_writes_the_duration_of_each_phase(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("report.json", "report.svg")]
     options = tuple(word for file in files for word in ("--report", str(file)))
-    assert command(tmp_path, "cat", "/proc/sys/kernel/printk", options=options)[0] == 0
+    assert run_command(tmp_path, "cat", "/proc/sys/kernel/printk", options=options)[0] == 0
     report = json.loads(files[0].read_text())
     names = [phase["name"] for phase in report["phases"]]
     assert names[:2] == ["find files, make the image", "start the programs"]

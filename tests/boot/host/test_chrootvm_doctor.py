@@ -1,4 +1,4 @@
-"""chrootvm --doctor on real programs and a real root, and its word against a boot."""
+"""chrootvm --doctor with the installed programs: its verdict compared with a boot."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.boot.chrootvm import run
 pytestmark = pytest.mark.boot
 
 
-def test_what_it_says_will_boot_boots(tmp_path: Path) -> None:
+def test_a_root_that_doctor_accepts_boots(tmp_path: Path) -> None:
     words = ("--net", "--overlay", assets.busybox_root(), "--", "touch", "/new")
     status, output, errors = run("--doctor", *words, folder=tmp_path)
     assert (status, errors) == (0, "")
@@ -20,7 +20,7 @@ def test_what_it_says_will_boot_boots(tmp_path: Path) -> None:
     assert run(*words, folder=tmp_path) == (0, "", "")
 
 
-def test_what_it_says_will_not_boot_does_not(tmp_path: Path) -> None:
+def test_a_root_that_doctor_rejects_does_not_boot(tmp_path: Path) -> None:
     root = tmp_path / "root"
     assets.make_busybox_root(str(root))
     words = (str(root), "--", "true")
@@ -32,7 +32,7 @@ def test_what_it_says_will_not_boot_does_not(tmp_path: Path) -> None:
     assert run(*words, folder=tmp_path)[0] == 125
 
 
-def test_wishes_that_cannot_be_understood_are_no_matter_for_it(tmp_path: Path) -> None:
+def test_doctor_with_an_invalid_option_value_exits_with_125(tmp_path: Path) -> None:
     status, output, errors = run("--doctor", "--memory", "much", "/", folder=tmp_path)
     assert (status, output) == (125, "")
     assert "cannot use 'much' as a size" in errors

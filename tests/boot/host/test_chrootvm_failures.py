@@ -1,4 +1,4 @@
-"""Boots that fail, and what a user is told to do about each; what else goes wrong at the edges."""
+"""Error messages and advice for failed boots, exhausted resources and broken standard streams."""
 
 import os
 import signal
@@ -17,33 +17,34 @@ from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm
 pytestmark = pytest.mark.boot
 
 
-def failure(vm: Vm, **options: object) -> str:
+def failure_message(vm: Vm, **options: object) -> str:
+    """Return the message of the HostError that `vm.run` raises with these options."""
     with pytest.raises(HostError) as error:
         vm.run("true", **options)
     return str(error.value)
 
 
-def test_a_kernel_whose_modules_are_not_there(tmp_path: Path) -> None:
+def test_a_kernel_without_its_modules_is_reported(tmp_path: Path) -> None:
     root = tmp_path / "root"
     assets.make_busybox_root(str(root))
     kernel = assets.kernel("bookworm").image
-    told = failure(Vm(str(root)), kernel=kernel, append="initrd.timeout=1")
-    assert "no module virtio_pci in the image" in told
-    assert told.endswith(f"\ntry: --modules DIR, the lib/modules/VERSION of {kernel}")
-    log = Path(told.split("is kept in ")[1].split(")")[0]).read_text(encoding="utf-8")
+    message = failure_message(Vm(str(root)), kernel=kernel, append="initrd.timeout=1")
+    assert "no module virtio_pci in the image" in message
+    assert message.endswith(f"\ntry: --modules DIR, the lib/modules/VERSION of {kernel}")
+    log = Path(message.split("is kept in ")[1].split(")")[0]).read_text(encoding="utf-8")
     assert "initrd: boot failed: " in log
 
 
-def test_a_kernel_that_is_damaged(vm: Vm, tmp_path: Path) -> None:
+def test_a_damaged_kernel_is_reported(vm: Vm, tmp_path: Path) -> None:
     whole = Path(assets.kernel("bookworm").image).read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    told = failure(vm, kernel=tmp_path / "half")
-    assert told.endswith("half is damaged, or not for this machine")
+    message = failure_message(vm, kernel=tmp_path / "half")
+    assert message.endswith("half is damaged, or not for this machine")
     (tmp_path / "none").write_bytes(b"x" * 100000)
-    assert "qemu" in failure(vm, kernel=tmp_path / "none")
+    assert "qemu" in failure_message(vm, kernel=tmp_path / "none")
 
 
-def test_too_little_memory_for_a_command(vm: Vm) -> None:
+def test_a_command_killed_for_lack_of_memory_is_reported(vm: Vm) -> None:
     done = vm.run("tail", "/dev/zero", memory="192M")
     assert done.status == 128 + signal.SIGKILL
     assert done.stderr == (
@@ -51,17 +52,17 @@ def test_too_little_memory_for_a_command(vm: Vm) -> None:
     )
 
 
-def test_a_machine_that_is_switched_off_is_no_failed_start(tmp_path: Path) -> None:
+def test_a_terminated_qemu_is_reported_as_a_machine_switched_off(tmp_path: Path) -> None:
     words = (assets.busybox_root(), "--", "sh", "-c", "echo up; sleep 1000")
     with chrootvm(*words, folder=tmp_path) as session:
         session.expect("up")
-        os.kill(session.find("qemu-system"), signal.SIGTERM)
+        os.kill(session.find_pid("qemu-system"), signal.SIGTERM)
         status, _, errors = session.finish()
-    told = "chrootvm: the boot failed: the machine was switched off before the command ended\n"
-    assert (status, errors) == (125, told)
+    message = "chrootvm: the boot failed: the machine was switched off before the command ended\n"
+    assert (status, errors) == (125, message)
 
 
-def shell(script: str) -> tuple[int, str, str]:
+def run_shell(script: str) -> tuple[int, str, str]:
     """Run a shell script with chrootvm as `$@` and the root as `$R`."""
     words = ["sh", "-c", script, "sh", *COMMAND]
     environment = {**os.environ, "R": assets.busybox_root()}
@@ -72,67 +73,70 @@ def shell(script: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--chdir=/nope", "chrootvm: cannot enter the directory /nope: No such file or directory"),
         ("--user=eve", "chrootvm: cannot run the command as eve: there is no user eve in"),
     ],
 )
-def test_a_wish_that_the_root_cannot_grant_is_no_failed_boot(option: str, told: str) -> None:
-    status, out, errors = shell(f'"$@" {option} $R -- true')
+def test_a_missing_directory_or_user_is_reported_without_the_console(
+    option: str, message: str
+) -> None:
+    status, out, errors = run_shell(f'"$@" {option} $R -- true')
     assert (status, out) == (125, "")
-    assert errors.startswith(told)
+    assert errors.startswith(message)
     assert errors.count("\n") == 1
     assert "console" not in errors
 
 
-def test_too_few_open_files_are_one_sentence() -> None:
+def test_a_low_limit_of_open_files_is_reported_without_a_traceback() -> None:
     for limit in range(10, 26, 4):
-        status, out, errors = shell(f'ulimit -n {limit}; "$@" $R -- true')
+        status, out, errors = run_shell(f'ulimit -n {limit}; "$@" $R -- true')
         assert (status, out) == (125, "")
         assert errors.startswith("chrootvm: cannot ")
         assert "Too many open files" in errors
         assert "Traceback" not in errors
 
 
-def test_standard_streams_that_are_closed() -> None:
+def test_chrootvm_works_with_closed_standard_streams() -> None:
     script = "echo out; cat; echo err >&2; exit 3"
-    assert shell(f'"$@" $R -- sh -c "{script}" <&-') == (3, "out\n", "err\n")
-    assert shell(f'"$@" $R -- sh -c "{script}" </dev/null >&- 2>&-') == (3, "", "")
-    assert shell('"$@" /nowhere -- true 2>&- >&-')[0] == 125
+    assert run_shell(f'"$@" $R -- sh -c "{script}" <&-') == (3, "out\n", "err\n")
+    assert run_shell(f'"$@" $R -- sh -c "{script}" </dev/null >&- 2>&-') == (3, "", "")
+    assert run_shell('"$@" /nowhere -- true 2>&- >&-')[0] == 125
 
 
-def test_output_that_cannot_be_written() -> None:
+def test_a_failed_write_to_standard_output_is_reported() -> None:
     full = "cannot write to standard output: No space left on device"
     for words in ("--help", "--dry-run $R -- true", "--doctor $R"):
-        assert shell(f'"$@" {words} >/dev/full') == (125, "", f"chrootvm: {full}\n")
-    assert shell('{ "$@" --help; echo $? >&2; } | true')[2] == f"{128 + signal.SIGPIPE}\n"
-    status, _, errors = shell('"$@" $R -- sh -c "while echo hi; do :; done" >/dev/full')
+        assert run_shell(f'"$@" {words} >/dev/full') == (125, "", f"chrootvm: {full}\n")
+    assert run_shell('{ "$@" --help; echo $? >&2; } | true')[2] == f"{128 + signal.SIGPIPE}\n"
+    status, _, errors = run_shell('"$@" $R -- sh -c "while echo hi; do :; done" >/dev/full')
     assert status == 128 + signal.SIGPIPE
     assert errors == "chrootvm: cannot write stdout: No space left on device\n"
-    status, _, errors = shell('"$@" $R -- echo hi >/dev/full')
+    status, _, errors = run_shell('"$@" $R -- echo hi >/dev/full')
     assert (status, errors.count("No space left on device")) == (125, 2)
 
 
-def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
+def test_a_signal_ignored_by_the_caller_stays_ignored(tmp_path: Path) -> None:
     script = "echo up; read word; echo $word"
     reader, writer = os.pipe()
     with signal_ignored(signal.SIGINT):
-        session = chrootvm(
+        started = chrootvm(
             assets.busybox_root(), "--", "sh", "-c", script, folder=tmp_path, stdin=reader
         )
-        with session as it:
-            it.expect("up")
+        with started as session:
+            session.expect("up")
             for _ in range(3):
-                it.process.send_signal(signal.SIGINT)
+                session.process.send_signal(signal.SIGINT)
             os.write(writer, b"still here\n")
-            assert it.finish() == (0, "up\nstill here\n", "")
+            assert session.finish() == (0, "up\nstill here\n", "")
     os.close(reader)
     os.close(writer)
 
 
 @contextmanager
 def signal_ignored(number: int) -> Iterator[None]:
+    """Ignore a signal in this process, and so in its children, until the block ends."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A command with a network: this machine's servers, and names, in a root that is read-only."""
+"""A command with --net or ip=dhcp: connections to the host, and name resolution."""
 
 import os
 from pathlib import Path
@@ -22,33 +22,33 @@ touch /etc/new 2>&1
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    """A root whose resolv.conf leads to a place that a running system would have."""
+    """A root directory whose /etc/resolv.conf links to a file that only systemd creates."""
     path = tmp_path / "root"
     assets.make_busybox_root(str(path))
     os.symlink("../run/systemd/resolve/stub-resolv.conf", path / "etc/resolv.conf")
     return str(path)
 
 
-def test_a_server_on_this_machines_loopback_is_reached_by_any_user(root: str) -> None:
+def test_any_user_reaches_a_server_on_the_hosts_loopback(root: str) -> None:
     kernel = assets.kernel("bookworm")
-    there = {"kernel": kernel.image, "modules": kernel.modules}
+    kernel_options = {"kernel": kernel.image, "modules": kernel.modules}
     with server() as port:
         words = ["sh", "-c", SCRIPT, "sh", str(port)]
-        done = vm.run(root, words, net=True, user="1000:1000", text=True, **there)
+        done = vm.run(root, words, net=True, user="1000:1000", text=True, **kernel_options)
     assert done.stderr == ""
     assert done.stdout == (
         f"{GREETING.decode()}1\n1\nnameserver 10.0.2.3\ntouch: /etc/new: Read-only file system\n"
     )
 
 
-def test_names_are_found(root: str, tmp_path: Path) -> None:
+def test_host_names_are_resolved_through_dhcp_settings(root: str, tmp_path: Path) -> None:
     kernel = assets.kernel("bookworm")
-    there = {"kernel": kernel.image, "modules": kernel.modules}
+    kernel_options = {"kernel": kernel.image, "modules": kernel.modules}
     script = "cat /etc/resolv.conf; nslookup far.example.org; ip -4 -o addr show dev eth0"
-    with Network(str(tmp_path), "wire") as wire:
-        card = wire.qemu_arguments("52:54:00:00:00:0a")
+    with Network(str(tmp_path), "wire") as network:
+        card = network.qemu_arguments("52:54:00:00:00:0a")
         words = ["sh", "-c", script]
-        done = vm.run(root, words, append="ip=dhcp", qemu_arg=card, text=True, **there)
+        done = vm.run(root, words, append="ip=dhcp", qemu_arg=card, text=True, **kernel_options)
     assert done.stdout.startswith(f"search example.org\nnameserver {OURS}\n")
     assert "192.0.2.7" in done.stdout
     assert f"inet {GUEST}/24" in done.stdout

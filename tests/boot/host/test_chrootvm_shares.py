@@ -1,4 +1,4 @@
-"""Directories with any name, and read-only ones that stay as they are whatever a guest does."""
+"""Shared directories: names, read-only shares, privilege bits, and changes made on the host."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.boot
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
 NAMES = ["a space", "a,comma,,two", "a:colon", "a:/destination", "-dash", "quote'\"", "ü\nline"]
 
-# What a guest's root can do to a share at $1: everything must fail, and change nothing.
-ATTACK = """
+# Attempts of the guest's root user to change the read-only share at $1. None may have an effect.
+WRITE_ATTEMPTS = """
 mount -o remount,rw $1 && echo remounted
 echo changed >$1/file; echo new >$1/new; rm $1/file; mv $1/file $1/moved; mkdir $1/folder
 chmod 0777 $1/file; chown 1:1 $1/file; ln $1/file $1/hard; ln -s file $1/soft; mknod $1/node c 1 3
@@ -28,41 +28,41 @@ poweroff -f
 """.strip()
 
 # capabilities(7), "File capability extended attribute versioning": version 2, CAP_NET_RAW.
-CAPABLE = struct.pack("<5I", 0x0200_0000, 1 << 13, 0, 0, 0)
+NET_RAW_CAPABILITY = struct.pack("<5I", 0x0200_0000, 1 << 13, 0, 0, 0)
 USER = 1000
 
-# Looks at each directory, and again when the host has changed it. What the guest may remember of
-# attributes and names is a second old at most; the guest's own clock says when that is over.
-LOOK = """
-look() {
+# List each directory, wait for a line on standard input, and list each directory again. The guest
+# caches attributes and names for at most one second of its own clock; therefore the guest sleeps.
+LIST_TWICE = """
+list() {
     for top in "$@"; do
         echo "$top" $(cat $top/same $top/longer $top/gone $top/new 2>/dev/null) $(ls $top)
     done
 }
-look "$@"; echo ready; read -r line; sleep 2; look "$@"
+list "$@"; echo ready; read -r line; sleep 2; list "$@"
 """.strip()
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Return the options that choose a virtiofsd."""
+def virtiofsd_options(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return the options that select a virtiofsd."""
     return ("--virtiofsd", FAMILIES[request.param]())
 
 
-def state(top: Path) -> dict[str, tuple[object, ...]]:
-    """Return everything that can be seen of a directory."""
-    found: dict[str, tuple[object, ...]] = {}
-    for path in [top, *sorted(top.rglob("*"))]:
-        it = path.lstat()
+def read_tree(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Return the attributes and contents of a directory and of all files below it, by path."""
+    tree: dict[str, tuple[object, ...]] = {}
+    for path in [directory, *sorted(directory.rglob("*"))]:
+        status = path.lstat()
         content = path.read_bytes() if path.is_file() else b""
-        times = (it.st_mtime_ns, it.st_ctime_ns)
-        found[str(path)] = (it.st_mode, it.st_uid, it.st_gid, it.st_size, *times, content)
-    return found
+        attributes = (status.st_mode, status.st_uid, status.st_gid, status.st_size)
+        tree[str(path)] = (*attributes, status.st_mtime_ns, status.st_ctime_ns, content)
+    return tree
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A directory with a file."""
+    """A directory with a file and an empty directory."""
     folder = tmp_path / "data"
     (folder / "empty").mkdir(parents=True)
     (folder / "file").write_text("untouched\n")
@@ -70,41 +70,46 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("where", ["share", "root"])
-def test_a_read_only_share_is_so_on_the_host(
-    family: tuple[str, str], where: str, data: Path, tmp_path: Path
+def test_a_guest_cannot_change_a_read_only_share(
+    virtiofsd_options: tuple[str, str], where: str, data: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     assets.make_busybox_root(str(root))
     shutil.copytree(data, root / "data")
-    before = (state(data), state(root / "data"))
+    before = (read_tree(data), read_tree(root / "data"))
     kernel = assets.kernel("bookworm")
     options = ("--kernel", kernel.image, "--modules", kernel.modules, "--mount-ro", "d", str(data))
     target = "/run/mnt/d" if where == "share" else "/data"
-    script = ATTACK if where == "share" else "mount -o remount,rw /\n" + ATTACK
-    words = (*family, *options, str(root), "busybox", "sh", "-c", script.replace("\n", ";"), "sh")
+    attempts = WRITE_ATTEMPTS if where == "share" else "mount -o remount,rw /\n" + WRITE_ATTEMPTS
+    script = attempts.replace("\n", ";")
+    words = (*virtiofsd_options, *options, str(root), "busybox", "sh", "-c", script, "sh")
     status, output, _ = run(*words, target, folder=tmp_path)
     assert status == 0
     assert "untouched" in output
-    assert (state(data), state(root / "data")) == before
+    assert (read_tree(data), read_tree(root / "data")) == before
 
 
-def test_a_file_loses_its_privileges_when_a_user_writes_to_it(
-    family: tuple[str, str], data: Path, tmp_path: Path
+def test_a_write_by_a_user_clears_setuid_and_capabilities_of_a_file(
+    virtiofsd_options: tuple[str, str], data: Path, tmp_path: Path
 ) -> None:
-    names = [f"{how}{what}" for how in ("", "cut ", "emptied ") for what in ("setuid", "capable")]
+    names = [
+        f"{change}{privilege}"
+        for change in ("", "cut ", "emptied ")
+        for privilege in ("setuid", "capable")
+    ]
     for name in names:
         path = data / name
         path.write_text("content")
         os.chown(path, USER, USER)
         path.chmod(0o4755 if "setuid" in name else 0o755)
         if "capable" in name:
-            os.setxattr(path, "security.capability", CAPABLE)
+            os.setxattr(path, "security.capability", NET_RAW_CAPABILITY)
     script = (
         "cd /run/mnt/d; for f in setuid capable; do "
         'echo more >>$f; truncate -s 1 "cut $f"; : >"emptied $f"; done'
     )
     words = ("--mount", "d", str(data), "--user", f"{USER}:{USER}", assets.busybox_root())
-    assert run(*family, *words, "--", "sh", "-c", script, folder=tmp_path) == (0, "", "")
+    assert run(*virtiofsd_options, *words, "--", "sh", "-c", script, folder=tmp_path) == (0, "", "")
     contents = {"cut": "c", "emptied": ""}
     for name in names:
         assert (data / name).read_text() == contents.get(name.split()[0], "contentmore\n")
@@ -113,13 +118,15 @@ def test_a_file_loses_its_privileges_when_a_user_writes_to_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_directory_may_have_any_name(family: tuple[str, str], name: str, tmp_path: Path) -> None:
+def test_a_shared_directory_may_have_any_name(
+    virtiofsd_options: tuple[str, str], name: str, tmp_path: Path
+) -> None:
     folder = tmp_path / name
     folder.mkdir(parents=True)
     (folder / "in").write_text("what was there")
     script = "cat /run/mnt/d/in /tmp/r/in; echo done >/run/mnt/d/out; poweroff -f"
     options = ("--mount", "d", str(folder), "--mount-ro", "r", f"{folder}:/tmp/r")
-    words = (*family, *options, assets.busybox_root(), "busybox", "sh", "-c")
+    words = (*virtiofsd_options, *options, assets.busybox_root(), "busybox", "sh", "-c")
     status, output, errors = run(*words, f"mkdir -p /tmp/r; {script}", folder=tmp_path)
     assert (status, errors) == (0, "")
     assert "what was there" in output
@@ -127,54 +134,56 @@ def test_a_directory_may_have_any_name(family: tuple[str, str], name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", ["root, with: it all"])
-def test_so_may_the_root(family: tuple[str, str], name: str, tmp_path: Path) -> None:
+def test_the_root_directory_may_have_any_name(
+    virtiofsd_options: tuple[str, str], name: str, tmp_path: Path
+) -> None:
     root = tmp_path / name
     assets.make_busybox_root(str(root))
     assets.add_kernel(assets.kernel("bookworm"), str(root))
-    words = (*family, "--rw", str(root), "busybox", "sh", "-c", "echo hi >/new; poweroff -f")
-    assert run(*words, folder=tmp_path)[0] == 0
+    init = ("busybox", "sh", "-c", "echo hi >/new; poweroff -f")
+    assert run(*virtiofsd_options, "--rw", str(root), *init, folder=tmp_path)[0] == 0
     assert (root / "new").read_text() == "hi\n"
 
 
-def test_a_relative_root_that_looks_like_an_option(tmp_path: Path) -> None:
+def test_a_relative_root_may_be_named_like_an_option(tmp_path: Path) -> None:
     os.symlink(assets.busybox_root(), tmp_path / "--rw")
     words = ("--", os.path.relpath(tmp_path / "--rw"), "busybox", "poweroff", "-f")
     assert run(*words, folder=tmp_path)[0] == 0
 
 
-def change(top: Path) -> None:
-    """Change a directory as somebody on the host may, below a guest that has seen it."""
-    (top / "same").write_text("two")
-    (top / "longer").write_text(", longer than before")
-    (top / "gone").unlink()
-    (top / "new").write_text(", new")
+def change_files(directory: Path) -> None:
+    """Change, delete and make files in a directory that the guest has already read."""
+    (directory / "same").write_text("two")
+    (directory / "longer").write_text(", longer than before")
+    (directory / "gone").unlink()
+    (directory / "new").write_text(", new")
 
 
-def test_what_changes_on_the_host_is_seen_by_the_guest(
-    family: tuple[str, str], tmp_path: Path
+def test_the_guest_sees_changes_made_on_the_host(
+    virtiofsd_options: tuple[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     assets.make_busybox_root(str(root))
-    tops = [root / "data", tmp_path / "ro", tmp_path / "rw"]
-    for top in tops:
-        top.mkdir()
+    directories = [root / "data", tmp_path / "ro", tmp_path / "rw"]
+    for directory in directories:
+        directory.mkdir()
         for name, content in (("same", "one"), ("longer", ", short"), ("gone", ", gone")):
-            (top / name).write_text(content)
+            (directory / name).write_text(content)
     kernel = assets.kernel("bookworm")
     options = ("--kernel", kernel.image, "--modules", kernel.modules)
-    shares = ("--mount-ro", "ro", str(tops[1]), "--mount", "rw", str(tops[2]))
-    seen = ("/data", "/run/mnt/ro", "/run/mnt/rw")
-    command = ("--", "sh", "-c", LOOK, "sh", *seen)
-    words = (*family, *options, *shares, str(root), *command)
+    shares = ("--mount-ro", "ro", str(directories[1]), "--mount", "rw", str(directories[2]))
+    guest_paths = ("/data", "/run/mnt/ro", "/run/mnt/rw")
+    command = ("--", "sh", "-c", LIST_TWICE, "sh", *guest_paths)
+    words = (*virtiofsd_options, *options, *shares, str(root), *command)
     with chrootvm(*words, folder=tmp_path, stdin=subprocess.PIPE) as session:
         session.expect("ready\n")
-        for top in tops:
-            change(top)
+        for directory in directories:
+            change_files(directory)
         assert session.process.stdin
         session.process.stdin.write(b"go on\n")
         session.process.stdin.flush()
         status, output, errors = session.finish()
-    before = [f"{top} one, short, gone gone longer same" for top in seen]
-    after = [f"{top} two, longer than before, new longer new same" for top in seen]
+    before = [f"{path} one, short, gone gone longer same" for path in guest_paths]
+    after = [f"{path} two, longer than before, new longer new same" for path in guest_paths]
     assert (status, errors) == (0, "")
     assert output.splitlines() == [*before, "ready", *after]

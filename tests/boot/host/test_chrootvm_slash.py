@@ -1,7 +1,7 @@
-"""chrootvm /: this machine's own root directory, with a kernel of its own.
+"""chrootvm /: boot the host's own root directory.
 
-The kernel is mounted at /boot, as a package would have put it there: in a mount namespace of the
-test's own, so that this machine has none afterwards.
+A directory with a kernel is bind-mounted at /boot, where a kernel package would install it. This is
+done in a new mount namespace, so that the host's mounts do not change.
 """
 
 import os
@@ -15,22 +15,20 @@ from tests.boot.chrootvm import COMMAND, DEADLINE
 
 pytestmark = pytest.mark.boot
 
-WITH_A_KERNEL = 'mount --make-rprivate / && mount --bind "$1" /boot && shift && exec "$@"'
-
-
+MOUNT_KERNEL = 'mount --make-rprivate / && mount --bind "$1" /boot && shift && exec "$@"'
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
-NEW = "/etc/made-by-a-test-of-chrootvm"
-SCRIPT = f"uname -r; cat /etc/os-release; touch {NEW}; test -e /proc/self/stat && echo proc"
+NEW_FILE = "/etc/made-by-a-test-of-chrootvm"
+SCRIPT = f"uname -r; cat /etc/os-release; touch {NEW_FILE}; test -e /proc/self/stat && echo proc"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_this_machines_root_boots(family: str) -> None:
+def test_the_hosts_root_directory_boots(family: str) -> None:
     kernel = assets.kernel("bookworm")
     boot = os.path.dirname(kernel.image)
     options = ("--virtiofsd", FAMILIES[family](), "--modules", kernel.modules)
     words = (*COMMAND, *options, "/", "--", "sh", "-c", SCRIPT)
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", WITH_A_KERNEL, "sh", boot, *words],
+        ["unshare", "--mount", "sh", "-c", MOUNT_KERNEL, "sh", boot, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -40,4 +38,4 @@ def test_this_machines_root_boots(family: str) -> None:
     release = Path("/etc/os-release").read_text(encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, f"{kernel.version}\n{release}proc\n")
     assert "Read-only file system" in done.stderr
-    assert not os.path.exists(NEW)
+    assert not os.path.exists(NEW_FILE)

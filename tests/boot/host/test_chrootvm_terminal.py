@@ -1,4 +1,4 @@
-"""chrootvm on a real terminal, tmux: keys, sizes, job control; and what is left of it."""
+"""chrootvm in a terminal (tmux): keys, window size, job control, and terminal modes afterwards."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ CHROOTVM = shlex.join(COMMAND)
 
 
 class Terminal:
-    """A terminal of 80 by 24 with a shell, on a tmux of its own."""
+    """A terminal of 80 by 24 characters with a shell, in a separate tmux server."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = str(folder / "tmux")
@@ -30,20 +30,21 @@ class Terminal:
         self.expect("here>")  # tmux has set the terminal's modes by then
 
     def _tmux(self, *words: str) -> str:
+        """Run a tmux command; return its standard output."""
         command = ["tmux", "-S", self._socket, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def type(self, text: str) -> None:
-        """Type some text."""
+        """Send `text` as keys."""
         self._tmux("send-keys", "-l", text)
 
     def run(self, line: str) -> None:
-        """Type a line."""
+        """Send `line` as keys, and Enter."""
         self.type(line)
         self.press("Enter")
 
     def press(self, *keys: str) -> None:
-        """Press keys by tmux's names for them: C-c, Escape …"""
+        """Send keys by their names in tmux: C-c, Escape …"""
         self._tmux("send-keys", *keys)
 
     def resize(self, columns: int, rows: int) -> None:
@@ -51,15 +52,15 @@ class Terminal:
         self._tmux("resize-window", "-x", f"{columns}", "-y", f"{rows}")
 
     def screen(self) -> str:
-        """Return what is seen."""
+        """Return the text on the screen."""
         return self._tmux("capture-pane", "-p")
 
     def expect(self, text: str) -> None:
-        """Wait until a line of the screen begins with this."""
+        """Wait until a line of the screen begins with `text`."""
         self._await(lambda: self._shows(text))
 
     def expect_gone(self, text: str) -> None:
-        """Wait until no line of the screen begins with this."""
+        """Wait until no line of the screen begins with `text`."""
         self._await(lambda: not self._shows(text))
 
     def _shows(self, text: str) -> bool:
@@ -72,7 +73,7 @@ class Terminal:
             time.sleep(0.1)
 
     def modes(self) -> list[object]:
-        """Return the modes that the terminal is in."""
+        """Return the terminal's modes: tcgetattr(3)."""
         path = self._tmux("display-message", "-p", "#{pane_tty}").strip()
         terminal = os.open(path, os.O_RDONLY | os.O_NOCTTY)
         try:
@@ -81,11 +82,11 @@ class Terminal:
             os.close(terminal)
 
     def expect_modes(self, modes: list[object]) -> None:
-        """Wait until the terminal is in these modes."""
+        """Wait until the terminal's modes are `modes`."""
         self._await(lambda: self.modes() == modes)
 
     def close(self) -> None:
-        """End the shell, and tmux with it."""
+        """End the tmux server and its shell."""
         self._tmux("kill-server")
 
 
@@ -96,7 +97,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
-def test_a_shell_with_job_control(terminal: Terminal) -> None:
+def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) -> None:
     before = terminal.modes()
     terminal.run(f"clear; {CHROOTVM} --env PS1='there> ' {assets.debian_root()} -- bash --norc")
     terminal.expect("there>")
@@ -104,7 +105,7 @@ def test_a_shell_with_job_control(terminal: Terminal) -> None:
     terminal.expect("/dev/pts/0")
     terminal.expect("24 80")
     terminal.run("sh -c 'echo it runs; exec sleep 1000'")
-    terminal.expect("it runs")  # keys that come sooner would be for bash
+    terminal.expect("it runs")  # earlier keys would go to bash
     terminal.press("C-z")
     terminal.expect("[1]+  Stopped")
     terminal.run("clear; fg")
@@ -116,13 +117,13 @@ def test_a_shell_with_job_control(terminal: Terminal) -> None:
     terminal.run("clear; stty size")
     terminal.expect("30 100")
     terminal.run("exit 5")
-    terminal.expect("here>")  # what is typed before is for the guest
+    terminal.expect("here>")  # earlier keys would go to the guest
     terminal.run("echo status $?")
     terminal.expect("status 5")
     assert terminal.modes() == before
 
 
-def test_an_editor_draws_and_takes_keys(terminal: Terminal) -> None:
+def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
     terminal.expect("~")
     terminal.press("i")
@@ -130,20 +131,22 @@ def test_an_editor_draws_and_takes_keys(terminal: Terminal) -> None:
     terminal.type("two lines")
     terminal.expect("two lines")
     terminal.press("Escape")
-    terminal.expect("- /tmp/f")  # a key that comes too soon would belong to the escape
+    terminal.expect("- /tmp/f")  # an earlier key would be part of an escape sequence
     terminal.run(":wq")
     terminal.expect("here>")
     assert "written by hand\ntwo lines\n" in terminal.screen()
 
 
-def test_top_fills_the_screen(terminal: Terminal) -> None:
+def test_top_draws_its_screen(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.debian_root()} -- top")
     terminal.expect("Tasks:")
     terminal.press("q")
     terminal.expect("here>")
 
 
-def test_a_killed_chrootvm_leaves_the_terminal_usable(terminal: Terminal, tmp_path: Path) -> None:
+def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
+    terminal: Terminal, tmp_path: Path
+) -> None:
     before = terminal.modes()
     command = f"{CHROOTVM} {assets.busybox_root()} -- sh -c 'stty; sleep 1000'"
     terminal.run(f"clear; sh -c 'echo $$ >{tmp_path}/pid; exec \"$@\"' sh {command}")
@@ -155,13 +158,13 @@ def test_a_killed_chrootvm_leaves_the_terminal_usable(terminal: Terminal, tmp_pa
     terminal.expect("status 137")
 
 
-def test_a_job_in_the_background_reads_when_it_comes_to_the_front(terminal: Terminal) -> None:
+def test_a_background_chrootvm_reads_the_terminal_after_fg(terminal: Terminal) -> None:
     terminal.run("PS1='bash> ' exec bash --norc")
     terminal.expect("bash>")
     script = "echo; echo it runs; read words; echo heard $words"
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c '{script}' &")
     terminal.expect("it runs")
-    terminal.run("clear; fg")  # bash sends no SIGCONT to what was not stopped
+    terminal.run("clear; fg")  # bash sends SIGCONT only to a stopped job
     terminal.expect(sys.executable)
     terminal.run("some words")
     terminal.expect("heard some words")

@@ -1,4 +1,4 @@
-"""chrootvm as an ordinary user: works where user namespaces do, and says what is missing."""
+"""chrootvm as an ordinary user: needs user namespaces, and reports missing permissions."""
 
 import os
 import subprocess
@@ -17,12 +17,15 @@ pytestmark = pytest.mark.boot
 def chrootvm(
     folder: Path, *words: str, namespaces: str = "namespaces"
 ) -> subprocess.CompletedProcess[str]:
-    """Run chrootvm as somebody else who owns `folder`, when we are root; else as who we are."""
+    """Run chrootvm as an ordinary user: as the owner of `folder` when the tests run as root.
+
+    With `namespaces="none"` that user cannot create user namespaces.
+    """
     if os.geteuid() == 0:
         os.chown(folder, ordinary.USER, ordinary.USER)
-    shown = (images.TOP, assets.cache(), sys.prefix, sys.base_prefix, str(folder))
+    reachable = (images.TOP, assets.cache(), sys.prefix, sys.base_prefix, str(folder))
     return subprocess.run(
-        [sys.executable, ordinary.__file__, namespaces, *shown, "--", *COMMAND, *words],
+        [sys.executable, ordinary.__file__, namespaces, *reachable, "--", *COMMAND, *words],
         env={"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -32,7 +35,7 @@ def chrootvm(
     )
 
 
-def test_a_command_is_root_in_the_guest_and_the_user_here(tmp_path: Path) -> None:
+def test_files_made_by_the_guests_root_belong_to_the_user_on_the_host(tmp_path: Path) -> None:
     options = ("--virtiofsd", assets.rust_virtiofsd(), "--mount", "s", str(tmp_path))
     script = "id -u; echo written >/run/mnt/s/new; touch /new 2>&1"
     done = chrootvm(tmp_path, *options, assets.busybox_root(), "--", "sh", "-c", script)
@@ -42,7 +45,7 @@ def test_a_command_is_root_in_the_guest_and_the_user_here(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir() if "chrootvm-" in path.name] == []
 
 
-def test_without_user_namespaces_it_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_user_namespaces_are_reported(tmp_path: Path) -> None:
     words = ("--virtiofsd", assets.rust_virtiofsd(), assets.busybox_root(), "--", "id")
     done = chrootvm(tmp_path, *words, namespaces="none")
     assert (done.returncode, done.stdout) == (125, "")
@@ -56,14 +59,14 @@ def test_without_user_namespaces_it_says_what_is_missing(tmp_path: Path) -> None
     assert "\nmissing  permissions  cannot share a directory: run by" in doctor.stdout
 
 
-def test_the_virtiofsd_in_c_is_only_for_root(tmp_path: Path) -> None:
+def test_the_virtiofsd_in_c_is_refused_for_an_ordinary_user(tmp_path: Path) -> None:
     words = ("--virtiofsd", assets.c_virtiofsd(), assets.busybox_root(), "--", "id")
     done = chrootvm(tmp_path, *words)
     assert (done.returncode, done.stdout) == (125, "")
     assert "is the virtiofsd in C, which only root can use\ntry: the one in Rust" in done.stderr
 
 
-def test_a_directory_or_a_kernel_that_is_not_for_this_user_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_directory_or_kernel_is_named(tmp_path: Path) -> None:
     words = ("--virtiofsd", assets.rust_virtiofsd())
     done = chrootvm(tmp_path, *words, "--mount", "c", "/root/x", assets.busybox_root(), "--", "id")
     assert done.returncode == 125

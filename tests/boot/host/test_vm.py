@@ -1,4 +1,4 @@
-"""The Python interface: a command in a directory's machine, as if by subprocess.run."""
+"""The Python interface initrd.host.vm and the pytest fixture `vm`, with real machines."""
 
 import os
 import signal
@@ -18,14 +18,15 @@ pytestmark = pytest.mark.boot
 
 
 @pytest.fixture(autouse=True)
-def nothing_changes() -> Iterator[None]:
-    """A call leaves this process as it was: descriptors, children, signals, threads."""
-    before = state()
+def unchanged_process() -> Iterator[None]:
+    """Assert that a test leaves this process's descriptors, children and signals unchanged."""
+    before = process_state()
     yield
-    assert state() == before
+    assert process_state() == before
 
 
-def state() -> tuple[object, ...]:
+def process_state() -> tuple[object, ...]:
+    """Return descriptors, children, signal handlers and mask, directory and temporary files."""
     with open("/proc/thread-self/children", encoding="ascii") as file:
         children = file.read()
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
@@ -34,7 +35,7 @@ def state() -> tuple[object, ...]:
     return len(os.listdir("/proc/self/fd")), children, handlers, mask, os.getcwd(), names
 
 
-def test_a_command_is_run_with_all_that_it_was_given(vm_root: str, tmp_path: Path) -> None:
+def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shared\n")
     tmp_path.chmod(0o755)
     script = 'cat; echo "$1 $A" >&2; pwd; id -u; nproc; cat /run/mnt/s/file; kill -TERM $$'
@@ -54,7 +55,7 @@ def test_a_command_is_run_with_all_that_it_was_given(vm_root: str, tmp_path: Pat
     assert done.stderr == b"any\xffbytes b c\n"
 
 
-def test_files_take_the_place_of_what_is_returned(vm: Vm, tmp_path: Path) -> None:
+def test_run_redirects_the_streams_to_files(vm: Vm, tmp_path: Path) -> None:
     data = os.urandom(1_000_003)
     (tmp_path / "in").write_bytes(data)
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as out:
@@ -64,25 +65,25 @@ def test_files_take_the_place_of_what_is_returned(vm: Vm, tmp_path: Path) -> Non
     assert (tmp_path / "out").read_bytes() == data
 
 
-def test_many_threads_may_do_it_at_once(vm: Vm) -> None:
+def test_run_works_in_several_threads_at_once(vm: Vm) -> None:
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda number: vm.run("echo", number), "abc"))
-    assert [one.stdout for one in done] == ["a\n", "b\n", "c\n"]
+    assert [result.stdout for result in done] == ["a\n", "b\n", "c\n"]
 
 
-def test_a_status_can_be_an_error(vm: Vm) -> None:
+def test_check_parameter_raises_command_failed_with_the_output(vm: Vm) -> None:
     with pytest.raises(CommandFailed, match=r"exit status 3\.\nit is gone$") as error:
         vm.run("sh", "-c", "echo so far; echo it is gone >&2; exit 3", check=True)
     assert (error.value.returncode, error.value.stdout) == (3, "so far\n")
 
 
-def test_a_command_that_is_not_there_says_so(vm: Vm) -> None:
+def test_a_missing_command_gives_status_127_and_a_message(vm: Vm) -> None:
     done = vm.run("nosuch")
     assert done.status == 127
     assert done.stderr.startswith("chrootvm: cannot run nosuch: not found in PATH")
 
 
-def test_time_can_run_out(vm: Vm) -> None:
+def test_timeout_parameter_raises_timeout_expired(vm: Vm) -> None:
     reader, writer = os.pipe()
     try:
         with pytest.raises(subprocess.TimeoutExpired) as error:
@@ -93,13 +94,13 @@ def test_time_can_run_out(vm: Vm) -> None:
     assert error.value.timeout == 3
 
 
-def test_a_boot_that_failed_is_an_error_of_its_own(vm: Vm) -> None:
+def test_a_failed_boot_raises_host_error(vm: Vm) -> None:
     with pytest.raises(HostError, match=r"no tag nosuch after 1 s.*console is kept in") as error:
         vm.run("true", append="mount=nosuch initrd.timeout=1")
     assert error.value.what == "the boot failed"
 
 
-PROJECT = """
+TEST_MODULE = """
 import pytest
 
 def test_the_kernel(vm):
@@ -114,20 +115,20 @@ def test_what_fails_is_shown(vm):
 """
 
 
-def test_a_project_has_a_fixture(
+def test_fixture_vm_uses_root_and_options_of_the_ini_file(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, vm_root: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", TOP)
-    pytester.makepyfile(PROJECT)
+    pytester.makepyfile(TEST_MODULE)
     pytester.path.joinpath("system").symlink_to(vm_root)
     pytester.makeini("[pytest]\nvm_root = system\nvm_options = --cpus 2 --memory 512M\n")
-    ran = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin", "-W", "error")
-    ran.assert_outcomes(passed=2, failed=1)
-    ran.stdout.fnmatch_lines(["E *CommandFailed: *exit status 1.", "E *broken"])
-    assert "initrd/host/vm.py" not in ran.stdout.str()
+    result = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin", "-W", "error")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["E *CommandFailed: *exit status 1.", "E *broken"])
+    assert "initrd/host/vm.py" not in result.stdout.str()
 
 
-def test_a_project_may_choose_its_directory_and_options_itself(
+def test_fixture_vm_uses_root_and_options_of_a_projects_fixtures(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, vm_root: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", TOP)
@@ -139,5 +140,5 @@ def test_a_project_may_choose_its_directory_and_options_itself(
         'def vm_options(): return ["--env", "A=b"]\n'
     )
     pytester.makepyfile('def test_it(vm): assert vm.run("sh", "-c", "echo $A").stdout == "b\\n"')
-    ran = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin")
-    ran.assert_outcomes(passed=1)
+    result = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin")
+    result.assert_outcomes(passed=1)
