@@ -88,7 +88,7 @@ def test_a_late_device_is_waited_for(source: str) -> None:
 
 def test_two_devices_of_one_name_are_not_guessed_between() -> None:
     kernel = LayerKernel(disks={"vda": ext(), "vdb": ext()})
-    with pytest.raises(BootError, match="more than one device answers to it: /dev/vda, /dev/vdb"):
+    with pytest.raises(BootError, match="more than one device matches: /dev/vda, /dev/vdb"):
         find(kernel, f"UUID={UUID}")
 
 
