@@ -75,8 +75,9 @@ def cleanup(path: str, kernel: "Kernel", log: Log) -> None:
     targets = [target for place in places for target in mounts_at(f"{directory}/{place}", table)]
     errors = [text for target in targets if (text := _unmount(target, kernel, log))]
     if errors:
-        what, why = f"cannot clean up the bundle {path}", "; ".join(errors)
-        raise BootError(what, why, "stop what runs in it")
+        raise BootError(
+            f"cannot clean up the bundle {path}", "; ".join(errors), "stop what runs in it"
+        )
 
 
 def check_bundle(path: str, kernel: "Kernel", log: Log) -> bool:
