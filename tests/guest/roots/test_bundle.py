@@ -74,12 +74,12 @@ INVALID_BUNDLES = {
 }
 
 
-@pytest.mark.parametrize(("kernel", "text"), INVALID_BUNDLES.values(), ids=INVALID_BUNDLES)
-def test_invalid_bundle_is_an_error_before_any_mount(kernel: dict[str, Any], text: str) -> None:
-    fake = LayerKernel(**kernel)
+@pytest.mark.parametrize(("fields", "text"), INVALID_BUNDLES.values(), ids=INVALID_BUNDLES)
+def test_invalid_bundle_is_an_error_before_any_mount(fields: dict[str, Any], text: str) -> None:
+    kernel = LayerKernel(**fields)
     with pytest.raises(BootError, match=f"cannot prepare the bundle /c: {text}\ntry: a bundle has"):
-        prepare(fake)
-    assert fake.calls == []
+        prepare(kernel)
+    assert kernel.calls == []
 
 
 @pytest.mark.parametrize("directories", [READ_ONLY, WRITABLE], ids=["read-only", "writable"])
