@@ -1,4 +1,4 @@
-"""A kernel that changes nothing: it records the calls and fails the ones it is told to."""
+"""A fake of `initrd.guest.kernel.Kernel` that records calls and raises errors set by a test."""
 
 import errno
 import os
@@ -9,11 +9,13 @@ Call = tuple[Any, ...]
 
 
 class FakeKernel:
-    """Stands in for `initrd.guest.kernel.Kernel`.
+    """A system in memory, in the place of `Kernel`.
 
-    `files` maps paths to their text, `directories` are those that exist besides the files' own.
-    `errors` maps a call's name, or its beginning as a tuple, to the errno it fails with; a list of
-    errnos fails that many times and then works (0 in the list works once).
+    `files` maps paths to their text; the directories of these files exist, and `directories` too.
+    `links` maps symbolic links to their targets. `errors` maps the name of a call, or a tuple of
+    its name and first arguments, to the errno that it raises. A list of errnos holds one for each
+    call in turn, with 0 for success; calls after the last succeed. `fail_call` is the index of the
+    one call that raises EIO.
     """
 
     def __init__(
@@ -33,15 +35,15 @@ class FakeKernel:
         self.errors = dict(errors or {})
         self.fail_call = fail_call
         self.clock = 0.0
-        self.after_sleep: Callable[[float], None] = lambda _clock: None
+        self.after_sleep: Callable[[float], None] = lambda _clock: None  # called with the clock
         self.filesystem = 0x858458F6  # ramfs
         self.process = 1
-        self.ports: dict[str, int] = {}  # descriptors of devices
+        self.ports: dict[str, int] = {}  # device paths to the descriptors that open_port returns
         self.opened = 0
         self.closed: list[int] = []
-        self.devices: dict[int, int] = {}  # of descriptors; each is on one of its own by default
+        self.devices: dict[int, int] = {}  # descriptors to device numbers; by default all differ
 
-    # What changes the system.
+    # Calls that change the system: recorded.
 
     def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
         self._call("mount", source, target, fstype, flags, data)
@@ -98,21 +100,21 @@ class FakeKernel:
         self._call("write_file", path, text)
         self.files[path] = text
 
-    # What looks at it.
+    # Calls that read the system: most are not recorded.
 
     def exists(self, path: str) -> bool:
         return path in self.files or self.is_directory(path)
 
     def is_directory(self, path: str) -> bool:
-        inside = path.rstrip("/") + "/"
+        prefix = path.rstrip("/") + "/"
         return path in self.directories or any(
-            other.startswith(inside) for other in (*self.files, *self.directories)
+            other.startswith(prefix) for other in (*self.files, *self.directories)
         )
 
     def list_directory(self, path: str) -> list[str]:
-        inside = path.rstrip("/") + "/"
+        prefix = path.rstrip("/") + "/"
         names = (*self.files, *self.directories)
-        return sorted({n[len(inside) :].split("/")[0] for n in names if n.startswith(inside)})
+        return sorted({n[len(prefix) :].split("/")[0] for n in names if n.startswith(prefix)})
 
     def read(self, path: str) -> str:
         if path not in self.files:
@@ -164,15 +166,15 @@ class FakeKernel:
     def write(self, fd: int, data: bytes) -> None:
         self.written.append((fd, data))
 
-    # For tests.
+    # Methods for assertions.
 
     @property
     def said(self) -> str:
-        """Everything written, in order, as text."""
+        """The text of all `write` calls, in order."""
         return b"".join(data for _, data in self.written).decode(errors="surrogateescape")
 
     def named(self, *names: str) -> list[Call]:
-        """The recorded calls of these names."""
+        """The recorded calls with these names, in order."""
         return [call for call in self.calls if call[0] in names]
 
     def _call(self, *call: Any) -> None:

@@ -1,4 +1,4 @@
-"""A kernel that changes nothing, with block devices, links and a daemon: for roots and layers."""
+"""A fake kernel with block devices, links and a FUSE daemon, for tests of roots and layers."""
 
 import errno
 import os
@@ -10,7 +10,12 @@ OVERLAYFS = "nodev\ttmpfs\nnodev\toverlay\n"
 
 
 class LayerKernel(FakeKernel):
-    """`disks` maps names below /dev to their bytes, `links` paths to where they lead."""
+    """A `FakeKernel` with the methods of `RootOperations`.
+
+    `disks` maps device names below /dev to the contents of the devices, `partitions` maps those
+    that are partitions to the names of their disks, `links` symbolic links to their targets, and
+    `modes` paths to their st_mode. `statuses` is what `wait_status` returns, call by call.
+    """
 
     def __init__(
         self,
@@ -32,13 +37,13 @@ class LayerKernel(FakeKernel):
             self.attach(name, data, disk=(partitions or {}).get(name, ""))
 
     def attach(self, name: str, data: bytes, disk: str = "") -> None:
-        """Plug in a disk; or a partition of `disk`, whose number is its last digit."""
+        """Add a disk, or a partition of `disk` whose number is the last digit of `name`."""
         self.disks[f"/dev/{name}"] = data
-        file = name.replace("/", "!")
-        self.files[f"/sys/class/block/{file}/size"] = "2048\n"
+        sysfs_name = name.replace("/", "!")
+        self.files[f"/sys/class/block/{sysfs_name}/size"] = "2048\n"
         if disk:
-            self.files[f"/sys/class/block/{file}/partition"] = f"{name[-1]}\n"
-            self.files[f"/sys/class/block/{disk}/{file}/partition"] = f"{name[-1]}\n"
+            self.files[f"/sys/class/block/{sysfs_name}/partition"] = f"{name[-1]}\n"
+            self.files[f"/sys/class/block/{disk}/{sysfs_name}/partition"] = f"{name[-1]}\n"
 
     def exists(self, path: str) -> bool:
         return path in self.disks or path in self.links or super().exists(path)
@@ -79,7 +84,7 @@ class LayerKernel(FakeKernel):
     def space(self, path: str) -> tuple[int, int]:
         return 1024_000, 409_600
 
-    def move_tree(self, source: int, target: int, stays: Any) -> None:
+    def move_tree(self, source: int, target: int, is_excluded: Any) -> None:
         self._call("move_tree", source, target)
 
     def start_daemon(
@@ -96,7 +101,7 @@ class LayerKernel(FakeKernel):
 
 
 def device(*parts: tuple[int, bytes], size: int = 70 * 1024) -> bytes:
-    """The bytes of a device with these parts at these offsets."""
+    """Return the contents of a device: zeros, with each part at its offset."""
     data = bytearray(size)
     for offset, part in parts:
         data[offset : offset + len(part)] = part
@@ -108,12 +113,12 @@ UUID = "10111213-1415-1617-1819-1a1b1c1d1e1f"
 
 
 def ext(*, compat: int = 4, incompat: int = 0x42, label: bytes = b"", ro_compat: int = 1) -> bytes:
-    """A device with an ext2, ext3 or (by default) ext4 file system."""
+    """Return the contents of a device with ext4, or ext2 or ext3, by the given feature flags."""
     features = b"".join(number.to_bytes(4, "little") for number in (compat, incompat, ro_compat))
     parts = (0x38, b"\x53\xef"), (0x5C, features), (0x68, UUID_BYTES), (0x78, label)
     return device(*((1024 + at, part) for at, part in parts))
 
 
 def squashfs() -> bytes:
-    """A device with squashfs, which has neither UUID nor label."""
+    """Return the contents of a device with squashfs, which has neither UUID nor label."""
     return device((0, b"hsqs"))

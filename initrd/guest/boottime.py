@@ -1,4 +1,6 @@
-"""When the kernel started /init, in the words of its own log: for `debug` alone.
+"""Log how long the kernel and the start of Python took, for `debug`.
+
+The time at which the kernel started /init comes from the kernel log.
 
 Source: the kernel's `Documentation/ABI/testing/dev-kmsg`.
 """
@@ -10,24 +12,24 @@ if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
     from initrd.guest.log import Log
 
-_STARTED = b"Run /init as init process"
+_INIT_MESSAGE = b"Run /init as init process"
 
 
-def log_boot_time(began: float, kernel: "Kernel", log: "Log") -> None:
-    """Say how long the kernel took until it started /init, and /init until `began`."""
+def log_boot_time(python_started: float, kernel: "Kernel", log: "Log") -> None:
+    """Log the time until the kernel started /init, and from there to `python_started` (seconds)."""
     try:
-        started = init_start_time(kernel.read_log())
+        init_started = init_start_time(kernel.read_log())
     except OSError:  # a kernel without a log
         return
-    if 0 < started <= began:
-        log.progress(format_duration("the kernel", 0, started))
-        log.progress(format_duration("start Python", started, began))
+    if 0 < init_started <= python_started:
+        log.progress(format_duration("the kernel", 0, init_started))
+        log.progress(format_duration("start Python", init_started, python_started))
 
 
 def init_start_time(records: "list[bytes]") -> float:
-    """Return when /init was started, in seconds since the kernel was; 0: the log has lost it."""
+    """Return the seconds from the kernel's start to that of /init; 0 when the log has no record."""
     for record in records:
         head, _, text = record.partition(b";")
-        if text.startswith(_STARTED):
+        if text.startswith(_INIT_MESSAGE):
             return int(head.split(b",")[2]) / 1e6
     return 0.0

@@ -1,7 +1,7 @@
-"""Says why an execve(2) failed: its error number alone misleads.
+"""Explain why an execve(2) failed, from the file as well as from the error number.
 
-"No such file" may mean the script's interpreter or the dynamic loader. Imported only when it is
-needed.
+ENOENT, for instance, also means that the interpreter of a script or the dynamic loader of a program
+is missing. This module is imported only after a failure.
 """
 
 import errno
@@ -11,7 +11,7 @@ import stat
 from initrd.guest.failure import reason
 
 _ELF_HEADER = 64  # bytes; elf(5)
-_LONGEST_SCRIPT_LINE = 256  # BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h, since Linux 5.1
+_SCRIPT_LINE_SIZE = 256  # BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h, since Linux 5.1
 ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 
 
@@ -19,17 +19,17 @@ def explain_exec_error(path: str, error: OSError) -> tuple[str, str]:
     """Return the reason why `path` could not be executed, and what to try."""
     try:
         mode = os.stat(path).st_mode
-        head = _head(path) if stat.S_ISREG(mode) else b""
+        head = _read_head(path) if stat.S_ISREG(mode) else b""
     except FileNotFoundError:
         return "there is no such file in the root", "set init=PATH to a program that is there"
-    except OSError as unreadable:
-        return f"{reason(error)} (cannot look at it: {reason(unreadable)})", ""
+    except OSError as read_error:
+        return f"{reason(error)} (cannot look at it: {reason(read_error)})", ""
     return _explain_file(path, mode, head, error)
 
 
 def _explain_file(path: str, mode: int, head: bytes, error: OSError) -> tuple[str, str]:
     if not stat.S_ISREG(mode):
-        return f"it is a {_kind(mode)}", "set init=PATH to a program"
+        return f"it is a {_file_type(mode)}", "set init=PATH to a program"
     if error.errno == errno.EACCES:
         return _explain_access(path, mode)
     if head.startswith(b"#!"):
@@ -39,13 +39,13 @@ def _explain_file(path: str, mode: int, head: bytes, error: OSError) -> tuple[st
     return f"{reason(error)}: neither an ELF program nor a script that begins with #!", ""
 
 
-def _kind(mode: int) -> str:
-    """Name what is no regular file. None of them is opened: reading a pipe would never end."""
-    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
+def _file_type(mode: int) -> str:
+    """Return the type of a file that is not regular; it is not opened: a pipe would block."""
+    types = {stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+    return types.get(stat.S_IFMT(mode), "device")
 
 
-def _head(path: str) -> bytes:
+def _read_head(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read(4096)
 
@@ -60,7 +60,7 @@ def _explain_access(path: str, mode: int) -> tuple[str, str]:
 
 
 def _explain_script(head: bytes, error: OSError) -> tuple[str, str]:
-    """Tell of the first line: the kernel's fs/binfmt_script.c."""
+    """Explain an error from the first line of a script: the kernel's fs/binfmt_script.c."""
     line = head[2:].split(b"\n")[0]
     words = line.split(maxsplit=1)
     if not words:
@@ -72,10 +72,10 @@ def _explain_script(head: bytes, error: OSError) -> tuple[str, str]:
             f"belongs to the name of its interpreter {interpreter}",
             "save it with Unix line ends",
         )
-    if len(line) + 2 >= _LONGEST_SCRIPT_LINE:
+    if len(line) + 2 >= _SCRIPT_LINE_SIZE:
         return (
             f"{reason(error)}: its first line is longer than the "
-            f"{_LONGEST_SCRIPT_LINE} bytes that the kernel reads",
+            f"{_SCRIPT_LINE_SIZE} bytes that the kernel reads",
             "shorten the path of its interpreter",
         )
     return (
@@ -87,14 +87,14 @@ def _explain_script(head: bytes, error: OSError) -> tuple[str, str]:
 def _explain_elf(head: bytes, error: OSError) -> tuple[str, str]:
     order = "big" if head[5] == 2 else "little"
     machine = int.from_bytes(head[18:20], order)  # type: ignore[arg-type]
-    here = os.uname().machine
+    this_machine = os.uname().machine
     name = ELF_MACHINES.get(machine, f"machine type {machine}")
     if error.errno == errno.ENOEXEC:
         return (
-            f"{reason(error)}: it is a program for {name}, this is {here}",
+            f"{reason(error)}: it is a program for {name}, this is {this_machine}",
             "use a root for this machine",
         )
-    loader = _loader(head, order)
+    loader = _dynamic_loader(head, order)
     if loader and not os.path.exists(loader):
         return (
             f"its dynamic loader {loader} is not in the root",
@@ -103,19 +103,19 @@ def _explain_elf(head: bytes, error: OSError) -> tuple[str, str]:
     return reason(error), ""
 
 
-def _loader(head: bytes, order: str) -> str:
-    """Return the path in PT_INTERP of an ELF file, or nothing: elf(5)."""
+def _dynamic_loader(head: bytes, order: str) -> str:
+    """Return the path in PT_INTERP of an ELF file; empty without one: elf(5)."""
 
-    def number(at: int, size: int) -> int:
+    def field(at: int, size: int) -> int:
         return int.from_bytes(head[at : at + size], order)  # type: ignore[arg-type]
 
-    wide = head[4] == 2  # ELFCLASS64
-    word = 8 if wide else 4
-    offset = number(32 if wide else 28, word)
-    size, count = number(54 if wide else 42, 2), number(56 if wide else 44, 2)
+    is_64_bit = head[4] == 2  # ELFCLASS64
+    word = 8 if is_64_bit else 4
+    offset = field(32 if is_64_bit else 28, word)
+    size, count = field(54 if is_64_bit else 42, 2), field(56 if is_64_bit else 44, 2)
     for header in range(offset, offset + size * count, size or 1):
-        if number(header, 4) == 3:  # PT_INTERP
-            start = number(header + word, word)
-            length = number(header + (32 if wide else 16), word)
+        if field(header, 4) == 3:  # PT_INTERP
+            start = field(header + word, word)
+            length = field(header + (32 if is_64_bit else 16), word)
             return os.fsdecode(head[start : start + length].rstrip(b"\0"))
     return ""

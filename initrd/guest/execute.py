@@ -1,4 +1,4 @@
-"""Carries out plans: says each step, does it, takes its time, and turns a failure into words."""
+"""Apply the steps of a plan: log each one with its duration, and turn OSError into BootError."""
 
 from initrd.guest.failure import BootError, reason
 from initrd.guest.log import Log
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 
 def execute(steps: "Iterable[Step]", kernel: "Kernel", log: Log) -> None:
-    """Apply steps in order. Raises BootError for the first that fails."""
+    """Apply steps in order. Raises BootError at the first that fails."""
     for step in steps:
         timed(step, lambda step=step: _apply(step, kernel), kernel, log)  # type: ignore[misc]
 
 
-def timed(what: object, action: "Callable[[], None]", kernel: "Kernel", log: Log) -> None:
-    """Do something; with `debug`, say it before, and again with its duration and its time after.
+def timed(subject: object, action: "Callable[[], None]", kernel: "Kernel", log: Log) -> None:
+    """Call `action`; with `debug`, log `subject` before it, and after it with the duration.
 
-    `what` is text or a step. A step that hangs is the last one that was said.
+    `subject` is text or a step. When a boot hangs, the last line logged names the step.
     """
     if log.verbose:
-        log.progress(f"{what} ...")
+        log.progress(f"{subject} ...")
     start = kernel.monotonic()
     action()
     if log.verbose is not False:
-        log.progress(format_duration(what, start, kernel.monotonic()))
+        log.progress(format_duration(subject, start, kernel.monotonic()))
 
 
-def format_duration(what: object, start: float, end: float) -> str:
-    """Return the line that tells when something was done; times in seconds since the start."""
-    return f"{what} [{(end - start) * 1000:.1f} ms, at {start:.4f} s]"
+def format_duration(subject: object, start: float, end: float) -> str:
+    """Return a log line about `subject`; `start` and `end` are seconds since the kernel started."""
+    return f"{subject} [{(end - start) * 1000:.1f} ms, at {start:.4f} s]"
 
 
 def _apply(step: Step, kernel: "Kernel") -> None:

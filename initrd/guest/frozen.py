@@ -1,16 +1,16 @@
-"""What only the frozen program has: modules that C code imports faster, and pyroute2.
+"""Functions that only the frozen /init has: a faster import, and access to pyroute2.
 
-The C side is `initrd/freeze/`; outside of /init (tests, a checkout) there is nothing to add.
+The C side is `initrd/freeze/`. Elsewhere (tests, a checkout) the functions do nothing.
 """
 
 import sys
 
-# Where the launcher unpacks the C library; goes with the rest of the initramfs.
+# The launcher unpacks the C library here. It is deleted with the rest of the initramfs.
 DIRECTORY = "/.initrd"
 
 
 def import_session() -> None:
-    """Import `initrd.guest.command.session` and what it needs, faster than `import` does."""
+    """Import `initrd.guest.command.session` and its imports, faster than `import` does."""
     if "initrd.guest._freeze" in sys.modules:
         from initrd.guest import _freeze  # noqa: PLC0415  (only /init has it)
 
@@ -18,10 +18,10 @@ def import_session() -> None:
 
 
 def add_network() -> None:
-    """Make pyroute2 importable: it is part of /init, but a start does not pay for it.
+    """Make pyroute2 importable. It is packed into /init and not unpacked at its start.
 
-    Must be called while the initramfs is still there, and pyroute2 be imported until then. Raises
-    OSError when its extension modules cannot be unpacked.
+    Must be called, and pyroute2 imported, before the initramfs is freed. Raises OSError when the
+    extension modules of pyroute2 cannot be unpacked.
     """
     if "initrd.guest._freeze" in sys.modules:
         from initrd.guest import _freeze  # noqa: PLC0415  (only /init has it)

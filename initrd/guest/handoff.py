@@ -1,4 +1,4 @@
-"""Becomes the target: leaves a process as the kernel itself would have started it, and execs."""
+"""Execute the target with the signals and the environment that the kernel gives to init."""
 
 import posix
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 
 def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
-    """Return what the kernel would have given the target: all but our options.
+    """Return the environment that the kernel would give the target: `environ` without our options.
 
-    The launcher and the interpreter add nothing, so whatever else is there the user asked for.
+    The kernel puts options that it does not know into the environment of /init. The launcher and
+    the interpreter add no variables, so all others come from the kernel or its command line.
     """
     ours = {word.replace("-", "_").encode() for word in ENVIRONMENT_WORDS}
     return {name: value for name, value in environ.items() if name.replace(b"-", b"_") not in ours}
 
 
 def execute_target(path: str, arguments: "list[str]", kernel: "Kernel", log: "Log") -> "NoReturn":
-    """Replace this process by the target: execve(2). Raises BootError."""
+    """Execute the target as PID 1: execve(2). Raises BootError."""
     if log.verbose:
         now = kernel.monotonic()
         log.progress(format_duration(f"execute {path}", now, now))

@@ -1,6 +1,6 @@
-"""Loads the kernel modules of the image: in the order of their names, resolving nothing.
+"""Load the kernel modules of the initramfs in the order of their file names.
 
-`mkvirtinitrd` numbers the files, so that this order is the order of dependency.
+Dependencies are not resolved: `mkvirtinitrd` numbers the files in the order of dependency.
 """
 
 import errno
@@ -20,21 +20,21 @@ _SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 
 
 def load_modules(kernel: "Kernel", params: tuple[tuple[str, str], ...], log: Log) -> None:
-    """Load every module; one that fails is reported, and the boot goes on."""
+    """Load every module. One that fails is reported, and the boot continues."""
     for file in sorted(kernel.list_directory(DIRECTORY), key=encode):
         if file.endswith(_SUFFIXES):
             _load(kernel, file, params_of(module_name(file), params), log)
 
 
 def module_name(file: str) -> str:
-    """Return the module's name: `003-virtio-pci.ko.xz` is `virtio_pci`."""
+    """Return the module name of a file name: `virtio_pci` of `003-virtio-pci.ko.xz`."""
     stem = file.partition(".ko")[0]
     number, dash, name = stem.partition("-")
     return (name if dash and number.isdigit() else stem).replace("-", "_")
 
 
 def params_of(module: str, params: tuple[tuple[str, str], ...]) -> str:
-    """Return the parameters meant for `module`, as finit_module(2) takes them."""
+    """Return the parameters of `module` in the format of finit_module(2)."""
     return " ".join(_quote(param) for name, param in params if name == module)
 
 
@@ -45,16 +45,16 @@ def _quote(param: str) -> str:
 
 def _load(kernel: "Kernel", file: str, params: str, log: Log) -> None:
     flags = 0 if file.endswith(".ko") else MODULE_INIT_COMPRESSED_FILE
-    what = f"load module {file}" + (f" with {params}" if params else "")
+    action = f"load module {file}" + (f" with {params}" if params else "")
 
     def attempt() -> None:
         try:
             kernel.load_module(f"{DIRECTORY}/{file}", params, flags)
         except OSError as error:
-            if error.errno != errno.EEXIST:  # loaded already, or built in: what was wanted
-                log.warn(f"cannot {what}: {_explain(error, flags)}; going on without it")
+            if error.errno != errno.EEXIST:  # EEXIST: loaded already, or built in
+                log.warn(f"cannot {action}: {_explain(error, flags)}; going on without it")
 
-    timed(what, attempt, kernel, log)
+    timed(action, attempt, kernel, log)
 
 
 def _explain(error: OSError, flags: int) -> str:

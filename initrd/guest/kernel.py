@@ -1,7 +1,7 @@
-"""The running system: everything that looks at it or changes it goes through here.
+"""System calls and file operations of /init, as the methods of one class.
 
-One thin class, handed to whoever needs it, so that a test hands over one that records calls and
-fails when told to. No decisions are made here.
+Functions that read or change the system take a `Kernel` as an argument. Tests pass a fake, which
+records calls and raises the errors that a test sets. No decisions are made here.
 """
 
 import errno
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def read_all(fd: int) -> bytes:
-    """Return what comes from a descriptor up to its end."""
+    """Read a descriptor up to end-of-file and return the data. Raises OSError."""
     return b"".join(iter(lambda: os.read(fd, 65536), b""))
 
 
 def read_file(path: "str | bytes", limit: "int | None" = None) -> bytes:
-    """Return what is in a file, or its first `limit` bytes. Raises OSError.
+    """Return the contents of a file, or its first `limit` bytes. Raises OSError.
 
-    A named pipe that nobody writes to is empty: a root may have one in the place of /etc/passwd,
-    and opening it the usual way would wait for ever.
+    A named pipe without a writer reads as empty: a root may have one in the place of /etc/passwd,
+    and open(2) without O_NONBLOCK would wait for a writer.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -37,7 +37,7 @@ def read_file(path: "str | bytes", limit: "int | None" = None) -> bytes:
 
 
 def read_records(path: str) -> "list[bytes]":
-    """Return what each read(2) gives of a device, until it would have to wait. Raises OSError."""
+    """Return the result of each read(2) of a device until EAGAIN. Raises OSError."""
     records: list[bytes] = []
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -49,32 +49,32 @@ def read_records(path: str) -> "list[bytes]":
         os.close(fd)
 
 
-class LayerFiles:
-    """The part of `Kernel` that a boot from a single virtiofs tag never calls."""
+class RootOperations:
+    """Methods of `Kernel` for `initrd.guest.roots`; a boot from one virtiofs tag calls none."""
 
     def is_block_device(self, path: str) -> bool:
-        """Tell whether `path`, or what a symlink leads to, is a block device."""
+        """Return whether `path` is a block device; symbolic links are followed."""
         try:
             return S_ISBLK(os.stat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def file_mode(self, path: str) -> int:
-        """Return type and mode of `path` itself; 0 when there is nothing."""
+        """Return st_mode of lstat(2); 0 when `path` does not exist."""
         try:
             return os.lstat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return 0
 
     def read_link(self, path: str) -> str:
-        """Return where a symlink leads; nothing when `path` is none."""
+        """Return the target of a symbolic link; empty when `path` is not a symbolic link."""
         try:
             return os.readlink(path)
-        except OSError:  # EINVAL: something else is there; whoever uses it will see what
+        except OSError:  # EINVAL: not a symbolic link; other errors recur when the path is used
             return ""
 
     def real_path(self, path: str) -> str:
-        """Return where a directory is, links resolved, as the mount table names it."""
+        """Return the path of a directory without symbolic links, as mountinfo shows it."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return os.readlink(f"/proc/self/fd/{fd}")
@@ -82,15 +82,15 @@ class LayerFiles:
             os.close(fd)
 
     def has_acls(self, path: str) -> bool:
-        """Tell whether the file system at `path` keeps access control lists, acl(5)."""
+        """Return whether the file system at `path` supports access control lists, acl(5)."""
         try:
             os.getxattr(path, "system.posix_acl_access")
         except OSError as error:
-            return error.errno == errno.ENODATA  # it could have one
+            return error.errno == errno.ENODATA  # supported, and this file has none
         return True
 
     def read_at(self, path: str, offset: int, length: int) -> bytes:
-        """Return `length` bytes of a file or device from `offset`; fewer where it ends before."""
+        """Return `length` bytes of a file or device from `offset`; fewer at its end."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.pread(fd, length, offset)
@@ -107,22 +107,22 @@ class LayerFiles:
 
     def copy_access(self, source: str, target: str) -> None:
         """Give `target` the owner and the mode of `source`: chown(2), chmod(2)."""
-        found = os.stat(source)
-        os.chown(target, found.st_uid, found.st_gid)
-        os.chmod(target, S_IMODE(found.st_mode))
+        status = os.stat(source)
+        os.chown(target, status.st_uid, status.st_gid)
+        os.chmod(target, S_IMODE(status.st_mode))
 
     def space(self, path: str) -> tuple[int, int]:
-        """Return the size of a file system and what is free of it, in bytes: statvfs(3)."""
-        found = os.statvfs(path)
-        return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize
+        """Return the size and the free space of a file system in bytes: statvfs(3)."""
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize, status.f_bfree * status.f_frsize
 
     def move_tree(
-        self, source: int, target: int, stays: "Callable[[tuple[str, ...]], bool]"
+        self, source: int, target: int, is_excluded: "Callable[[tuple[str, ...]], bool]"
     ) -> None:
-        """Move what is in one open directory to another; see `initrd.guest.movetree`."""
+        """Move the contents of an open directory to another; see `initrd.guest.movetree`."""
         from initrd.guest.movetree import move_tree  # noqa: PLC0415
 
-        move_tree(source, target, stays)
+        move_tree(source, target, is_excluded)
 
     def start_daemon(
         self, root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
@@ -133,19 +133,19 @@ class LayerFiles:
         return start_daemon(root, argv, environ, log)
 
     def wait_status(self, pid: int) -> int | None:
-        """Return how a child has ended: its exit status, or minus a signal; None: it runs."""
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if ended else None
+        """Return a child's exit status, or minus its signal number; None while it runs."""
+        ended_pid, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended_pid else None
 
     def keep_serving(self, pid: int) -> None:
-        """Have a stopped file system daemon continue at each request; see `initrd.guest.daemon`."""
+        """Continue a stopped FUSE daemon at each request; see `initrd.guest.daemon`."""
         from initrd.guest.daemon import keep_serving  # noqa: PLC0415
 
         keep_serving(pid)
 
 
-class Kernel(LayerFiles):
-    """The kernel this program runs on. Every method raises OSError as the call behind it does."""
+class Kernel(RootOperations):
+    """The running kernel. Each method raises OSError as the system call that it makes does."""
 
     def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
         """mount(2)."""
@@ -156,7 +156,7 @@ class Kernel(LayerFiles):
         _syscalls.umount(target, flags)
 
     def load_module(self, path: str, params: str, flags: int) -> None:
-        """finit_module(2) with the file at `path`; a named pipe there is not waited for."""
+        """finit_module(2) with the file at `path`. Opening a named pipe does not block."""
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _syscalls.finit_module(fd, params, flags)
@@ -164,19 +164,19 @@ class Kernel(LayerFiles):
             os.close(fd)
 
     def make_directory(self, path: str) -> None:
-        """mkdir(2) with mode 0755, parents included; an existing directory is fine."""
+        """mkdir(2) with mode 0755, parents included; an existing directory is no error."""
         try:
             os.mkdir(path, 0o755)
         except FileNotFoundError:
             self.make_directory(path.rstrip("/").rpartition("/")[0])
             os.mkdir(path, 0o755)
         except OSError as error:
-            # EEXIST: it is there. EROFS comes first on some file systems, even when it is there.
+            # EEXIST: the path exists. Some file systems return EROFS even for a path that exists.
             if error.errno not in (errno.EEXIST, errno.EROFS) or not _is_directory(os.stat, path):
                 raise
 
     def make_node(self, path: str, mode: int, major: int, minor: int) -> None:
-        """mknod(2) of a character device, with exactly this mode whatever the umask."""
+        """mknod(2) of a character device with exactly this mode: the umask is not applied."""
         os.mknod(path, S_IFCHR | mode, os.makedev(major, minor))
         os.chmod(path, mode)
 
@@ -185,7 +185,7 @@ class Kernel(LayerFiles):
         os.symlink(to, path)
 
     def exists(self, path: str) -> bool:
-        """Tell whether there is anything at `path`, a dangling symlink included."""
+        """Return whether `path` exists; a dangling symbolic link does."""
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -193,22 +193,22 @@ class Kernel(LayerFiles):
         return True
 
     def is_directory(self, path: str) -> bool:
-        """Tell whether `path` itself (not what a symlink leads to) is a directory."""
+        """Return whether `path` is a directory; a symbolic link to one is not."""
         return _is_directory(os.lstat, path)
 
     def list_directory(self, path: str) -> list[str]:
-        """Return the sorted names in a directory; none when there is no such directory."""
+        """Return the sorted names in a directory; an empty list when it does not exist."""
         try:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def read(self, path: str) -> str:
-        """Return the text of a file, bytes that are no UTF-8 as surrogates."""
+        """Return the text of a file, bytes that are not UTF-8 as surrogates."""
         return decode(self.read_bytes(path))
 
     def write_file(self, path: str, text: str) -> None:
-        """Write a whole file, made with mode 0644 where it is missing."""
+        """Replace the contents of a file, which is created with mode 0644 when it is missing."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, encode(text))
@@ -216,13 +216,13 @@ class Kernel(LayerFiles):
             os.close(fd)
 
     def resolve(self, path: str) -> str:
-        """Return where a path leads through symbolic links, whether there is anything or not."""
-        from posixpath import realpath  # noqa: PLC0415  (imports os, and few boots ask)
+        """Return a path with symbolic links resolved; it need not exist: realpath(3)."""
+        from posixpath import realpath  # noqa: PLC0415  (imports os, and few boots need it)
 
         return realpath(path)
 
     def read_bytes(self, path: str) -> bytes:
-        """Return what is in a file."""
+        """Return the contents of a file."""
         return read_file(path)
 
     def open_port(self, path: str) -> int:
@@ -250,11 +250,11 @@ class Kernel(LayerFiles):
         os.close(fd)
 
     def device(self, fd: int) -> int:
-        """Return the number of the device that an open file is on."""
+        """Return the device number of the file system of an open file: st_dev of fstat(2)."""
         return os.fstat(fd).st_dev
 
     def empty(self, fd: int) -> None:
-        """Delete everything in an open directory, on its own file system only."""
+        """Delete the contents of an open directory, on its own file system only."""
         remove_contents(fd)
 
     def filesystem_type(self, fd: int) -> int:
@@ -274,11 +274,11 @@ class Kernel(LayerFiles):
         return os.getpid()
 
     def monotonic(self) -> float:
-        """Return seconds on a clock that only goes forward."""
+        """Return CLOCK_MONOTONIC in seconds: clock_gettime(2)."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for `seconds`."""
         time.sleep(seconds)
 
     def write(self, fd: int, data: bytes) -> None:
@@ -298,7 +298,7 @@ class Kernel(LayerFiles):
         _syscalls.reset_signals()
 
     def execute(self, path: str, argv: "list[bytes]", environ: "dict[bytes, bytes]") -> None:
-        """execve(2): returns only by raising."""
+        """execve(2): returns only by raising OSError."""
         os.execve(path, argv, environ)
 
     def sync(self) -> None:
@@ -311,12 +311,12 @@ class Kernel(LayerFiles):
         _syscalls.reboot(_syscalls.RB_POWER_OFF)
 
     def exit(self, status: int) -> None:
-        """End this process at once; for PID 1 the kernel panics."""
+        """_exit(2). The kernel panics when PID 1 exits."""
         os._exit(status)
 
 
 def _is_directory(stat: "Callable[[str], os.stat_result]", path: str) -> bool:
-    """Tell whether `path` is a directory, for stat(2) or lstat(2)."""
+    """Return whether `path` is a directory as the given stat(2) or lstat(2) reports it."""
     try:
         return S_ISDIR(stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

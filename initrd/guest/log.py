@@ -1,8 +1,8 @@
-"""What the user gets to read: the console and the kernel log.
+"""Write messages to the kernel log and to the console.
 
-Each message goes to the kernel log, which prints it on the console by its own rules (`quiet`,
-`loglevel=`); where those would keep it from the console, it is written there directly. Progress,
-with `debug`, goes to the console alone: /dev/kmsg drops what comes too fast.
+Errors and warnings go to the kernel log, which the kernel prints on the console as `quiet` and
+`loglevel=` allow. A message that the kernel does not print is also written to the console. Progress
+(`debug`) goes to the console alone: the kernel drops messages to /dev/kmsg above a rate limit.
 """
 
 from initrd.text import encode
@@ -18,69 +18,71 @@ _FACILITY_USER = 1 << 3
 
 
 class Log:
-    """Says things. Holds progress back until it is known whether anybody wants to read it."""
+    """Messages of /init. Progress lines are kept until `debug` is known to be set or not."""
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
         self._kmsg = -1
-        self._console_level = 0  # loglevel= as the kernel has it; 0: not known yet
-        self._held: list[str] = []
+        self._console_level = 0  # the kernel's console log level; 0: not read yet
+        self._pending: list[str] = []  # progress before set_verbose
         self.verbose: bool | None = None  # None: not known yet
 
     def open(self) -> None:
-        """Start to write to the kernel log; /dev must be mounted."""
+        """Open the kernel log; /dev must be mounted."""
         try:
             self._kmsg = self._kernel.open_log()
-        except OSError:  # a kernel without CONFIG_PRINTK has none: the console has to do
+        except OSError:  # a kernel without CONFIG_PRINTK has no log: messages go to the console
             self._kmsg = -1
 
     def set_verbose(self, verbose: bool) -> None:
-        """Print progress from now on, and what was held back; or drop both."""
+        """Print pending and later progress lines, or drop them."""
         self.verbose = verbose
-        held, self._held = self._held, []
-        for line in held:
+        pending, self._pending = self._pending, []
+        for line in pending:
             self.progress(line)
 
     def progress(self, line: str) -> None:
-        """Say a step that went well, when `debug` asks for it."""
+        """Print a line of progress when `debug` is set."""
         if self.verbose is None:
-            self._held.append(line)
+            self._pending.append(line)
         elif self.verbose:
-            self._print(line)
+            self._write_console(line)
 
     def warn(self, text: str) -> None:
-        """Say what went wrong though the boot goes on."""
-        self._say(WARNING, text)
+        """Report an error after which the boot continues."""
+        self._report(WARNING, text)
 
     def fail(self, text: str) -> None:
-        """Say why the boot cannot go on."""
-        self._say(ERROR, text)
+        """Report an error that ends the boot."""
+        self._report(ERROR, text)
 
-    def _say(self, level: int, text: str) -> None:
+    def _report(self, level: int, text: str) -> None:
         for line in text.splitlines():
-            logged = self._log(level, line)
-            if not (logged and self._kernel_prints(level)):
-                self._print(line)
+            is_logged = self._write_kmsg(level, line)
+            if not (is_logged and self._kernel_prints(level)):
+                self._write_console(line)
 
-    def _log(self, level: int, line: str) -> bool:
+    def _write_kmsg(self, level: int, line: str) -> bool:
+        """Write a line to the kernel log; return whether that succeeded."""
         try:
-            # Without the line break the kernel keeps it back, in case the line goes on.
+            # The kernel holds back a record without a line break: more text may follow.
             self._kernel.write(self._kmsg, encode(f"<{_FACILITY_USER | level}>{PREFIX}{line}\n"))
-        except OSError:  # not open yet, or gone: the console has to do
+        except OSError:  # /dev/kmsg is not open: the message goes to the console
             return False
         return True
 
     def _kernel_prints(self, level: int) -> bool:
-        """Tell whether the kernel itself brings messages of `level` to the console."""
+        """Return whether the kernel prints messages of `level` on the console."""
         try:
             if not self._console_level:
+                # Read once: after the switch of the root, /proc may be unmounted.
                 self._console_level = int(self._kernel.read("/proc/sys/kernel/printk").split()[0])
-        except (OSError, ValueError):  # no /proc yet; or not any more, and so it is remembered
+        except (OSError, ValueError):  # /proc is not mounted yet
             return False
         return level < self._console_level
 
-    def _print(self, line: str) -> None:
+    def _write_console(self, line: str) -> None:
         try:
             self._kernel.write(CONSOLE, encode(f"{PREFIX}{line}\n"))
-        except OSError:  # a kernel without a console: nobody can read this
+        except OSError:  # a kernel without a console
             pass

@@ -1,26 +1,27 @@
-"""Deletes everything in a directory, and nothing else: how the memory of the initramfs is freed.
+"""Delete the contents of a directory, which frees the memory of the initramfs.
 
-Works on descriptors from the directory down, so that no name can lead elsewhere meanwhile; never
-follows a symbolic link; never enters another file system.
+Each directory is opened relative to the descriptor of its parent, so that a path which changes
+meanwhile cannot redirect the deletion. Symbolic links are not followed; other file systems are not
+entered.
 """
 
-import posix as os  # what `os` is made of: importing `os` itself would double the imports' cost
+import posix as os  # importing `os` would double the time that all imports take
 from _stat import S_ISDIR
 
-# Standard input, output and error of PID 1 are this node, and stay it, as in a boot without initrd.
+# Paths that are not deleted: the kernel opened /dev/console as descriptors 0, 1 and 2 of PID 1.
 KEPT = frozenset({("dev", "console")})
 
 
 def remove_contents(directory: int, path: tuple[str, ...] = ()) -> None:
-    """Delete what is in an open directory, on its own file system only, following no links.
+    """Delete the contents of an open directory, without following links. Raises OSError.
 
-    `path` are the names from the old root down to here. What lies on another device is left alone,
-    and so is its directory.
+    `path` is the path of the directory from the old root, as a tuple of names. A file on another
+    device is not deleted, and neither are the directories above it.
     """
     device = os.fstat(directory).st_dev
     with os.scandir(directory) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    for name, status in found:
+        children = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    for name, status in children:
         if status.st_dev == device and (*path, name) not in KEPT:
             _delete(directory, name, path, is_directory=S_ISDIR(status.st_mode))
 
@@ -33,10 +34,10 @@ def _delete(directory: int, name: str, path: tuple[str, ...], *, is_directory: b
     child = os.open(name, flags, dir_fd=directory)
     try:
         if os.fstat(child).st_dev != os.fstat(directory).st_dev:
-            return  # a mount: stat(2) above saw what lies below it
+            return  # a mount point: the stat(2) above reported the directory below the mount
         remove_contents(child, (*path, name))
-        left = os.listdir(child)
+        remaining = os.listdir(child)
     finally:
         os.close(child)
-    if not left:
+    if not remaining:
         os.rmdir(name, dir_fd=directory)

@@ -1,7 +1,8 @@
-"""Moves into the new root and frees the initramfs: the most dangerous thing this program does.
+"""Switch to the new root and free the memory of the initramfs.
 
-The initramfs cannot be unmounted, only emptied (`initrd.guest.rmtree`). Before that it is checked
-to be a RAM file system, and not the one that programs will run from.
+The initramfs cannot be unmounted. Its files are deleted (`initrd.guest.rmtree`), which is the most
+dangerous operation of /init: before it, the old root is checked to be a RAM file system and not the
+file system that is now `/`.
 
 Source: the kernel's `Documentation/filesystems/ramfs-rootfs-initramfs.rst`.
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def move_api_mounts(kernel: "Kernel", log: Log) -> None:
-    """Move the API mounts below the new root; unmount those that have no directory there."""
+    """Move the API mounts into the new root; unmount those without a directory there."""
     present = tuple(path for path in MOVED if kernel.is_directory(SYSROOT + path))
     for path in MOVED:
         if path not in present:
@@ -28,9 +29,9 @@ def move_api_mounts(kernel: "Kernel", log: Log) -> None:
 
 
 def switch_root(kernel: "Kernel", log: Log) -> int:
-    """Make what is mounted at /sysroot the root directory.
+    """Make the mount at /sysroot the root directory.
 
-    Returns a descriptor of the old root, which nothing else leads to any more.
+    Returns a descriptor of the old root directory, which has no path from then on.
     """
     old_root = kernel.open_directory("/")
     kernel.chdir(SYSROOT)
@@ -41,9 +42,9 @@ def switch_root(kernel: "Kernel", log: Log) -> int:
 
 
 def free_initramfs(old_root: int, kernel: "Kernel", log: Log) -> None:
-    """Delete everything in the initramfs, so that its memory is free when the target runs."""
+    """Delete the contents of the initramfs, so that its memory is free for the target."""
     try:
-        check_disposable(old_root, kernel)
+        check_old_root(old_root, kernel)
         timed("free the initramfs", lambda: kernel.empty(old_root), kernel, log)
     except OSError as error:
         raise BootError("cannot free the initramfs", reason(error)) from error
@@ -52,14 +53,14 @@ def free_initramfs(old_root: int, kernel: "Kernel", log: Log) -> None:
 
 
 def is_ram_filesystem(fd: int, kernel: "Kernel") -> bool:
-    """Tell whether a descriptor is on the kind of file system that an initramfs is."""
+    """Return whether a descriptor is on ramfs or tmpfs, as the files of an initramfs are."""
     return kernel.filesystem_type(fd) in (TMPFS_MAGIC, RAMFS_MAGIC)
 
 
-def check_disposable(old_root: int, kernel: "Kernel") -> None:
-    """Raise BootError unless `old_root` is a RAM file system, and not what is `/` now."""
+def check_old_root(old_root: int, kernel: "Kernel") -> None:
+    """Raise BootError unless `old_root` is on a RAM file system other than that of `/`."""
     root = kernel.open_directory("/")
-    same = kernel.device(root) == kernel.device(old_root)
+    is_current_root = kernel.device(root) == kernel.device(old_root)
     kernel.close(root)
-    if same or not is_ram_filesystem(old_root, kernel):
+    if is_current_root or not is_ram_filesystem(old_root, kernel):
         raise BootError("cannot free the initramfs", "what was / is no initramfs; nothing deleted")

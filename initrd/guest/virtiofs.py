@@ -1,4 +1,4 @@
-"""Mounts virtiofs tags, waits for those that are late, and says why one never comes."""
+"""Mount virtiofs tags: wait for late devices, and explain a mount that fails."""
 
 import errno
 
@@ -14,63 +14,64 @@ if TYPE_CHECKING:
 
 _TAGS = "/sys/fs/virtiofs"  # from Linux 6.9 on
 _DEVICES = "/sys/bus/virtio/drivers/virtiofs"
-_SETTLED, _ONCE_IN = 0.2, 1.0  # seconds
+# Seconds: attempts are frequent for so long after the devices changed; then one per interval.
+_FREQUENT_PERIOD, _INTERVAL = 0.2, 1.0
 
 
 def mount_share(mount: Mount, timeout: float, kernel: "Kernel", log: Log) -> None:
     """Mount a tag, waiting up to `timeout` seconds for it. Raises BootError that names it."""
-    watch = _Watch(kernel)
+    attempts = _Attempts(kernel)
 
     def attempt() -> bool:
-        if not watch.worth_trying():
+        if not attempts.start_if_due():
             return False
-        if _is_mounted(mount, kernel):
+        if _try_mount(mount, kernel):
             return True
-        if watch.attempts == 1:
+        if attempts.count == 1:
             log.progress(f"waiting for the tag {mount.source}")
         check_transport(mount.describe(), kernel)
         return False
 
-    def attempts() -> None:
-        # The last attempt may have come too soon after the one before to be worth trying.
-        if not wait_until(attempt, timeout, kernel) and not _is_mounted(mount, kernel):
-            raise BootError(f"cannot {mount.describe()}", *_not_there(mount, timeout, kernel))
+    def mount_in_time() -> None:
+        # At the deadline, one more attempt: `attempt` may have skipped the mount shortly before.
+        if not wait_until(attempt, timeout, kernel) and not _try_mount(mount, kernel):
+            raise BootError(f"cannot {mount.describe()}", *_explain_timeout(mount, timeout, kernel))
 
-    timed(mount, attempts, kernel, log)
+    timed(mount, mount_in_time, kernel, log)
 
 
-class _Watch:
-    """Tells when to try again. The kernel logs every attempt that fails, so: not all the time.
+class _Attempts:
+    """The times of the attempts to mount. They are limited: the kernel logs each that fails.
 
-    A device is listed shortly before its tag can be mounted. So each change is followed by some
-    attempts, and then there is one every second.
+    A device is listed in sysfs shortly before its tag can be mounted. So attempts are frequent
+    after each change of the devices, and then there is one per second.
     """
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
         self._devices: list[str] | None = None
-        self._changed = self._tried = 0.0
-        self.attempts = 0
+        self._changed_at = self._last_at = 0.0  # seconds of the monotonic clock
+        self.count = 0
 
-    def worth_trying(self) -> bool:
-        """Tell whether a mount may succeed now, and count it as tried."""
-        if self.attempts and not self._again():
+    def start_if_due(self) -> bool:
+        """Return whether to try the mount now; count an attempt if so."""
+        if self.count and not self._is_due():
             return False
-        self.attempts += 1
+        self.count += 1
         return True
 
-    def _again(self) -> bool:
+    def _is_due(self) -> bool:
         now, devices = self._kernel.monotonic(), self._kernel.list_directory(_DEVICES)
         if devices != self._devices:
-            self._devices, self._changed = devices, now
-        if now >= self._changed + _SETTLED and now < self._tried + _ONCE_IN:
+            self._devices, self._changed_at = devices, now
+        if now >= self._changed_at + _FREQUENT_PERIOD and now < self._last_at + _INTERVAL:
             return False
-        self._tried = now
+        self._last_at = now
         return True
 
 
-def _is_mounted(mount: Mount, kernel: "Kernel") -> bool:
-    """Mount a tag. Returns False when it is not there; raises BootError for what stays wrong."""
+def _try_mount(mount: Mount, kernel: "Kernel") -> bool:
+    """Mount a tag; return False when there is no such tag. Raises BootError for other errors."""
     try:
         mount.apply(kernel)
     except OSError as error:
@@ -78,17 +79,17 @@ def _is_mounted(mount: Mount, kernel: "Kernel") -> bool:
             raise BootError(f"cannot {mount.describe()}", *_explain(mount, error)) from error
     else:
         return True
-    if mount.source not in tags(kernel):
+    if mount.source not in list_tags(kernel):
         return False
-    try:  # the tag is there: since a moment ago, or it is an option that is wrong
+    try:  # EINVAL, and the tag exists: it has just appeared, or a mount option is wrong
         mount.apply(kernel)
     except OSError as error:
         raise BootError(f"cannot {mount.describe()}", *_explain(mount, error)) from error
     return True
 
 
-def tags(kernel: "Kernel") -> tuple[str, ...]:
-    """Return the tags of the virtiofs devices, as far as the kernel tells."""
+def list_tags(kernel: "Kernel") -> tuple[str, ...]:
+    """Return the tags of the virtiofs devices; none on kernels before Linux 6.9."""
     return tuple(
         kernel.read(f"{_TAGS}/{entry}/tag").strip("\n")
         for entry in kernel.list_directory(_TAGS)
@@ -97,6 +98,7 @@ def tags(kernel: "Kernel") -> tuple[str, ...]:
 
 
 def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
+    """Return the reason why a mount failed, and what to try."""
     if error.errno == errno.ENODEV:
         return (
             "this kernel has no virtiofs, and no module in the image brings it",
@@ -109,23 +111,23 @@ def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"{mount.target} is there, but leads to no directory", "mount it at another path"
     if error.errno in (errno.ENOENT, errno.EROFS):
-        return reason(
-            error
-        ), f"make the directory {mount.target} in the root, or leave the path out"
+        hint = f"make the directory {mount.target} in the root, or leave the path out"
+        return reason(error), hint
     return reason(error), ""
 
 
-def _not_there(mount: Mount, timeout: float, kernel: "Kernel") -> tuple[str, str]:
+def _explain_timeout(mount: Mount, timeout: float, kernel: "Kernel") -> tuple[str, str]:
     return (
-        f"no tag {mount.source} after {timeout:g} s; {_what_is_there(kernel)}",
+        f"no tag {mount.source} after {timeout:g} s; {_describe_devices(kernel)}",
         "check the tag= of the vhost-user-fs device, or give it more time with initrd.timeout=",
     )
 
 
-def _what_is_there(kernel: "Kernel") -> str:
-    there = tags(kernel)
-    if there:
-        return f"the tags there are: {', '.join(there)}"
+def _describe_devices(kernel: "Kernel") -> str:
+    """Return a clause that lists the tags, or the number of devices where tags are unknown."""
+    tags = list_tags(kernel)
+    if tags:
+        return f"the tags there are: {', '.join(tags)}"
     count = sum(name.startswith("virtio") for name in kernel.list_directory(_DEVICES))
     if count == 0:
         return "there are no virtiofs devices at all"

@@ -1,4 +1,4 @@
-"""Saying why a program could not be executed."""
+"""Explanations of a failed execve(2)."""
 
 import errno
 import os
@@ -10,15 +10,15 @@ import pytest
 from initrd.guest.execerror import explain_exec_error
 
 
-def program(tmp_path: Path, content: bytes, mode: int = 0o755) -> str:
+def write_program(tmp_path: Path, content: bytes, mode: int = 0o755) -> str:
     path = tmp_path / "program"
     path.write_bytes(content)
     path.chmod(mode)
     return str(path)
 
 
-def reason_for(path: str) -> str:
-    """Let the host's own execve(2) fail in a child, and explain the errno it gave."""
+def exec_error_text(path: str) -> str:
+    """Execute a file of the host, which must fail, and return the explanation of the error."""
     try:
         os.posix_spawn(path, [path], {})
     except OSError as error:
@@ -26,7 +26,8 @@ def reason_for(path: str) -> str:
     raise AssertionError(f"{path} ran")
 
 
-def elf(machine: int, loader: bytes = b"") -> bytes:
+def elf_program(machine: int, loader: bytes = b"") -> bytes:
+    """Return a 64-bit little-endian ELF file with a PT_INTERP header: elf(5)."""
     header = bytearray(64)
     header[:7] = b"\x7fELF\x02\x01\x01"
     header[16:20] = (2).to_bytes(2, "little") + machine.to_bytes(2, "little")
@@ -39,33 +40,35 @@ def elf(machine: int, loader: bytes = b"") -> bytes:
     return bytes(header) + bytes(interp) + loader + b"\0"
 
 
-def test_a_missing_target_is_called_missing(tmp_path: Path) -> None:
-    assert "no such file in the root" in reason_for(str(tmp_path / "nothing"))
+def test_missing_file_is_explained_as_missing(tmp_path: Path) -> None:
+    assert "no such file in the root" in exec_error_text(str(tmp_path / "nothing"))
 
 
-def test_a_target_that_may_not_be_executed_is_told_how(tmp_path: Path) -> None:
-    path = program(tmp_path, b"#!/bin/sh\n", 0o644)
-    text = ": ".join(explain_exec_error(path, PermissionError(errno.EACCES, "Permission denied")))
-    assert "not executable" in text
-    assert "chmod +x" in text
+def test_file_without_execute_permission_is_explained_with_chmod(tmp_path: Path) -> None:
+    path = write_program(tmp_path, b"#!/bin/sh\n", 0o644)
+    explanation = ": ".join(
+        explain_exec_error(path, PermissionError(errno.EACCES, "Permission denied"))
+    )
+    assert "not executable" in explanation
+    assert "chmod +x" in explanation
 
 
-def test_a_directory_is_called_a_directory(tmp_path: Path) -> None:
+def test_directory_is_explained_as_a_directory(tmp_path: Path) -> None:
     text = explain_exec_error(str(tmp_path), PermissionError(errno.EACCES, "Permission denied"))[0]
     assert text == "it is a directory"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC])
-def test_what_is_no_file_is_named_and_not_read(tmp_path: Path, number: int) -> None:
+def test_special_files_are_named_by_type_and_not_opened(tmp_path: Path, number: int) -> None:
     pipe = tmp_path / "pipe"
-    os.mkfifo(pipe, 0o755)  # who reads it waits for a writer that never comes
+    os.mkfifo(pipe, 0o755)  # opening it to read would wait for a writer for ever
     error = OSError(number, os.strerror(number))
     assert explain_exec_error(str(pipe), error)[0] == "it is a named pipe"
     assert explain_exec_error("/dev/zero", error)[0] == "it is a device"
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "text"),
     [
         pytest.param(b"#!/bin/sh\r\n", "carriage return", id="from Windows"),
         pytest.param(b"#!/" + b"x" * 300 + b"\n", "longer than the 256 bytes", id="too long"),
@@ -73,23 +76,25 @@ def test_what_is_no_file_is_named_and_not_read(tmp_path: Path, number: int) -> N
         pytest.param(b"#! \n", "names no interpreter", id="blank"),
     ],
 )
-def test_the_first_line_of_a_script_is_explained(tmp_path: Path, line: bytes, words: str) -> None:
-    assert words in reason_for(program(tmp_path, line))
+def test_bad_first_line_of_a_script_is_explained(tmp_path: Path, line: bytes, text: str) -> None:
+    assert text in exec_error_text(write_program(tmp_path, line))
 
 
-def test_a_script_is_told_from_its_missing_interpreter(tmp_path: Path) -> None:
-    assert "/no/such/python" in reason_for(program(tmp_path, b"#! /no/such/python -E\nprint()\n"))
+def test_missing_interpreter_of_a_script_is_named(tmp_path: Path) -> None:
+    assert "/no/such/python" in exec_error_text(
+        write_program(tmp_path, b"#! /no/such/python -E\nprint()\n")
+    )
 
 
-def test_a_program_is_told_from_its_missing_loader(tmp_path: Path) -> None:
+def test_missing_dynamic_loader_of_a_program_is_named(tmp_path: Path) -> None:
     content = Path(sys.executable).read_bytes()[:20]
     machine = int.from_bytes(content[18:20], sys.byteorder)
-    path = program(tmp_path, elf(machine, b"/lib/ld-none.so"))
+    path = write_program(tmp_path, elf_program(machine, b"/lib/ld-none.so"))
     text = explain_exec_error(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))[0]
     assert "/lib/ld-none.so" in text
 
 
-def test_the_loader_of_a_32_bit_program_is_named(tmp_path: Path) -> None:
+def test_missing_dynamic_loader_of_a_32_bit_program_is_named(tmp_path: Path) -> None:
     header = bytearray(84)
     header[:7] = b"\x7fELF\x01\x01\x01"
     header[28:32] = (52).to_bytes(4, "little")
@@ -97,13 +102,13 @@ def test_the_loader_of_a_32_bit_program_is_named(tmp_path: Path) -> None:
     header[52] = 3
     header[56:60] = (84).to_bytes(4, "little")
     header[68:72] = (15).to_bytes(4, "little")
-    path = program(tmp_path, bytes(header) + b"/lib/ld-none32\0")
+    path = write_program(tmp_path, bytes(header) + b"/lib/ld-none32\0")
     error = FileNotFoundError(errno.ENOENT, "No such file or directory")
     assert "/lib/ld-none32" in explain_exec_error(path, error)[0]
 
 
-def test_a_program_for_another_machine_is_named(tmp_path: Path) -> None:
-    path = program(tmp_path, elf(243))
+def test_program_for_another_machine_is_explained_with_both_machines(tmp_path: Path) -> None:
+    path = write_program(tmp_path, elf_program(243))
     text = explain_exec_error(path, OSError(errno.ENOEXEC, "Exec format error"))[0]
     assert "riscv64" in text
     assert os.uname().machine in text
@@ -124,8 +129,10 @@ def test_a_program_for_another_machine_is_named(tmp_path: Path) -> None:
     ids=["empty", "text", "zeros", "short elf", "nonsense elf", "short script", "bare", "blank"],
 )
 @pytest.mark.parametrize("number", [errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.EIO])
-def test_whatever_the_file_holds_there_is_an_explanation(
+def test_any_file_contents_and_errno_have_an_explanation(
     tmp_path: Path, content: bytes, number: int
 ) -> None:
-    why, _ = explain_exec_error(program(tmp_path, content), OSError(number, os.strerror(number)))
+    why, _ = explain_exec_error(
+        write_program(tmp_path, content), OSError(number, os.strerror(number))
+    )
     assert why

@@ -1,4 +1,4 @@
-"""The boot as a whole, on a kernel that only records; and every place where it can break."""
+"""A whole boot of /init on a fake kernel, and its handling of every error."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ MODULES = "/usr/lib/modules"
 DEVICES = "/sys/bus/virtio/drivers/virtiofs"
 
 
-class PoweredOff(BaseException):
-    """The fake machine is off."""
+class BootEnded(BaseException):
+    """The fake machine has been powered off, or has executed a program."""
 
 
 class BootKernel(FakeKernel):
-    """A fake with a usual root, whose power-off ends the test's boot."""
+    """A fake kernel with a usual root; power_off and execute end the boot with BootEnded."""
 
     def __init__(self, cmdline: str = "", **kwargs: Any) -> None:
         files = {"/proc/cmdline": cmdline, f"{TRANSPORT}/bind": "", **kwargs.pop("files", {})}
@@ -28,15 +28,15 @@ class BootKernel(FakeKernel):
 
     def power_off(self) -> None:
         super().power_off()
-        raise PoweredOff
+        raise BootEnded
 
     def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
         super().execute(path, argv, environ)
-        raise PoweredOff
+        raise BootEnded
 
 
 class CountingKernel(BootKernel):
-    """A fake that counts how often it was asked for the root, in vain or not."""
+    """A fake kernel that counts the attempts to mount the tag rootfs, failed ones too."""
 
     attempts = 0
 
@@ -46,7 +46,7 @@ class CountingKernel(BootKernel):
 
 
 def boot(kernel: FakeKernel, *arguments: str) -> list[Call]:
-    with pytest.raises((PoweredOff, SystemExit)):
+    with pytest.raises((BootEnded, SystemExit)):
         Boot(kernel, list(arguments)).run()  # type: ignore[arg-type]
     return kernel.calls
 
@@ -55,13 +55,15 @@ def mounts(kernel: FakeKernel) -> list[tuple[str, str]]:
     return [(call[1], call[2]) for call in kernel.named("mount")]
 
 
-def test_the_story_is_told_in_order() -> None:
+def test_boot_makes_its_calls_in_the_documented_order() -> None:
     kernel = BootKernel(
         "rootfs=r mount=a mount-ro=b:/srv init=/bin/true", files={f"{MODULES}/1.ko": ""}
     )
     boot(kernel, "x", "y z")
-    told = [call[:3] for call in kernel.named("mount", "load_module", "chroot", "empty", "execute")]
-    assert told == [
+    calls = [
+        call[:3] for call in kernel.named("mount", "load_module", "chroot", "empty", "execute")
+    ]
+    assert calls == [
         ("mount", "sysfs", "/sys"),
         ("mount", "devtmpfs", "/dev"),
         ("mount", "proc", "/proc"),
@@ -85,13 +87,13 @@ def test_the_story_is_told_in_order() -> None:
     ]
 
 
-def test_a_good_boot_says_nothing() -> None:
+def test_successful_boot_prints_nothing() -> None:
     kernel = BootKernel()
     boot(kernel)
     assert kernel.said == ""
 
 
-def test_debug_says_every_step_with_its_duration() -> None:
+def test_debug_prints_each_step_with_its_duration() -> None:
     kernel = BootKernel("debug mount=data")
     boot(kernel)
     lines = kernel.said.splitlines()
@@ -99,7 +101,7 @@ def test_debug_says_every_step_with_its_duration() -> None:
         assert any(subject in line and line.endswith(" ms, at 0.0000 s]") for line in lines)
 
 
-def test_debug_says_when_the_kernel_started_init() -> None:
+def test_debug_prints_when_the_kernel_started_init() -> None:
     kernel = BootKernel("debug")
     kernel.clock = 2.5
     kernel.files["/dev/kmsg"] = "6,1,900;other\n6,400,2250000,-;Run /init as init process\n"
@@ -110,7 +112,7 @@ def test_debug_says_when_the_kernel_started_init() -> None:
 
 
 @pytest.mark.parametrize("log", ["6,1,900;other", "6,1,9900000;Run /init as init process", None])
-def test_a_log_that_does_not_tell_is_no_failure(log: str | None) -> None:
+def test_kernel_log_without_the_start_of_init_does_not_fail_the_boot(log: str | None) -> None:
     kernel = BootKernel("debug")
     kernel.clock = 2.5
     if log is not None:
@@ -120,34 +122,35 @@ def test_a_log_that_does_not_tell_is_no_failure(log: str | None) -> None:
     assert kernel.named("execute")
 
 
-def test_debug_says_a_step_before_it_is_done() -> None:
+def test_debug_prints_a_step_before_it_is_applied() -> None:
     kernel = BootKernel("debug rootfs=gone", errors={("mount", "gone"): 5})
     boot(kernel)
     assert "mount gone (virtiofs) on /sysroot (ro) ...\n" in kernel.said
 
 
-def test_the_root_is_read_only_unless_asked() -> None:
+def test_root_is_mounted_read_only_without_rw() -> None:
     for cmdline, flags in (("", MS_RDONLY), ("rw", 0)):
         kernel = BootKernel(cmdline)
         boot(kernel)
         assert ("mount", "rootfs", "/sysroot", "virtiofs", flags, "") in kernel.calls
 
 
-def test_the_root_is_moved_and_not_copied() -> None:
+def test_root_is_moved_to_slash_with_ms_move() -> None:
     kernel = BootKernel()
     boot(kernel)
     assert ("mount", ".", "/", "", MS_MOVE, "") in kernel.calls
 
 
-def failing_calls() -> int:
+def count_calls_of_a_boot() -> int:
+    """Return the number of calls of a successful boot, without that of execve(2)."""
     kernel = BootKernel("mount=a mount=b:/srv")
     boot(kernel)
     return len([call for call in kernel.calls if call[0] != "execute"])
 
 
-@pytest.mark.parametrize("at", range(failing_calls()))
-def test_whichever_call_fails_the_boot_ends_with_a_reason(at: int) -> None:
-    kernel = BootKernel("mount=a mount=b:/srv", fail_call=at)
+@pytest.mark.parametrize("number", range(count_calls_of_a_boot()))
+def test_boot_with_any_failing_call_powers_off_with_a_reason(number: int) -> None:
+    kernel = BootKernel("mount=a mount=b:/srv", fail_call=number)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
     assert "initrd: boot failed: " in kernel.said
@@ -155,14 +158,14 @@ def test_whichever_call_fails_the_boot_ends_with_a_reason(at: int) -> None:
     assert "Traceback" not in kernel.said
 
 
-def test_a_share_that_comes_late_is_waited_for() -> None:
+def test_late_tag_is_waited_for() -> None:
     kernel = BootKernel(errors={("mount", "rootfs"): [22, 22, 22]})
     boot(kernel)
     assert kernel.calls[-1][0] == "execute"
     assert 0 < kernel.clock < 0.1
 
 
-def test_a_share_that_never_comes_is_named_with_those_that_are_there() -> None:
+def test_missing_tag_is_named_with_the_existing_tags() -> None:
     kernel = BootKernel(
         "rootfs=gone initrd.timeout=3",
         errors={("mount", "gone"): 22},
@@ -174,44 +177,46 @@ def test_a_share_that_never_comes_is_named_with_those_that_are_there() -> None:
     assert 3 <= kernel.clock < 3.1
 
 
-def test_the_kernel_is_not_asked_all_the_time() -> None:
-    # It logs each attempt that fails, and that log is where the reason has to be found.
+def test_mount_of_a_missing_tag_is_tried_about_once_per_second() -> None:
+    # The kernel logs each mount that fails, and its log must still show the message of /init.
     kernel = CountingKernel("initrd.timeout=60", errors={("mount", "rootfs"): 22})
     boot(kernel)
     assert "no tag rootfs after 60 s" in kernel.said
     assert 60 <= kernel.attempts < 90
 
 
-def test_a_device_that_comes_late_is_tried_at_once() -> None:
+def test_mount_is_tried_soon_after_a_device_appears() -> None:
     kernel = CountingKernel("initrd.timeout=60", errors={("mount", "rootfs"): 22})
 
-    def plug(clock: float) -> None:
+    def plug_in_device(clock: float) -> None:
         if clock > 30.5:
             kernel.files[f"{DEVICES}/virtio0"] = ""
             kernel.errors.clear()
 
-    kernel.after_sleep = plug
+    kernel.after_sleep = plug_in_device
     boot(kernel)
     assert kernel.calls[-1][0] == "execute"
     assert 30.5 < kernel.clock < 30.6
 
 
-@pytest.mark.parametrize(("timeout", "there"), [(1, 0.3), (2, 1.5), (10, 9.5)])
-def test_a_tag_that_is_there_at_the_deadline_is_mounted(timeout: int, there: float) -> None:
+@pytest.mark.parametrize(("timeout", "tag_appears_at"), [(1, 0.3), (2, 1.5), (10, 9.5)])
+def test_tag_that_appears_before_the_deadline_is_mounted(
+    timeout: int, tag_appears_at: float
+) -> None:
     options = f"initrd.timeout={timeout}"
     kernel = CountingKernel(options, errors={("mount", "rootfs"): 22}, files={DEVICES + "/v0": ""})
 
-    def name_it(clock: float) -> None:
-        if clock > there:
+    def add_tag(clock: float) -> None:
+        if clock > tag_appears_at:
             kernel.errors.clear()
 
-    kernel.after_sleep = name_it
+    kernel.after_sleep = add_tag
     boot(kernel)
     assert kernel.calls[-1][0] == "execute"
-    assert there < kernel.clock <= timeout + 0.1
+    assert tag_appears_at < kernel.clock <= timeout + 0.1
 
 
-def test_a_tag_that_appears_between_the_mount_and_the_list_is_mounted() -> None:
+def test_tag_that_appears_between_the_mount_and_the_tag_list_is_mounted() -> None:
     files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
     kernel = BootKernel(errors={("mount", "rootfs"): [22]}, files=files)
     boot(kernel)
@@ -219,7 +224,7 @@ def test_a_tag_that_appears_between_the_mount_and_the_list_is_mounted() -> None:
     assert kernel.clock == 0
 
 
-def test_virtio_on_the_pci_bus_needs_its_driver_even_when_another_is_there() -> None:
+def test_virtio_devices_on_pci_without_virtio_pci_fail_the_boot_at_once() -> None:
     files = {
         "/sys/bus/platform/drivers/virtio-mmio/bind": "",
         "/sys/bus/pci/devices/0000:00:02.0/vendor": "0x1af4\n",
@@ -231,7 +236,7 @@ def test_virtio_on_the_pci_bus_needs_its_driver_even_when_another_is_there() -> 
     assert kernel.clock == 0
 
 
-def test_without_a_transport_there_is_nothing_to_wait_for() -> None:
+def test_boot_without_a_virtio_transport_fails_at_once() -> None:
     kernel = BootKernel(errors={("mount", "rootfs"): 22})
     del kernel.files[f"{TRANSPORT}/bind"]
     boot(kernel)
@@ -240,21 +245,23 @@ def test_without_a_transport_there_is_nothing_to_wait_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "text"),
     [
         pytest.param(19, "this kernel has no virtiofs", id="ENODEV"),
         pytest.param(16, "use each tag once", id="EBUSY"),
         pytest.param(13, "Permission denied", id="EACCES"),
     ],
 )
-def test_what_waiting_cannot_cure_is_not_waited_for(number: int, words: str) -> None:
+def test_mount_errors_other_than_a_missing_tag_fail_the_boot_at_once(
+    number: int, text: str
+) -> None:
     kernel = BootKernel(errors={("mount", "rootfs"): number})
     boot(kernel)
-    assert words in kernel.said
+    assert text in kernel.said
     assert kernel.clock == 0
 
 
-def test_a_bad_option_is_told_from_a_missing_tag() -> None:
+def test_einval_for_an_existing_tag_is_reported_as_a_bad_option() -> None:
     files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
     kernel = BootKernel("rootflags=nonsense", errors={("mount", "rootfs"): 22}, files=files)
     boot(kernel)
@@ -262,7 +269,7 @@ def test_a_bad_option_is_told_from_a_missing_tag() -> None:
     assert kernel.clock == 0
 
 
-def test_a_broken_module_is_reported_and_survived() -> None:
+def test_module_that_fails_to_load_is_reported_and_the_boot_continues() -> None:
     files = {f"{MODULES}/{name}.ko": "" for name in ("000-a", "001-b-c", "002-d")}
     kernel = BootKernel(errors={("load_module", f"{MODULES}/001-b-c.ko"): 8}, files=files)
     boot(kernel)
@@ -272,61 +279,61 @@ def test_a_broken_module_is_reported_and_survived() -> None:
     assert kernel.calls[-1][0] == "execute"
 
 
-def test_a_module_that_is_loaded_already_is_no_failure() -> None:
+def test_module_that_is_already_loaded_is_not_reported() -> None:
     kernel = BootKernel(errors={"load_module": 17}, files={f"{MODULES}/a.ko": ""})
     boot(kernel)
     assert kernel.said == ""
 
 
 @pytest.mark.parametrize(
-    ("action", "last"),
+    ("action", "last_call"),
     [
         ("poweroff", ("power_off",)),
         ("panic", ("exit", 1)),
     ],
 )
-def test_a_failed_boot_ends_as_asked(action: str, last: Call) -> None:
+def test_failed_boot_ends_as_initrd_onfail_selects(action: str, last_call: Call) -> None:
     kernel = BootKernel(f"initrd.onfail={action}", errors={("mount", "rootfs"): 5})
     boot(kernel)
-    assert kernel.calls[-1] == last
+    assert kernel.calls[-1] == last_call
 
 
-def test_a_shell_runs_in_the_root_when_that_is_mounted() -> None:
+def test_onfail_shell_runs_a_shell_in_the_mounted_root() -> None:
     kernel = BootKernel("initrd.onfail=shell mount=a", errors={("mount", "a"): 5})
     boot(kernel)
     assert ("chroot", "/sysroot") in kernel.calls
     assert kernel.calls[-1][:3] == ("execute", "/bin/sh", [b"sh"])
 
 
-def test_without_a_root_there_is_no_shell() -> None:
+def test_onfail_shell_without_a_mounted_root_powers_off() -> None:
     kernel = BootKernel("initrd.onfail=shell", errors={("mount", "rootfs"): 5})
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
     assert "no root is mounted" in kernel.said
 
 
-def test_an_option_that_is_not_understood_stops_the_boot_before_the_root() -> None:
+def test_invalid_option_fails_the_boot_before_the_root_is_mounted() -> None:
     kernel = BootKernel("mount=../x")
     boot(kernel)
     assert "mount=../x" in kernel.said
     assert ("rootfs", "/sysroot") not in mounts(kernel)
 
 
-def test_messages_reach_the_console_even_when_the_kernel_is_quiet() -> None:
+def test_messages_are_written_to_the_console_when_the_kernel_is_quiet() -> None:
     printk = {"/proc/sys/kernel/printk": "3 4 1 7\n"}
     kernel = BootKernel("mount=", files=printk)
     boot(kernel)
     assert {fd for fd, _ in kernel.written} == {2, 99}
 
 
-def test_messages_are_not_printed_twice() -> None:
+def test_messages_that_the_kernel_prints_are_not_written_to_the_console() -> None:
     printk = {"/proc/sys/kernel/printk": "7 4 1 7\n"}
     kernel = BootKernel("mount=", files=printk)
     boot(kernel)
     assert {fd for fd, _ in kernel.written} == {99}
 
 
-def test_what_the_kernel_prints_is_not_repeated_where_proc_is_gone() -> None:
+def test_console_log_level_is_remembered_after_proc_is_unmounted() -> None:
     kernel = BootKernel(files={"/proc/sys/kernel/printk": "7 4 1 7\n"})
     log = Log(kernel)  # type: ignore[arg-type]
     log.open()
@@ -336,27 +343,29 @@ def test_what_the_kernel_prints_is_not_repeated_where_proc_is_gone() -> None:
     assert {fd for fd, _ in kernel.written} == {99}
 
 
-def test_no_descriptor_is_left_to_the_target() -> None:
+def test_target_inherits_no_descriptor_of_init() -> None:
     kernel = BootKernel()
     boot(kernel)
     assert sorted(kernel.closed) == list(range(1, kernel.opened + 1))
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "text"),
     [
-        pytest.param({"process": 77}, "not PID 1", id="not the first program"),
-        pytest.param({"filesystem": 0xEF53}, "not an initramfs", id="a real root"),
-        pytest.param({"files": {"/proc/self": ""}}, "/proc is mounted", id="a container"),
+        pytest.param({"process": 77}, "not PID 1", id="not PID 1"),
+        pytest.param({"filesystem": 0xEF53}, "not an initramfs", id="ext4 root"),
+        pytest.param(
+            {"files": {"/proc/self": ""}}, "/proc is mounted", id="/proc mounted, as in a container"
+        ),
     ],
 )
-def test_outside_an_initramfs_it_refuses(change: dict[str, Any], words: str) -> None:
+def test_init_refuses_to_run_outside_an_initramfs(change: dict[str, Any], text: str) -> None:
     kernel = FakeKernel()
     for name, value in change.items():
         setattr(kernel, name, value)
-    assert words in why_not_init(kernel)  # type: ignore[arg-type]
+    assert text in why_not_init(kernel)  # type: ignore[arg-type]
     assert kernel.calls == []
 
 
-def test_in_an_initramfs_it_does_not_refuse() -> None:
+def test_init_runs_in_an_initramfs() -> None:
     assert why_not_init(FakeKernel()) == ""  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Kernel modules: their names, order and parameters."""
+"""Loading of kernel modules: names, order, parameters and errors."""
 
 import pytest
 
@@ -17,17 +17,17 @@ from tests.fake_kernel import FakeKernel
         ("ccm-x.ko.gz", "ccm_x"),
     ],
 )
-def test_the_name_of_a_module_is_read_from_its_file(file: str, name: str) -> None:
+def test_module_name_is_derived_from_the_file_name(file: str, name: str) -> None:
     assert module_name(file) == name
 
 
-def test_parameters_reach_their_module_only() -> None:
-    params = (("a", "x=1"), ("b", "y"), ("a", "z=two words"))
-    assert params_of("a", params) == 'x=1 z="two words"'
+def test_parameters_are_passed_only_to_their_module() -> None:
+    params = (("a", "x=1"), ("b", "y"), ("a", "z=two text"))
+    assert params_of("a", params) == 'x=1 z="two text"'
     assert params_of("c", params) == ""
 
 
-def test_modules_load_in_byte_wise_order() -> None:
+def test_modules_are_loaded_in_byte_wise_order_of_their_file_names() -> None:
     names = ["10-b.ko", "2-a.ko", "Z.ko", "a.ko", "é.ko", "_.ko"]
     kernel = FakeKernel(files={f"/usr/lib/modules/{name}": "" for name in names})
     load_modules(kernel, (), Log(kernel))  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def test_modules_load_in_byte_wise_order() -> None:
     assert loaded == ["10-b.ko", "2-a.ko", "Z.ko", "_.ko", "a.ko", "é.ko"]
 
 
-def test_what_is_no_module_is_not_loaded() -> None:
+def test_files_without_a_module_suffix_are_not_loaded() -> None:
     files = ["a.ko.txt", "modules.dep", "a.ko.xz", "ko"]
     kernel = FakeKernel(files={f"/usr/lib/modules/{name}": "" for name in files})
     load_modules(kernel, (), Log(kernel))  # type: ignore[arg-type]
@@ -43,10 +43,10 @@ def test_what_is_no_module_is_not_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "text"),
     [(8, "damaged"), (2, "symbol"), (95, "decompress"), (13, "Permission denied")],
 )
-def test_why_a_module_failed_is_said(number: int, words: str) -> None:
+def test_warning_about_a_failed_module_explains_the_errno(number: int, text: str) -> None:
     kernel = FakeKernel(files={"/usr/lib/modules/a.ko.xz": ""}, errors={"load_module": number})
     load_modules(kernel, (), Log(kernel))  # type: ignore[arg-type]
-    assert words in kernel.said
+    assert text in kernel.said

@@ -1,4 +1,4 @@
-"""Files are read to their end, and never waited for."""
+"""Reading of files: `read_file` reads to the end of a file and does not block."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from initrd.guest.kernel import read_file
 
 
-def test_a_file_is_read_to_its_end_or_to_a_limit(tmp_path: Path) -> None:
+def test_read_file_reads_to_the_end_or_to_a_limit(tmp_path: Path) -> None:
     data = os.urandom(200_000)
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -18,14 +18,14 @@ def test_a_file_is_read_to_its_end_or_to_a_limit(tmp_path: Path) -> None:
     assert read_file(os.fsencode(path), 100) == data[:100]
 
 
-def test_a_named_pipe_without_a_writer_is_empty(tmp_path: Path) -> None:
+def test_read_file_of_a_named_pipe_without_a_writer_returns_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    read = "import sys; from initrd.guest.kernel import read_file; print(read_file(sys.argv[1]))"
-    command = [sys.executable, "-c", read, str(tmp_path / "pipe")]
+    program = "import sys; from initrd.guest.kernel import read_file; print(read_file(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(tmp_path / "pipe")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "b''\n"
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_read_file_of_a_missing_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"):
         read_file(f"{tmp_path}/missing")

@@ -1,4 +1,4 @@
-"""Moving an initramfs to a tmpfs: everything arrives as it was, and nothing is kept twice."""
+"""Moving a tree to another directory: attributes are kept, and the source is freed meanwhile."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ import pytest
 
 from initrd.guest.movetree import CHUNK, move_tree
 
-Stays = frozenset[tuple[str, ...]]
+Excluded = frozenset[tuple[str, ...]]
 
 
 @pytest.fixture
@@ -26,40 +26,40 @@ def new(tmp_path: Path) -> Path:
     return tmp_path / "new"
 
 
-def move(old: Path, new: Path, stays: Stays = frozenset()) -> None:
+def move(old: Path, new: Path, excluded: Excluded = frozenset()) -> None:
     source, target = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (old, new))
     try:
-        move_tree(source, target, stays.__contains__)
+        move_tree(source, target, excluded.__contains__)
     finally:
         os.close(source)
         os.close(target)
 
 
-def files(top: Path) -> Iterator[bytes]:
-    for folder, _, names in os.walk(os.fsencode(top)):
+def files(directory: Path) -> Iterator[bytes]:
+    for folder, _, names in os.walk(os.fsencode(directory)):
         yield from (os.path.join(folder, name) for name in names)
 
 
-def seen(top: Path) -> dict[bytes, tuple[Any, ...]]:
-    """Everything below a directory, as a program sees it."""
-    found = {}
-    for folder, directories, names in os.walk(os.fsencode(top)):
+def snapshot(directory: Path) -> dict[bytes, tuple[Any, ...]]:
+    """Return mode, owner, time, device, links and contents of each path in a directory."""
+    result = {}
+    for folder, directories, names in os.walk(os.fsencode(directory)):
         for path in (folder, *(os.path.join(folder, name) for name in (*directories, *names))):
             status = os.lstat(path)
-            what: Any = None
+            contents: Any = None
             if stat.S_ISREG(status.st_mode):
                 with open(path, "rb") as file:
-                    what = file.read()
+                    contents = file.read()
             elif stat.S_ISLNK(status.st_mode):
-                what = os.readlink(path)
+                contents = os.readlink(path)
             owner = (status.st_uid, status.st_gid)
             links = 0 if stat.S_ISDIR(status.st_mode) else status.st_nlink
-            fields = (status.st_mode, owner, status.st_mtime_ns, status.st_rdev, links, what)
-            found[os.path.relpath(path, os.fsencode(top))] = fields
-    return found
+            fields = (status.st_mode, owner, status.st_mtime_ns, status.st_rdev, links, contents)
+            result[os.path.relpath(path, os.fsencode(directory))] = fields
+    return result
 
 
-def fill(old: Path) -> None:
+def create_tree_with_all_file_types(old: Path) -> None:
     (old / "bin").mkdir()
     (old / "bin/sh").write_bytes(b"#!shell")
     (old / "bin/sh").chmod(0o4755)
@@ -85,24 +85,24 @@ def fill(old: Path) -> None:
     (old / "read-only").chmod(0o555)
 
 
-def test_everything_arrives_as_it_was(old: Path, new: Path) -> None:
-    fill(old)
-    (old / "read-only").chmod(0o755)  # only root could empty it
-    before = seen(old)
+def test_contents_and_attributes_of_all_file_types_are_kept(old: Path, new: Path) -> None:
+    create_tree_with_all_file_types(old)
+    (old / "read-only").chmod(0o755)  # without it, only root can delete the file in it
+    before = snapshot(old)
     move(old, new)
-    assert seen(new) == before
+    assert snapshot(new) == before
 
 
-def test_hard_links_stay_hard_links(old: Path, new: Path) -> None:
-    fill(old)
+def test_hard_links_are_kept(old: Path, new: Path) -> None:
+    create_tree_with_all_file_types(old)
     (old / "read-only").chmod(0o755)
     move(old, new)
     assert os.stat(new / "bin/sh").st_ino == os.stat(new / "odd/busybox").st_ino
     assert os.lstat(new / "bin/link").st_ino == os.lstat(new / "odd/link").st_ino
 
 
-def test_nothing_but_directories_stays_behind(old: Path, new: Path) -> None:
-    fill(old)
+def test_only_directories_remain_in_the_source(old: Path, new: Path) -> None:
+    create_tree_with_all_file_types(old)
     (old / "read-only").chmod(0o755)
     move(old, new)
     assert list(files(old)) == []
@@ -112,29 +112,31 @@ def test_nothing_but_directories_stays_behind(old: Path, new: Path) -> None:
     "size",
     [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7],
 )
-def test_a_file_of_any_size_arrives(old: Path, new: Path, size: int) -> None:
+def test_files_of_sizes_around_the_chunk_size_keep_their_contents(
+    old: Path, new: Path, size: int
+) -> None:
     data = os.urandom(size)
     (old / "file").write_bytes(data)
     move(old, new)
     assert (new / "file").read_bytes() == data
 
 
-def test_a_file_is_never_there_twice(old: Path, new: Path) -> None:
-    """Where the new place is full, the old one has already lost what has arrived."""
+def test_source_file_is_truncated_by_the_move(old: Path, new: Path) -> None:
+    """A file that a process has open does not take memory in both file systems."""
     (old / "file").write_bytes(os.urandom(4 * CHUNK))
-    held = os.open(old / "file", os.O_RDONLY)  # shows the old file after it has lost its name
+    held = os.open(old / "file", os.O_RDONLY)  # refers to the source file after its unlink
     move(old, new)
     assert os.fstat(held).st_size == 0
     os.close(held)
 
 
-def test_what_stays_is_not_touched(old: Path, new: Path) -> None:
+def test_excluded_paths_are_not_moved(old: Path, new: Path) -> None:
     (old / "init").write_text("init")
     (old / "usr/lib/modules").mkdir(parents=True)
     (old / "usr/lib/modules/1.ko").write_text("module")
     (old / "usr/init").write_text("another")
     move(old, new, frozenset({("init",), ("usr", "lib", "modules", "1.ko")}))
-    assert {path.decode() for path in seen(new)} == {
+    assert {path.decode() for path in snapshot(new)} == {
         ".",
         "usr",
         "usr/init",
@@ -145,16 +147,16 @@ def test_what_stays_is_not_touched(old: Path, new: Path) -> None:
     assert (old / "usr/lib/modules/1.ko").read_text() == "module"
 
 
-def test_links_are_not_followed(old: Path, new: Path, tmp_path: Path) -> None:
-    (tmp_path / "treasure").mkdir()
-    (tmp_path / "treasure/gold").write_text("gold")
-    (old / "to").symlink_to(tmp_path / "treasure")
+def test_symbolic_links_are_moved_and_not_followed(old: Path, new: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("file")
+    (old / "to").symlink_to(tmp_path / "outside")
     move(old, new)
     assert (new / "to").is_symlink()
-    assert (tmp_path / "treasure/gold").read_text() == "gold"
+    assert (tmp_path / "outside/file").read_text() == "file"
 
 
-def test_a_failure_names_the_path(old: Path, new: Path) -> None:
+def test_failed_move_names_the_path_and_keeps_the_source(old: Path, new: Path) -> None:
     (old / "a").mkdir()
     (old / "a/file").write_text("old")
     (new / "a").mkdir()
@@ -164,7 +166,7 @@ def test_a_failure_names_the_path(old: Path, new: Path) -> None:
     assert (old / "a/file").read_text() == "old"
 
 
-def test_a_deep_tree_is_no_obstacle(old: Path, new: Path) -> None:
+def test_tree_of_200_levels_is_moved(old: Path, new: Path) -> None:
     here = os.open(old, os.O_RDONLY)
     for _ in range(200):
         os.mkdir("d", dir_fd=here)

@@ -1,4 +1,4 @@
-"""What a boot does, before it does it."""
+"""The plans of a boot, and the descriptions of its steps."""
 
 import pytest
 
@@ -9,18 +9,18 @@ from initrd.options import Share
 from tests.fake_kernel import FakeKernel
 
 
-def test_every_api_mount_comes_after_its_parent() -> None:
+def test_api_mounts_are_ordered_parents_first() -> None:
     targets = [mount.target for mount in api_mounts()]
     for at, target in enumerate(targets):
         parent = target.rpartition("/")[0]
         assert not parent or parent in targets[:at]
 
 
-def test_everything_executable_or_suid_is_kept_out_of_the_api_mounts() -> None:
+def test_api_mounts_are_nosuid() -> None:
     assert all(mount.flags & 2 for mount in api_mounts()), "nosuid is missing"
 
 
-def test_what_devtmpfs_has_already_is_left_alone() -> None:
+def test_existing_device_nodes_and_links_are_not_created_again() -> None:
     kernel = FakeKernel(files={"/dev/kvm": "", "/dev/fd": ""})
     for step in device_nodes():
         step.apply(kernel)
@@ -31,7 +31,7 @@ def test_what_devtmpfs_has_already_is_left_alone() -> None:
     assert made == ["/dev/loop-control", "/dev/fuse", "/dev/net/tun"]
 
 
-def test_mounts_without_a_directory_in_the_root_are_unmounted() -> None:
+def test_api_mounts_without_a_directory_in_the_root_are_unmounted() -> None:
     steps = api_mount_moves(("/run", "/dev"))
     assert [step for step in steps if isinstance(step, Move)] == [
         Move("/run", "/sysroot/run"),
@@ -41,7 +41,7 @@ def test_mounts_without_a_directory_in_the_root_are_unmounted() -> None:
 
 
 @pytest.mark.parametrize(("writable", "flags"), [(True, 0), (False, MS_RDONLY)])
-def test_a_share_is_as_writable_as_it_says(writable: bool, flags: int) -> None:
+def test_share_mount_is_read_only_unless_the_share_is_writable(writable: bool, flags: int) -> None:
     assert share_mount(Share("a", writable=writable), "/x").flags == flags
 
 
@@ -56,5 +56,7 @@ def test_a_share_is_as_writable_as_it_says(writable: bool, flags: int) -> None:
         (Unmount("/run", "no directory"), ("/run", "no directory")),
     ],
 )
-def test_steps_name_what_they_are_about(step: Mount, words: tuple[str, ...]) -> None:
+def test_step_descriptions_name_paths_types_and_options(
+    step: Mount, words: tuple[str, ...]
+) -> None:
     assert all(word in step.describe() for word in words)

@@ -1,4 +1,4 @@
-"""Freeing the initramfs: the most dangerous step, tried hardest."""
+"""Freeing of the initramfs: the contents are deleted, and no other file."""
 
 import os
 import stat
@@ -17,11 +17,11 @@ from tests.fake_kernel import FakeKernel
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A directory that looks like an initramfs, with a treasure outside of it."""
-    (tmp_path / "treasure").mkdir()
-    (tmp_path / "treasure/gold").write_text("gold")
-    root = tmp_path / "old"
+def old_root(tmp_path: Path) -> Path:
+    """A directory like an initramfs; the file outside/file must survive its deletion."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("file")
+    root = tmp_path / "old_root"
     (root / "usr/lib/modules").mkdir(parents=True)
     (root / "usr/lib/modules/a.ko").write_text("module")
     (root / "init").write_text("init")
@@ -31,70 +31,77 @@ def old(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fd(old: Path) -> Iterator[int]:
-    fd = os.open(old, os.O_RDONLY)
+def old_root_fd(old_root: Path) -> Iterator[int]:
+    fd = os.open(old_root, os.O_RDONLY)
     yield fd
     os.close(fd)
 
 
-def test_everything_goes_but_the_console(old: Path, fd: int) -> None:
-    remove_contents(fd)
-    assert [str(path.relative_to(old)) for path in sorted(old.rglob("*"))] == ["dev", "dev/console"]
+def test_all_files_but_dev_console_are_deleted(old_root: Path, old_root_fd: int) -> None:
+    remove_contents(old_root_fd)
+    assert [str(path.relative_to(old_root)) for path in sorted(old_root.rglob("*"))] == [
+        "dev",
+        "dev/console",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "root", "dangling", "loop"])
-def test_links_are_removed_and_not_followed(old: Path, fd: int, tmp_path: Path, kind: str) -> None:
+def test_symbolic_links_are_deleted_and_not_followed(
+    old_root: Path, old_root_fd: int, tmp_path: Path, kind: str
+) -> None:
     target = {
-        "file": tmp_path / "treasure/gold",
-        "directory": tmp_path / "treasure",
+        "file": tmp_path / "outside/file",
+        "directory": tmp_path / "outside",
         "root": Path("/"),
         "dangling": tmp_path / "nothing",
-        "loop": old,
+        "loop": old_root,
     }[kind]
-    (old / "usr/link").symlink_to(target)
-    remove_contents(fd)
-    assert not (old / "usr").exists()
-    assert (tmp_path / "treasure/gold").read_text() == "gold"
+    (old_root / "usr/link").symlink_to(target)
+    remove_contents(old_root_fd)
+    assert not (old_root / "usr").exists()
+    assert (tmp_path / "outside/file").read_text() == "file"
 
 
-def test_a_hard_link_elsewhere_survives(old: Path, fd: int, tmp_path: Path) -> None:
-    os.link(tmp_path / "treasure/gold", old / "gold")
-    remove_contents(fd)
-    assert (tmp_path / "treasure/gold").read_text() == "gold"
+def test_file_with_another_hard_link_outside_survives(
+    old_root: Path, old_root_fd: int, tmp_path: Path
+) -> None:
+    os.link(tmp_path / "outside/file", old_root / "file")
+    remove_contents(old_root_fd)
+    assert (tmp_path / "outside/file").read_text() == "file"
 
 
-def test_odd_names_and_modes_are_no_obstacle(old: Path, fd: int) -> None:
+def test_files_with_unusual_names_and_modes_are_deleted(old_root: Path, old_root_fd: int) -> None:
     for name in (b"a b", b"\xff\xfe", b"-rf", b"new\nline", "é".encode()):
-        os.mkdir(os.path.join(os.fsencode(old), name), 0o700)
-        with open(os.path.join(os.fsencode(old), name, name), "wb"):
+        os.mkdir(os.path.join(os.fsencode(old_root), name), 0o700)
+        with open(os.path.join(os.fsencode(old_root), name, name), "wb"):
             pass
-    os.mkfifo(old / "fifo")
-    (old / "usr/lib").chmod(stat.S_IRWXU)
-    remove_contents(fd)
-    assert os.listdir(old) == ["dev"]
+    os.mkfifo(old_root / "fifo")
+    (old_root / "usr/lib").chmod(stat.S_IRWXU)
+    remove_contents(old_root_fd)
+    assert os.listdir(old_root) == ["dev"]
 
 
-def test_a_deep_tree_is_no_obstacle(old: Path, fd: int) -> None:
-    here = os.open(old, os.O_RDONLY)
+def test_tree_of_200_levels_is_deleted(old_root: Path, old_root_fd: int) -> None:
+    here = os.open(old_root, os.O_RDONLY)
     for _ in range(200):
         os.mkdir("d", dir_fd=here)
-        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
-        here = deeper
+        here = below
     os.close(here)
-    remove_contents(fd)
-    assert os.listdir(old) == ["dev"]
+    remove_contents(old_root_fd)
+    assert os.listdir(old_root) == ["dev"]
 
 
-def test_another_file_system_is_never_entered(old: Path, tmp_path: Path) -> None:
-    """In a mount namespace of its own: a bind mount and a tmpfs inside the old root survive."""
+def test_other_file_systems_are_not_entered(old_root: Path, tmp_path: Path) -> None:
+    """A tmpfs in the old root survives; the test mounts it in a mount namespace of its own."""
     script = """
 import os, sys
 from initrd.guest.rmtree import remove_contents
 remove_contents(os.open(sys.argv[1], os.O_RDONLY))
 print(sorted(os.listdir(sys.argv[1])), os.listdir(sys.argv[1] + "/mnt"))
 """
-    (old / "mnt").mkdir()
+    (old_root / "mnt").mkdir()
     commands = 'mount -t tmpfs none "$1/mnt" && touch "$1/mnt/kept" && exec "$2" -c "$3" "$1"'
     result = subprocess.run(
         [
@@ -104,7 +111,7 @@ print(sorted(os.listdir(sys.argv[1])), os.listdir(sys.argv[1] + "/mnt"))
             "-ec",
             commands,
             "sh",
-            old,
+            old_root,
             sys.executable,
             script,
         ],
@@ -116,7 +123,7 @@ print(sorted(os.listdir(sys.argv[1])), os.listdir(sys.argv[1] + "/mnt"))
     assert result.stdout == "['dev', 'mnt'] ['kept']\n", result.stderr
 
 
-def test_only_a_ram_file_system_is_emptied() -> None:
+def test_old_root_on_ext4_is_not_emptied() -> None:
     kernel = FakeKernel()
     kernel.filesystem = 0xEF53  # ext4
     with pytest.raises(BootError, match="nothing deleted"):
@@ -124,9 +131,9 @@ def test_only_a_ram_file_system_is_emptied() -> None:
     assert kernel.calls == []
 
 
-def test_the_file_system_that_is_the_root_now_is_never_emptied() -> None:
-    kernel = FakeKernel()  # every descriptor is on a ramfs
-    kernel.devices = {1: 5, 7: 5}
+def test_file_system_of_the_current_root_is_not_emptied() -> None:
+    kernel = FakeKernel()  # all descriptors are on a ramfs
+    kernel.devices = {1: 5, 7: 5}  # `/` (descriptor 1) and the old root are one device
     with pytest.raises(BootError, match="nothing deleted"):
         free_initramfs(7, kernel, Log(kernel))  # type: ignore[arg-type]
     assert kernel.calls == []

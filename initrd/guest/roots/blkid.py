@@ -1,7 +1,8 @@
-"""Tells from its first bytes what a block device holds: type, UUID and label. Pure.
+"""Read type, UUID and label of a file system from the first bytes of a device, as blkid(8). Pure.
 
-Only what can become a root, and what people attach by mistake, is known. No UUID and no label is
-the empty string; both are as `blkid` prints them.
+Known are the file systems that can be a root, and formats that users attach by mistake. UUID and
+label are as `blkid` prints them; a missing one is the empty string. PARTUUIDs are read from the
+partition table.
 
 Sources: the kernel's `fs/*/` headers of each file system, and `Documentation/filesystems/`.
 """
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 LENGTH = 68 * 1024  # bytes to read for `probe`: the last superblock is that of btrfs, at 64 KiB
 _EXT_HAS_JOURNAL = 0x4  # s_feature_compat
 _EXT_JOURNAL_DEVICE = 0x8  # s_feature_incompat
-# What ext3 may have of s_feature_incompat (filetype, recover, meta_bg) and of s_feature_ro_compat
-# (sparse_super, large_file, btree_dir); anything else is ext4.
+# Features of ext3 in s_feature_incompat (filetype, recover, meta_bg) and in s_feature_ro_compat
+# (sparse_super, large_file, btree_dir); a file system with others is ext4.
 _EXT3_INCOMPAT, _EXT3_RO_COMPAT = 0x2 | 0x4 | 0x10, 0x1 | 0x2 | 0x4
 _GPT_HEADER = 92  # bytes
-_LAST_SECTOR = 1 << 48  # beyond it, no disk goes on and the header is damaged
+_LAST_SECTOR = 1 << 48  # a partition table beyond it means that the header is damaged
 
 
 class Superblock(Record):
-    """What a device holds, in the words of rootfstype=, UUID= and LABEL=."""
+    """The contents of a device, as rootfstype=, UUID= and LABEL= name them."""
 
     fstype: str
     uuid: str = ""
@@ -37,43 +38,43 @@ class Superblock(Record):
 
 
 def probe(head: bytes) -> Superblock | None:
-    """Return what the device that begins with `head` holds; None when that is not known.
+    """Return the superblock of a device that begins with `head`; None when the format is unknown.
 
-    Those that begin at the first byte come first: they overwrite what was there before, while the
-    others may have left an older superblock alive in front of them.
+    Formats with a signature in the first bytes are tried first: making one of them overwrites an
+    older signature there, while the others may leave an older signature in front of their own.
     """
-    for offset, magic, read in _KINDS:
+    for offset, magic, read in _FORMATS:
         if head[offset : offset + len(magic)] == magic:
-            found = read(head)
-            if found:
-                return found
+            superblock = read(head)
+            if superblock:
+                return superblock
     return None
 
 
-def _luks(head: bytes) -> Superblock:
-    return Superblock("crypto_LUKS", _text(head, 168, 40))
+def _read_luks(head: bytes) -> Superblock:
+    return Superblock("crypto_LUKS", _read_text(head, 168, 40))
 
 
-def _squashfs(head: bytes) -> Superblock:
+def _read_squashfs(head: bytes) -> Superblock:
     return Superblock("squashfs")
 
 
-def _xfs(head: bytes) -> Superblock:
-    return Superblock("xfs", _uuid(head, 32), _text(head, 108, 12))
+def _read_xfs(head: bytes) -> Superblock:
+    return Superblock("xfs", _read_uuid(head, 32), _read_text(head, 108, 12))
 
 
-def _erofs(head: bytes) -> Superblock:
-    return Superblock("erofs", _uuid(head, 1024 + 48), _text(head, 1024 + 64, 16))
+def _read_erofs(head: bytes) -> Superblock:
+    return Superblock("erofs", _read_uuid(head, 1024 + 48), _read_text(head, 1024 + 64, 16))
 
 
-def _f2fs(head: bytes) -> Superblock:
-    name = head[1024 + 124 : 1024 + 124 + 1024]  # UTF-16, of which only this much is looked at
+def _read_f2fs(head: bytes) -> Superblock:
+    name = head[1024 + 124 : 1024 + 124 + 1024]  # at most 512 code units of UTF-16
     units = (int.from_bytes(name[at : at + 2], "little") for at in range(0, len(name), 2))
     label = "".join(map(chr, units)).partition("\0")[0]
-    return Superblock("f2fs", _uuid(head, 1024 + 108), label)
+    return Superblock("f2fs", _read_uuid(head, 1024 + 108), label)
 
 
-def _ext(head: bytes) -> Superblock:
+def _read_ext(head: bytes) -> Superblock:
     compat, incompat, ro_compat = (
         int.from_bytes(head[1024 + at : 1024 + at + 4], "little") for at in (0x5C, 0x60, 0x64)
     )
@@ -83,94 +84,99 @@ def _ext(head: bytes) -> Superblock:
         fstype = "ext4"
     else:
         fstype = "ext3" if compat & _EXT_HAS_JOURNAL else "ext2"
-    return Superblock(fstype, _uuid(head, 1024 + 0x68), _text(head, 1024 + 0x78, 16))
+    return Superblock(fstype, _read_uuid(head, 1024 + 0x68), _read_text(head, 1024 + 0x78, 16))
 
 
-def _btrfs(head: bytes) -> Superblock:
-    return Superblock("btrfs", _uuid(head, 65536 + 32), _text(head, 65536 + 0x12B, 256))
+def _read_btrfs(head: bytes) -> Superblock:
+    return Superblock("btrfs", _read_uuid(head, 65536 + 32), _read_text(head, 65536 + 0x12B, 256))
 
 
-def _iso9660(head: bytes) -> Superblock:
-    # The date of modification, or else of creation: 16 digits, and a time zone.
+def _read_iso9660(head: bytes) -> Superblock:
+    # The date of modification, or else of creation: 16 digits; the time zone is not used.
     dates = (head[32768 + at : 32768 + at + 16] for at in (830, 813))
     date = next((date.decode() for date in dates if date.isdigit() and date.strip(b"0")), "")
     pairs = [date[at : at + 2] for at in range(4, 16, 2)]
-    return Superblock("iso9660", "-".join([date[:4], *pairs]) if date else "", _iso_label(head))
+    return Superblock(
+        "iso9660", "-".join([date[:4], *pairs]) if date else "", _read_iso_label(head)
+    )
 
 
-def _iso_label(head: bytes) -> str:
-    return _text(head, 32768 + 40, 32).rstrip(" ")
+def _read_iso_label(head: bytes) -> str:
+    return _read_text(head, 32768 + 40, 32).rstrip(" ")
 
 
-def _swap(head: bytes) -> Superblock:
-    return Superblock("swap", _uuid(head, 1036), _text(head, 1052, 16))
+def _read_swap(head: bytes) -> Superblock:
+    return Superblock("swap", _read_uuid(head, 1036), _read_text(head, 1052, 16))
 
 
-def _vfat(head: bytes) -> Superblock | None:
+def _read_vfat(head: bytes) -> Superblock | None:
     for kind, serial, label in ((0x52, 0x43, 0x47), (0x36, 0x27, 0x2B)):  # FAT32; FAT12 and FAT16
         if head[kind : kind + 3] == b"FAT":
             number = int.from_bytes(head[serial : serial + 4], "little")
-            name = _text(head, label, 11).rstrip(" ")
+            name = _read_text(head, label, 11).rstrip(" ")
             uuid = f"{number >> 16:04X}-{number & 0xFFFF:04X}"
             return Superblock("vfat", uuid, "" if name == "NO NAME" else name)
     return None
 
 
-def _uuid(head: bytes, offset: int) -> str:
+def _read_uuid(head: bytes, offset: int) -> str:
     return format_uuid(head[offset : offset + 16].hex())
 
 
 def format_uuid(digits: str) -> str:
-    """Return 32 hexadecimal digits with the dashes of a UUID; nothing for a UUID of zeros."""
+    """Return 32 hexadecimal digits with the dashes of a UUID; empty for a UUID of zeros."""
     if not digits.strip("0"):
         return ""
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def _text(head: bytes, offset: int, length: int) -> str:
-    """Return text up to its first NUL, bytes that are no UTF-8 as the command line has them."""
+def _read_text(head: bytes, offset: int, length: int) -> str:
+    """Return the text before the first NUL; bytes that are not UTF-8 become surrogates."""
     field = head[offset : offset + length].partition(b"\0")[0]
     return field.decode("utf-8", "surrogateescape")
 
 
-_KINDS: "tuple[tuple[int, bytes, Callable[[bytes], Superblock | None]], ...]" = (
-    (0, b"LUKS\xba\xbe", _luks),
-    (0, b"hsqs", _squashfs),
-    (0, b"XFSB", _xfs),
-    (1024, b"\xe2\xe1\xf5\xe0", _erofs),
-    (1024, b"\x10\x20\xf5\xf2", _f2fs),
-    (1024 + 0x38, b"\x53\xef", _ext),
-    (65536 + 64, b"_BHRfS_M", _btrfs),
-    (32769, b"CD001", _iso9660),
-    (4086, b"SWAPSPACE2", _swap),
-    (510, b"\x55\xaa", _vfat),
+_FORMATS: "tuple[tuple[int, bytes, Callable[[bytes], Superblock | None]], ...]" = (
+    (0, b"LUKS\xba\xbe", _read_luks),
+    (0, b"hsqs", _read_squashfs),
+    (0, b"XFSB", _read_xfs),
+    (1024, b"\xe2\xe1\xf5\xe0", _read_erofs),
+    (1024, b"\x10\x20\xf5\xf2", _read_f2fs),
+    (1024 + 0x38, b"\x53\xef", _read_ext),
+    (65536 + 64, b"_BHRfS_M", _read_btrfs),
+    (32769, b"CD001", _read_iso9660),
+    (4086, b"SWAPSPACE2", _read_swap),
+    (510, b"\x55\xaa", _read_vfat),
 )
 
 
 def partition_uuid(number: int, sector: int, read_at: "Callable[[int, int], bytes]") -> str:
-    """Return the PARTUUID of partition `number` (from 1) of a disk; nothing when it has none.
+    """Return the PARTUUID of partition `number` (from 1) of a disk; empty when it has none.
 
-    `sector` is the disk's logical block size in bytes, `read_at` returns bytes of the disk from
-    an offset, so many. Raises OSError as that does.
+    `sector` is the logical block size of the disk in bytes. `read_at` takes an offset and a length
+    and returns bytes of the disk. Raises OSError as `read_at` does.
     """
     header = read_at(sector, _GPT_HEADER)
     if header.startswith(b"EFI PART"):
-        return _of_gpt(number, sector, header, read_at)
-    master = read_at(0, 512)
-    if master[510:] == b"\x55\xaa":
-        return f"{_number(master, 440, 4):08x}-{number:02x}"
+        return _gpt_partition_uuid(number, sector, header, read_at)
+    mbr = read_at(0, 512)
+    if mbr[510:] == b"\x55\xaa":
+        return f"{_read_number(mbr, 440, 4):08x}-{number:02x}"
     return ""
 
 
-def _of_gpt(number: int, sector: int, header: bytes, read: "Callable[[int, int], bytes]") -> str:
-    table, count, size = _number(header, 72, 8), _number(header, 80, 4), _number(header, 84, 4)
+def _gpt_partition_uuid(
+    number: int, sector: int, header: bytes, read_at: "Callable[[int, int], bytes]"
+) -> str:
+    table, count = _read_number(header, 72, 8), _read_number(header, 80, 4)
+    size = _read_number(header, 84, 4)
     if not 1 <= number <= count or table > _LAST_SECTOR:
         return ""
-    guid = read(table * sector + (number - 1) * size + 16, 16)
+    guid = read_at(table * sector + (number - 1) * size + 16, 16)
     # The first three fields of a GUID are little-endian, the rest is not.
     mixed = guid[3::-1] + guid[5:3:-1] + guid[7:5:-1] + guid[8:]
     return format_uuid(mixed.hex())
 
 
-def _number(data: bytes, offset: int, length: int) -> int:
+def _read_number(data: bytes, offset: int, length: int) -> int:
     return int.from_bytes(data[offset : offset + length], "little")

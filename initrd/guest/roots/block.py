@@ -1,6 +1,6 @@
-"""Finds block devices, waits for those that are late, and mounts one as the root.
+"""Find block devices, wait for late ones, and mount one as the root.
 
-Nothing here writes to a device; `mount_device` with a writable root lets the kernel do so.
+This module does not write to devices. A writable mount by `mount_device` lets the kernel do so.
 """
 
 import errno
@@ -18,52 +18,52 @@ from initrd.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
-    from initrd.guest.roots.blkid import Superblock
     from initrd.options import Root
 
-# What a driver answers when the device does not hold its file system; or there is no such driver.
-_NOT_MINE = (errno.EINVAL, errno.ENODEV)
-_DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
-_NEVER_WRITTEN = ("squashfs", "erofs", "iso9660", "cramfs")  # the kernel mounts these read-only
-_BLOCK = "/sys/class/block"
-_MOST_LISTED = 8
+# mount(2) fails so when the device holds another file system, or there is no driver for the type.
+_WRONG_TYPE = (errno.EINVAL, errno.ENODEV)
+_FILESYSTEM_DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+_READ_ONLY_TYPES = ("squashfs", "erofs", "iso9660", "cramfs")
+_SYS_BLOCK = "/sys/class/block"
+_LIST_LIMIT = 8  # devices in an error message
 
 
 def find_device(source: str, timeout: float, kernel: "Kernel", log: Log) -> str:
     """Return the path of `/dev/NAME`, `UUID=…`, `LABEL=…` or `PARTUUID=…`.
 
-    Waits up to `timeout` seconds for it. Raises BootError when it does not come (and says which
-    devices are there), when it is no block device, and when two devices answer to the name.
+    Waits up to `timeout` seconds for the device. Raises BootError when it does not appear (the
+    message lists the existing devices), when the path is no block device, and when several devices
+    match.
     """
     found: list[str] = []
-    seen: list[tuple[str, ...]] = []  # the devices that were there at the last look
+    listings: list[tuple[str, ...]] = []  # the device paths at each change
 
     def attempt() -> bool:
-        there = present(kernel)
-        if seen[-1:] != [there]:  # reading what they hold takes time: only when there are new ones
-            found.extend(_candidates(source, kernel))
-            seen.append(there)
-            if not found and len(seen) == 1:
+        paths = list_device_paths(kernel)
+        if listings[-1:] != [paths]:  # reading the superblocks takes time: only after a change
+            found.extend(_matching_devices(source, kernel))
+            listings.append(paths)
+            if not found and len(listings) == 1:
                 log.progress(f"waiting for {source}")
         return bool(found)
 
-    def attempts() -> None:
+    def find_in_time() -> None:
         if not wait_until(attempt, timeout, kernel):
-            raise BootError(f"cannot find {source}", *_not_there(timeout, kernel))
+            raise BootError(f"cannot find {source}", *_explain_timeout(timeout, kernel))
 
-    timed(f"find {source}", attempts, kernel, log)
+    timed(f"find {source}", find_in_time, kernel, log)
     if len(found) > 1:
         raise BootError(
             f"cannot find {source}",
-            f"more than one device answers to it: {', '.join(found)}",
+            f"more than one device matches: {', '.join(found)}",
             "name the device: /dev/NAME",
         )
     return found[0]
 
 
-def _candidates(source: str, kernel: "Kernel") -> list[str]:
+def _matching_devices(source: str, kernel: "Kernel") -> list[str]:
     if not source.startswith("/dev/"):
-        return [disk.path for disk in disks(kernel) if disk.answers_to(source)]
+        return [disk.path for disk in list_disks(kernel) if disk.matches(source)]
     if kernel.is_block_device(source):
         return [source]
     if kernel.exists(source):
@@ -71,53 +71,53 @@ def _candidates(source: str, kernel: "Kernel") -> list[str]:
     return []
 
 
-def _not_there(timeout: float, kernel: "Kernel") -> tuple[str, str]:
-    there = describe_disks(kernel)
+def _explain_timeout(timeout: float, kernel: "Kernel") -> tuple[str, str]:
+    devices = describe_disks(kernel)
     hint = "check the name, or give the device more time with initrd.timeout="
-    if "no block devices" in there:
+    if "no block devices" in devices:
         hint = "attach the disk, and put its driver into the image: mkvirtinitrd --block"
-    return f"not there after {timeout:g} s; {there}", hint
+    return f"not there after {timeout:g} s; {devices}", hint
 
 
 def mount_device(root: "Root", device: str, target: str, kernel: "Kernel", log: Log) -> None:
-    """Mount the device on `target`: as the first of rootfstype= that fits, or as what it holds.
+    """Mount the device on `target`, with the first type of rootfstype= that succeeds.
 
-    Raises BootError.
+    Without rootfstype=, the type is read from the superblock. Raises BootError.
     """
     flags, data = split_options(root.flags)
     readonly = 0 if root.writable else MS_RDONLY
-    types = _types(root, device, kernel)
+    types = _types_to_try(root, device, kernel)
     for fstype in types:
         mount = Mount(device, target, fstype, flags | readonly, data)
-        if _fits(mount, kernel, log, last=fstype == types[-1]):
-            if root.writable and fstype in _NEVER_WRITTEN:
+        if _try_mount(mount, kernel, log, is_last=fstype == types[-1]):
+            if root.writable and fstype in _READ_ONLY_TYPES:
                 log.warn(f"rw: {fstype} cannot be written to, so the root is read-only")
             return
 
 
-def _types(root: "Root", device: str, kernel: "Kernel") -> list[str]:
-    """Return the types to try: those asked for, separated by commas as the kernel has it."""
+def _types_to_try(root: "Root", device: str, kernel: "Kernel") -> list[str]:
+    """Return the types of rootfstype=, a list with commas as in the kernel; or the type found."""
     if root.fstype:
         return [fstype for fstype in root.fstype.split(",") if fstype]
-    holds = _look_at(device, kernel)
-    if holds is None:
+    superblock = _probe_or_fail(device, kernel)
+    if superblock is None:
         raise BootError(
             f"cannot mount {device}",
             "no file system is recognized on it: it is empty, damaged or of an unknown kind",
             "name its type with rootfstype=, or check how the disk was made",
         )
-    return [holds.fstype]
+    return [superblock.fstype]
 
 
-def _look_at(device: str, kernel: "Kernel") -> "Superblock | None":
+def _probe_or_fail(device: str, kernel: "Kernel") -> Superblock | None:
     try:
-        return look_at(device, kernel)
+        return probe_device(device, kernel)
     except OSError as error:
         raise BootError(f"cannot read {device}", reason(error)) from error
 
 
-def _fits(mount: Mount, kernel: "Kernel", log: Log, *, last: bool) -> bool:
-    """Mount; False when the device holds something else and there is another type to try."""
+def _try_mount(mount: Mount, kernel: "Kernel", log: Log, *, is_last: bool) -> bool:
+    """Mount; return False when the type is wrong and another one is left to try."""
 
     def attempt() -> None:
         mount.apply(kernel)
@@ -125,7 +125,7 @@ def _fits(mount: Mount, kernel: "Kernel", log: Log, *, last: bool) -> bool:
     try:
         timed(mount.describe(), attempt, kernel, log)
     except OSError as error:
-        if error.errno in _NOT_MINE and not last:
+        if error.errno in _WRONG_TYPE and not is_last:
             log.progress(f"cannot {mount.describe()}: {reason(error)}; trying the next type")
             return False
         raise BootError(f"cannot {mount.describe()}", *_explain(mount, error, kernel)) from error
@@ -134,13 +134,13 @@ def _fits(mount: Mount, kernel: "Kernel", log: Log, *, last: bool) -> bool:
 
 def _explain(mount: Mount, error: OSError, kernel: "Kernel") -> tuple[str, str]:
     if error.errno == errno.EINVAL:
-        return _explain_invalid(mount, _look_at(mount.source, kernel))
+        return _explain_invalid(mount, _probe_or_fail(mount.source, kernel))
     if error.errno == errno.ENODEV:
         return (
             f"this kernel has no {mount.fstype}, and no module in the image brings it",
             f"mkvirtinitrd --module {mount.fstype}, or another rootfstype=",
         )
-    if error.errno in _DAMAGED:
+    if error.errno in _FILESYSTEM_DAMAGED:
         return f"{reason(error)}: the file system is damaged", "check it with its fsck"
     if error.errno == errno.EROFS and mount.flags & MS_RDONLY:
         return (
@@ -152,12 +152,12 @@ def _explain(mount: Mount, error: OSError, kernel: "Kernel") -> tuple[str, str]:
     return reason(error), ""
 
 
-def _explain_invalid(mount: Mount, holds: "Superblock | None") -> tuple[str, str]:
-    if holds is None:
+def _explain_invalid(mount: Mount, superblock: Superblock | None) -> tuple[str, str]:
+    if superblock is None:
         return "no file system is recognized on it", "check how the disk was made"
-    if holds.fstype != mount.fstype:
-        hint = f"rootfstype={holds.fstype}, or leave rootfstype= out"
-        return f"the device holds {holds}", hint
+    if superblock.fstype != mount.fstype:
+        hint = f"rootfstype={superblock.fstype}, or leave rootfstype= out"
+        return f"the device holds {superblock}", hint
     option = "an option is not understood, or " if mount.data else ""
     return (
         f"{option}its superblock is damaged, or of a later version than this kernel knows; "
@@ -169,118 +169,123 @@ def _explain_invalid(mount: Mount, holds: "Superblock | None") -> tuple[str, str
 class Disk(Record):
     """A block device: a whole disk or a partition."""
 
-    path: str  # below /dev
+    path: str  # /dev/NAME
     partuuid: str = ""
-    holds: Superblock | None = None  # None: nothing that is known
+    superblock: Superblock | None = None  # None: of unknown format
 
-    def answers_to(self, source: str) -> bool:
-        """Tell whether this is the device that `UUID=`, `LABEL=` or `PARTUUID=` asks for."""
-        word, _, value = source.partition("=")
-        if word == "PARTUUID":
+    def matches(self, source: str) -> bool:
+        """Return whether the device has this `UUID=…`, `LABEL=…` or `PARTUUID=…`."""
+        key, _, value = source.partition("=")
+        if key == "PARTUUID":
             return self.partuuid.lower() == value.lower() != ""
-        if self.holds is None or not value:
+        if self.superblock is None or not value:
             return False
-        if word == "UUID":
-            return self.holds.uuid.lower() == value.lower()
-        return self.holds.label == value
+        if key == "UUID":
+            return self.superblock.uuid.lower() == value.lower()
+        return self.superblock.label == value
 
     def __str__(self) -> str:
-        words = [str(self.holds)] if self.holds else ["nothing known"]
+        words = [str(self.superblock)] if self.superblock else ["nothing known"]
         words += [f"PARTUUID={self.partuuid}"] if self.partuuid else []
         return f"{self.path} ({' '.join(words)})"
 
 
-def look_at(path: str, kernel: "Kernel") -> Superblock | None:
-    """Return what the device holds; None when that is not known. Raises OSError."""
+def probe_device(path: str, kernel: "Kernel") -> Superblock | None:
+    """Read the superblock of a device; None when its format is unknown. Raises OSError."""
     return probe(kernel.read_at(path, 0, LENGTH))
 
 
-def disks(kernel: "Kernel") -> list[Disk]:
-    """Return the block devices that are there, those without a medium left out."""
-    return [_disk(path, kernel) for path in present(kernel)]
+def list_disks(kernel: "Kernel") -> list[Disk]:
+    """Return the block devices, without drives that hold no medium."""
+    return [_read_disk(path, kernel) for path in list_device_paths(kernel)]
 
 
-def present(kernel: "Kernel") -> tuple[str, ...]:
-    """Return the paths of the block devices that are there, those without a medium left out."""
+def list_device_paths(kernel: "Kernel") -> tuple[str, ...]:
+    """Return the paths of the block devices, without drives that hold no medium."""
     paths = {
-        # as the kernel names nodes in subdirectories
+        # sysfs has ! in the place of / in the name of a device in a subdirectory of /dev
         f"/dev/{name.replace('!', '/')}"
-        for name in kernel.list_directory(_BLOCK)
-        if _attribute(name, "size", kernel) not in ("", "0")
+        for name in kernel.list_directory(_SYS_BLOCK)
+        if _read_attribute(name, "size", kernel) not in ("", "0")
     }
     return tuple(sorted(path for path in paths if kernel.is_block_device(path)))
 
 
 def describe_disks(kernel: "Kernel") -> str:
-    """Say which block devices are there, for a message about the one that is not."""
-    there = [str(disk) for disk in disks(kernel)]
-    if not there:
+    """Return a clause that lists the block devices, for an error message."""
+    descriptions = [str(disk) for disk in list_disks(kernel)]
+    if not descriptions:
         return "there are no block devices at all"
-    more = [f"and {len(there) - _MOST_LISTED} more"] if len(there) > _MOST_LISTED else []
-    return "the block devices there are: " + ", ".join(there[:_MOST_LISTED] + more)
+    omitted = len(descriptions) - _LIST_LIMIT
+    more = [f"and {omitted} more"] if omitted > 0 else []
+    return "the block devices there are: " + ", ".join(descriptions[:_LIST_LIMIT] + more)
 
 
 def is_write_protected(path: str, kernel: "Kernel") -> bool:
-    """Tell whether the device `path` cannot be written to at all."""
-    return _attribute(_name(path), "ro", kernel) == "1"
+    """Return whether the device `path` is write-protected."""
+    return _read_attribute(_sysfs_name(path), "ro", kernel) == "1"
 
 
-def _name(path: str) -> str:
-    """Return the device's name in /sys/class/block."""
+def _sysfs_name(path: str) -> str:
+    """Return the name of a device in /sys/class/block."""
     return path.removeprefix("/dev/").replace("/", "!")
 
 
-def _disk(path: str, kernel: "Kernel") -> Disk:
+def _read_disk(path: str, kernel: "Kernel") -> Disk:
     try:
-        return Disk(path, _partuuid(_name(path), kernel), look_at(path, kernel))
-    except OSError:  # a drive without a medium, or a damaged one: it is not what is looked for
+        return Disk(path, _read_partuuid(_sysfs_name(path), kernel), probe_device(path, kernel))
+    except OSError:  # no medium, or damaged: such a device matches no UUID or label
         return Disk(path)
 
 
-def _partuuid(name: str, kernel: "Kernel") -> str:
-    number = _attribute(name, "partition", kernel)
+def _read_partuuid(name: str, kernel: "Kernel") -> str:
+    number = _read_attribute(name, "partition", kernel)
     if not number:
         return ""
-    whole = _whole_disk(name, kernel)
-    sector = _attribute(whole, "queue/logical_block_size", kernel)
-    path = f"/dev/{whole.replace('!', '/')}"
+    disk = _disk_of(name, kernel)
+    sector = _read_attribute(disk, "queue/logical_block_size", kernel)
+    path = f"/dev/{disk.replace('!', '/')}"
     return partition_uuid(
-        int(number), int(sector or 512), lambda at, length: kernel.read_at(path, at, length)
+        int(number), int(sector or 512), lambda offset, length: kernel.read_at(path, offset, length)
     )
 
 
-def _whole_disk(partition: str, kernel: "Kernel") -> str:
-    """Return the disk that a partition is on: the kernel shows it as the disk's subdirectory."""
-    for name in kernel.list_directory(_BLOCK):
-        if partition.startswith(name) and kernel.exists(f"{_BLOCK}/{name}/{partition}/partition"):
+def _disk_of(partition: str, kernel: "Kernel") -> str:
+    """Return the disk that contains a partition: in sysfs, its directory is in that of the disk."""
+    for name in kernel.list_directory(_SYS_BLOCK):
+        if partition.startswith(name) and kernel.exists(
+            f"{_SYS_BLOCK}/{name}/{partition}/partition"
+        ):
             return name
     return partition
 
 
-def _attribute(name: str, attribute: str, kernel: "Kernel") -> str:
+def _read_attribute(name: str, attribute: str, kernel: "Kernel") -> str:
     try:
-        return kernel.read(f"{_BLOCK}/{name}/{attribute}").strip("\n")
-    except OSError:  # the device has no such attribute, or has just gone
+        return kernel.read(f"{_SYS_BLOCK}/{name}/{attribute}").strip("\n")
+    except OSError:  # the device has no such attribute, or has been removed
         return ""
 
 
 def find_layer(name: str, timeout: float, kernel: "Kernel", log: Log) -> str:
-    """Return the path of the device `/dev/NAME`, waiting up to `timeout` seconds for it.
+    """Return the path of the device `/dev/NAME` for an overlay; wait up to `timeout` seconds.
 
-    Raises BootError unless it is there in time, can be written to and holds ext4.
+    Raises BootError when it does not appear, is write-protected or does not hold ext4.
     """
     device = find_device(f"/dev/{name}", timeout, kernel, log)
     if is_write_protected(device, kernel):
-        raise _unfit(device, "the device is write-protected", "attach it writable")
+        raise _overlay_error(device, "the device is write-protected", "attach it writable")
     try:
-        holds = look_at(device, kernel)
+        superblock = probe_device(device, kernel)
     except OSError as error:
-        raise _unfit(device, reason(error), "") from error
-    if holds is None or holds.fstype != "ext4":
-        found = f"it holds {holds}" if holds else "no file system is recognized on it"
-        raise _unfit(device, f"{found}, not ext4", "make it with mkfs.ext4, or name another device")
+        raise _overlay_error(device, reason(error), "") from error
+    if superblock is None or superblock.fstype != "ext4":
+        found = f"it holds {superblock}" if superblock else "no file system is recognized on it"
+        raise _overlay_error(
+            device, f"{found}, not ext4", "make it with mkfs.ext4, or name another device"
+        )
     return device
 
 
-def _unfit(device: str, why: str, hint: str) -> BootError:
+def _overlay_error(device: str, why: str, hint: str) -> BootError:
     return BootError(f"cannot keep the overlay on {device}", why, hint)

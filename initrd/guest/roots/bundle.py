@@ -1,8 +1,8 @@
-"""Prepares container bundles, and undoes it.
+"""Prepare container bundles for a runtime, and clean them up.
 
-A bundle is a directory with `rootfs/`, which becomes a mount point, as container runtimes want it;
-or with `lower/`, `tmp/` and `rootfs/`, whose `rootfs/` becomes a writable view of `lower/`, kept in
-memory. `/init` prepares those of `initrd.bundle=`; by hand, as root:
+A bundle is a directory with `rootfs/`, which becomes a mount point, as container runtimes require;
+or with `lower/`, `tmp/` and `rootfs/`, whose `rootfs/` becomes a writable view of `lower/` with the
+changes in memory. `/init` prepares the bundles of `initrd.bundle=`. As a program, run by root:
 
     python3 -m initrd.guest.roots.bundle prepare|cleanup DIRECTORY
 
@@ -17,7 +17,7 @@ from initrd.guest.execute import execute
 from initrd.guest.failure import BootError, reason
 from initrd.guest.log import Log
 from initrd.guest.roots.overlay import OVERLAY_OPTIONS
-from initrd.guest.roots.steps import Directory, DirectoryLike, Private
+from initrd.guest.roots.steps import Directory, DirectoryLike, MakePrivate
 from initrd.guest.steps import Mount, Step
 
 TYPE_CHECKING = False
@@ -25,101 +25,103 @@ if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
 
 ROOTFS, LOWER, TMP = "rootfs", "lower", "tmp"
-_SIZE = "10%"  # of the memory, for what a container changes
+_TMPFS_SIZE = "10%"  # of the memory; holds the changes of a container
 
 
-class Merge(Mount):
-    """The mount that merges the layers of a bundle; says what to do where overlayfs is missing."""
+class OverlayMount(Mount):
+    """The overlayfs mount of a bundle, with a hint for a kernel without overlayfs."""
 
     def hint(self, error: OSError) -> str:
-        """Name the way to get overlayfs."""
+        """Return how to add overlayfs to the image, for ENODEV."""
         if error.errno == errno.ENODEV:
             return "this kernel has no overlayfs: put it into the image, mkvirtinitrd --overlay"
         return ""
 
 
 def prepare_all(paths: tuple[str, ...], kernel: "Kernel", log: Log) -> None:
-    """Prepare several bundles. Raises BootError for the first that is none."""
+    """Prepare several bundles. Raises BootError at the first that cannot be prepared."""
     for path in paths:
         prepare(path, kernel, log)
 
 
 def prepare(path: str, kernel: "Kernel", log: Log) -> None:
-    """Make the bundle at `path` ready to run. Raises BootError; then no mount is left of it."""
-    layered = check(path, kernel, log)
+    """Make the mounts of the bundle at `path`. Raises BootError after all of them are undone."""
+    is_layered = check_bundle(path, kernel, log)
     mounted: list[str] = []
-    _enter(path, kernel)
+    _change_directory(path, kernel)
     try:
-        for step in layer_steps(path) if layered else mount_point_steps(path):
+        for step in layer_steps(path) if is_layered else mount_point_steps(path):
             execute((step,), kernel, log)
             mounted += [step.target] if isinstance(step, Mount) else []
-    except BaseException:  # by hand also Ctrl-C
+    except BaseException:  # KeyboardInterrupt too, in a run as a program
         for target in reversed(mounted):
-            _unmount(target, kernel, log)  # a failure here must not hide the one that counts
+            _unmount(target, kernel, log)  # an error here is dropped: the first one is raised
         raise
     finally:
         kernel.chdir("/")
 
 
 def cleanup(path: str, kernel: "Kernel", log: Log) -> None:
-    """Undo `prepare`, as far as that goes. Raises BootError for what is left.
+    """Unmount what `prepare` mounted, and later mounts below it.
 
-    What was mounted in `rootfs/` in the meantime goes too. There may be nothing to undo.
+    Continues after an error, and raises BootError with all mounts that remain. A bundle without
+    mounts is no error.
     """
     try:
-        top, table = kernel.real_path(path), kernel.read("/proc/self/mountinfo")
+        directory, table = kernel.real_path(path), kernel.read("/proc/self/mountinfo")
     except OSError as error:
         raise BootError(f"cannot clean up the bundle {path}", reason(error)) from error
     places = (ROOTFS, TMP) if kernel.exists(f"{path}/{LOWER}") else (ROOTFS,)
-    targets = [target for place in places for target in mounts_at(f"{top}/{place}", table)]
-    left = [failure for target in targets if (failure := _unmount(target, kernel, log))]
-    if left:
-        what, why = f"cannot clean up the bundle {path}", "; ".join(left)
-        raise BootError(what, why, "stop what runs in it")
+    targets = [target for place in places for target in mounts_at(f"{directory}/{place}", table)]
+    errors = [text for target in targets if (text := _unmount(target, kernel, log))]
+    if errors:
+        raise BootError(
+            f"cannot clean up the bundle {path}", "; ".join(errors), "stop what runs in it"
+        )
 
 
-def check(path: str, kernel: "Kernel", log: Log) -> bool:
-    """Tell whether the bundle has layers. Raises BootError unless it is a bundle."""
-    layered = kernel.exists(f"{path}/{LOWER}")
-    for name in (LOWER, TMP, ROOTFS) if layered else (ROOTFS,):
+def check_bundle(path: str, kernel: "Kernel", log: Log) -> bool:
+    """Return whether the bundle has layers. Raises BootError when `path` is not a bundle."""
+    is_layered = kernel.exists(f"{path}/{LOWER}")
+    for name in (LOWER, TMP, ROOTFS) if is_layered else (ROOTFS,):
         if not kernel.is_directory(f"{path}/{name}"):
-            there = "that is no directory" if kernel.exists(f"{path}/{name}") else "missing"
+            problem = "that is no directory" if kernel.exists(f"{path}/{name}") else "missing"
             raise BootError(
                 f"cannot prepare the bundle {path}",
-                f"{name}: {there}",
+                f"{name}: {problem}",
                 "a bundle has rootfs/, or lower/, tmp/ and rootfs/",
             )
-    for name in (TMP, ROOTFS) if layered else ():
+    for name in (TMP, ROOTFS) if is_layered else ():
         if kernel.list_directory(f"{path}/{name}"):
             log.warn(f"the bundle {path} has files in {name}: they are hidden now")
-    return layered
+    return is_layered
 
 
 def mount_point_steps(path: str) -> tuple[Step, ...]:
-    """Return how `rootfs` becomes a mount point: pivot_root(2) of a runtime needs one."""
+    """Return the steps that make `rootfs` a mount point, as pivot_root(2) requires."""
     rootfs = f"{path}/{ROOTFS}"
-    return Mount(rootfs, rootfs, "", MS_BIND), Private(rootfs)
+    return Mount(rootfs, rootfs, "", MS_BIND), MakePrivate(rootfs)
 
 
 def layer_steps(path: str) -> tuple[Step, ...]:
-    """Return how `rootfs` becomes a writable view of `lower`.
+    """Return the steps that make `rootfs` a writable view of `lower`.
 
-    The layers are named from the bundle on, where we are: a path of the user's may hold what
-    separates options, and kernels differ in how that is escaped.
+    The layers are relative paths, and the bundle is the working directory: `path` may contain the
+    characters that separate mount options, and kernels differ in how these are escaped.
     """
     tmp, rootfs = f"{path}/{TMP}", f"{path}/{ROOTFS}"
     data = f"lowerdir={LOWER},upperdir={TMP}/upper,workdir={TMP}/work,{OVERLAY_OPTIONS}"
     return (
-        Mount("tmpfs", tmp, "tmpfs", 0, f"mode=0755,size={_SIZE}"),
-        Private(tmp),
-        DirectoryLike(f"{tmp}/upper", f"{path}/{LOWER}"),  # it becomes the container's `/`
+        Mount("tmpfs", tmp, "tmpfs", 0, f"mode=0755,size={_TMPFS_SIZE}"),
+        MakePrivate(tmp),
+        DirectoryLike(f"{tmp}/upper", f"{path}/{LOWER}"),  # becomes `/` of the container
         Directory(f"{tmp}/work"),
-        Merge("overlay", rootfs, "overlay", 0, data),
-        Private(rootfs),
+        OverlayMount("overlay", rootfs, "overlay", 0, data),
+        MakePrivate(rootfs),
     )
 
 
-def _enter(path: str, kernel: "Kernel") -> None:
+def _change_directory(path: str, kernel: "Kernel") -> None:
     try:
         kernel.chdir(path)
     except OSError as error:
@@ -127,7 +129,7 @@ def _enter(path: str, kernel: "Kernel") -> None:
 
 
 def _unmount(target: str, kernel: "Kernel", log: Log) -> str:
-    """Unmount; return what went wrong."""
+    """Unmount `target`; return an error message, empty on success."""
     log.progress(f"unmount {target}")
     try:
         kernel.unmount(target, UMOUNT_NOFOLLOW)
@@ -137,8 +139,8 @@ def _unmount(target: str, kernel: "Kernel", log: Log) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Prepare or clean up a bundle by hand; return the exit status."""
-    from initrd.guest.kernel import Kernel  # noqa: PLC0415 - tests do without system calls
+    """Prepare or clean up a bundle from the shell; return the exit status."""
+    from initrd.guest.kernel import Kernel  # noqa: PLC0415 - not needed with a fake kernel
 
     actions = {"prepare": prepare, "cleanup": cleanup}
     if len(arguments) != 2 or arguments[0] not in actions:
@@ -150,14 +152,14 @@ def main(arguments: list[str]) -> int:
     log = Log(kernel)
     log.set_verbose(False)
     try:
-        actions[arguments[0]](_where(arguments[0], arguments[1], kernel), kernel, log)
+        actions[arguments[0]](_resolve(arguments[0], arguments[1], kernel), kernel, log)
     except BootError as error:
         print(f"initrd: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _where(action: str, path: str, kernel: "Kernel") -> str:
+def _resolve(action: str, path: str, kernel: "Kernel") -> str:
     try:
         return kernel.real_path(path)
     except OSError as error:
@@ -165,25 +167,25 @@ def _where(action: str, path: str, kernel: "Kernel") -> str:
 
 
 def mounts_at(place: str, table: str) -> list[str]:
-    """Return the mount points to unmount so that `place` is no mount any more, last ones first.
+    """Return the topmost mount at `place` and the mounts below it, in the order to unmount them.
 
-    That is the topmost mount at `place` and all that is mounted below it. `place` is a real path.
+    `place` is a path without symbolic links, `table` the text of /proc/self/mountinfo: proc(5).
     """
     rows = [line.split(" ") for line in table.splitlines()]
     mounts = [(row[0], row[1], _unescape(row[4])) for row in rows if len(row) > 4]
-    tops = [number for number, _, point in mounts if point == place]
-    if not tops:
+    at_place = [number for number, _, point in mounts if point == place]
+    if not at_place:
         return []
-    inside, found = {tops[-1]}, []
+    tree, points = {at_place[-1]}, []  # mount IDs; mount points
     for number, parent, point in mounts:
-        if number in inside or parent in inside:
-            inside.add(number)
-            found.append(point)
-    return found[::-1]
+        if number in tree or parent in tree:
+            tree.add(number)
+            points.append(point)
+    return points[::-1]
 
 
 def _unescape(field: str) -> str:
-    """Undo how the kernel writes white space, `#` and backslash: three octal digits."""
+    """Decode the octal escapes of white space, `#` and backslash in mountinfo."""
     text = field
     for octal in ("040", "011", "012", "043"):
         text = text.replace(f"\\{octal}", chr(int(octal, 8)))

@@ -1,4 +1,4 @@
-"""Steps that make and remove directories and files for the layers."""
+"""Steps for roots and layers: create and remove directories and files; mount options."""
 
 from initrd.guest._syscalls import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE
 from initrd.guest.steps import Step
@@ -25,47 +25,47 @@ _FLAGS = {
 
 
 class Directory(Step):
-    """Create a directory with mode 0755, parents included. One that exists is left alone."""
+    """Create a directory with mode 0755, parents included. An existing one is not changed."""
 
     path: str
 
     def describe(self) -> str:
-        """Name it."""
+        """Return the description, with the path."""
         return f"create the directory {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make it: mkdir(2)."""
+        """Create the directory: mkdir(2)."""
         kernel.make_directory(self.path)
 
 
 class DirectoryLike(Step):
-    """Create a directory with the owner and mode of another. One that exists is left alone."""
+    """Create a directory with the owner and mode of `model`. An existing one is not changed."""
 
     path: str
     model: str
 
     def describe(self) -> str:
-        """Name both."""
+        """Return the description, with both paths."""
         return f"create the directory {self.path} with owner and mode of {self.model}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make it: mkdir(2), chown(2), chmod(2)."""
+        """Create the directory: mkdir(2), chown(2), chmod(2)."""
         if not kernel.exists(self.path):
             kernel.make_directory(self.path)
             kernel.copy_access(self.model, self.path)
 
 
 class Fifo(Step):
-    """Create a named pipe, for root alone."""
+    """Create a named pipe with mode 0600."""
 
     path: str
 
     def describe(self) -> str:
-        """Name it."""
+        """Return the description, with the path."""
         return f"create the named pipe {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make it: mkfifo(3)."""
+        """Create the named pipe: mkfifo(3)."""
         kernel.make_fifo(self.path)
 
 
@@ -76,44 +76,44 @@ class File(Step):
     text: str
 
     def describe(self) -> str:
-        """Name it and what is in it."""
+        """Return the description, with the path and the text."""
         return f"write {self.text.strip()} to {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Write it."""
+        """Write the file."""
         kernel.write_file(self.path, self.text)
 
 
 class RemoveDirectory(Step):
-    """Remove an empty directory that was only made for a mount."""
+    """Remove an empty directory that was created for a mount."""
 
     path: str
 
     def describe(self) -> str:
-        """Name it."""
+        """Return the description, with the path."""
         return f"remove the directory {self.path}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Remove it: rmdir(2)."""
+        """Remove the directory: rmdir(2)."""
         kernel.remove_directory(self.path)
 
 
-class Private(Step):
-    """Keep a mount to itself: what is mounted in it shows nowhere else, and nothing shows in it."""
+class MakePrivate(Step):
+    """Make a mount private: mounts do not propagate out of it or into it, mount_namespaces(7)."""
 
     target: str
 
     def describe(self) -> str:
-        """Name it."""
+        """Return the description, with the path."""
         return f"make the mount {self.target} private"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Do it: in a call of its own, because mount(2) ignores the flag together with others."""
+        """Set MS_PRIVATE in a separate call: mount(2) ignores it together with MS_BIND."""
         kernel.mount("none", self.target, "", MS_PRIVATE, "")
 
 
 def split_options(text: str) -> tuple[int, str]:
-    """Return the flags for mount(2), and the options that are left for the file system."""
+    """Split mount options into the flags of mount(2) and the data for the file system."""
     flags, data = 0, []
     for option in text.split(","):
         if option in _FLAGS:

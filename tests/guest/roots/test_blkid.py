@@ -1,4 +1,4 @@
-"""What a device holds, told from its first bytes."""
+"""Recognition of file systems from the first bytes of a device."""
 
 import random
 
@@ -7,7 +7,7 @@ import pytest
 from initrd.guest.roots.blkid import LENGTH, Superblock, probe
 from tests.layer_kernel import UUID, UUID_BYTES, device, ext, squashfs
 
-KNOWN = {
+FORMATS = {
     "ext2": (ext(compat=0, incompat=2), Superblock("ext2", UUID)),
     "ext3": (ext(incompat=2 | 4, label=b"old"), Superblock("ext3", UUID, "old")),
     "ext4": (ext(label=b"sixteen bytes ok"), Superblock("ext4", UUID, "sixteen bytes ok")),
@@ -63,41 +63,41 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize(("data", "holds"), KNOWN.values(), ids=KNOWN)
-def test_what_is_known_is_told(data: bytes, holds: Superblock) -> None:
-    assert probe(data[:LENGTH]) == holds
+@pytest.mark.parametrize(("data", "superblock"), FORMATS.values(), ids=FORMATS)
+def test_probe_recognizes_each_known_format(data: bytes, superblock: Superblock) -> None:
+    assert probe(data[:LENGTH]) == superblock
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"", id="nothing"),
+        pytest.param(b"", id="no bytes"),
         pytest.param(bytes(LENGTH), id="zeros"),
         pytest.param(b"\xff" * LENGTH, id="ones"),
         pytest.param(device((510, b"\x55\xaa")), id="a partition table"),
         pytest.param(random.Random(1).randbytes(LENGTH), id="noise"),
     ],
 )
-def test_what_is_not_known_is_not_guessed(data: bytes) -> None:
+def test_probe_of_unknown_contents_returns_none(data: bytes) -> None:
     assert probe(data) is None
 
 
-@pytest.mark.parametrize(("data", "holds"), KNOWN.values(), ids=KNOWN)
-def test_a_device_that_ends_early_is_no_error(data: bytes, holds: Superblock) -> None:
+@pytest.mark.parametrize(("data", "superblock"), FORMATS.values(), ids=FORMATS)
+def test_probe_of_a_truncated_device_raises_no_error(data: bytes, superblock: Superblock) -> None:
     for length in (1, 511, 1025, 1100, 4095, 32770, 65601):
         found = probe(data[:length])
-        assert found is None or found.fstype in (holds.fstype, "ext2")
+        assert found is None or found.fstype in (superblock.fstype, "ext2")
 
 
-def test_an_older_superblock_behind_the_first_byte_does_not_win() -> None:
+def test_probe_prefers_a_signature_at_the_first_byte_to_an_older_superblock() -> None:
     assert probe(squashfs()[:512] + ext()[512:]) == Superblock("squashfs")
 
 
-def test_a_label_that_is_no_utf8_keeps_its_bytes() -> None:
+def test_label_that_is_not_utf8_keeps_its_bytes() -> None:
     found = probe(ext(label=b"caf\xe9"))
     assert found and found.label.encode(errors="surrogateescape") == b"caf\xe9"
 
 
-def test_it_is_described_in_the_words_of_the_command_line() -> None:
+def test_superblock_text_has_the_syntax_of_the_kernel_command_line() -> None:
     assert str(Superblock("ext4", UUID, "root")) == f"ext4 UUID={UUID} LABEL=root"
     assert str(Superblock("squashfs")) == "squashfs"

@@ -1,4 +1,4 @@
-"""PARTUUIDs, read from partition tables."""
+"""PARTUUIDs read from GPT and MBR partition tables."""
 
 import pytest
 
@@ -10,7 +10,7 @@ PARTUUID = "8cbb848e-4443-4167-b226-f034335c4dca"
 
 
 def gpt(sector: int = 512, *, table: int = 2, count: int = 4, size: int = 128) -> bytes:
-    """A disk whose third partition has GUID."""
+    """Return the contents of a disk with a GPT whose third partition has the GUID `GUID`."""
     header = b"EFI PART".ljust(72, b"\0") + table.to_bytes(8, "little")
     header += count.to_bytes(4, "little") + size.to_bytes(4, "little")
     third = (2 * sector + 2 * 128 + 16, GUID)
@@ -28,18 +28,20 @@ def mbr(signature: bytes = b"\x78\x56\x34\x12") -> bytes:
         pytest.param(gpt(4096), 3, 4096, PARTUUID, id="GPT of 4096-byte sectors"),
         pytest.param(gpt(), 1, 512, "", id="GPT without this partition"),
         pytest.param(gpt(), 9, 512, "", id="GPT with fewer partitions"),
-        pytest.param(gpt(), 0, 512, "", id="no partition"),
+        pytest.param(gpt(), 0, 512, "", id="partition number 0"),
         pytest.param(mbr(), 1, 512, "12345678-01", id="MBR"),
         pytest.param(mbr(), 12, 512, "12345678-0c", id="MBR logical"),
         pytest.param(bytes(4096), 1, 512, "", id="no table"),
         pytest.param(b"", 1, 512, "", id="no disk"),
-        pytest.param(gpt(table=1 << 60), 3, 512, "", id="GPT that leads far away"),
+        pytest.param(gpt(table=1 << 60), 3, 512, "", id="GPT with a table beyond the last sector"),
         pytest.param(gpt(size=0xFFFFFFFF), 3, 512, "", id="GPT with entries of 4 GiB"),
     ],
 )
-def test_partuuid(disk: bytes, number: int, sector: int, partuuid: str) -> None:
-    def read(at: int, length: int) -> bytes:
+def test_partuuid_is_read_from_the_partition_table(
+    disk: bytes, number: int, sector: int, partuuid: str
+) -> None:
+    def read_at(offset: int, length: int) -> bytes:
         assert length <= 4096
-        return disk[at : at + length]
+        return disk[offset : offset + length]
 
-    assert partition_uuid(number, sector, read) == partuuid
+    assert partition_uuid(number, sector, read_at) == partuuid

@@ -1,4 +1,4 @@
-"""Block devices: found by every name, waited for, mounted; and all that can be wrong."""
+"""Block devices: finding, waiting, mounting, and errors."""
 
 import errno
 from typing import Any
@@ -25,7 +25,7 @@ def mount(kernel: LayerKernel, fstype: str = "", **fields: Any) -> list[tuple[An
     return kernel.named("mount")
 
 
-def one_of_everything() -> LayerKernel:
+def kernel_with_disks_and_partitions() -> LayerKernel:
     disks = {"vda": ext(label=b"my root"), "vdb": gpt(), "vdb3": squashfs(), "vdc": mbr()}
     disks |= {"vdc1": device(), "nvme0n1": gpt(), "cciss/c0d0": device()}
     return LayerKernel(disks=disks, partitions={"vdb3": "vdb", "vdc1": "vdc"})
@@ -44,13 +44,13 @@ def one_of_everything() -> LayerKernel:
         ("PARTUUID=12345678-01", "/dev/vdc1"),
     ],
 )
-def test_a_device_is_found_by_any_of_its_names(source: str, path: str) -> None:
-    assert find(one_of_everything(), source) == path
+def test_device_is_found_by_path_uuid_label_and_partuuid(source: str, path: str) -> None:
+    assert find(kernel_with_disks_and_partitions(), source) == path
 
 
 @pytest.mark.parametrize("source", ["/dev/vdz", "UUID=1-2", "LABEL=MY ROOT", "PARTUUID=1-2"])
-def test_a_device_that_never_comes_is_named_with_those_that_are_there(source: str) -> None:
-    kernel = one_of_everything()
+def test_missing_device_is_named_with_the_existing_devices(source: str) -> None:
+    kernel = kernel_with_disks_and_partitions()
     with pytest.raises(BootError) as caught:
         find(kernel, source, 2.5)
     text = str(caught.value)
@@ -61,50 +61,50 @@ def test_a_device_that_never_comes_is_named_with_those_that_are_there(source: st
     assert kernel.clock == pytest.approx(2.5)
 
 
-def test_a_machine_without_disks_is_told_which_module_may_be_missing() -> None:
+def test_error_without_any_disk_suggests_mkvirtinitrd_block() -> None:
     with pytest.raises(BootError, match=r"no block devices at all\ntry: .*mkvirtinitrd --block"):
         find(LayerKernel(), "/dev/vda")
 
 
-def test_a_long_list_of_disks_is_cut() -> None:
+def test_long_list_of_disks_in_an_error_is_truncated() -> None:
     kernel = LayerKernel(disks={f"vd{letter}": b"" for letter in "abcdefghijkl"})
     with pytest.raises(BootError, match=r"/dev/vdh \(nothing known\), and 4 more"):
         find(kernel, "/dev/sda", 0)
 
 
 @pytest.mark.parametrize("source", ["/dev/vdb", "LABEL=late"])
-def test_a_late_device_is_waited_for(source: str) -> None:
+def test_late_device_is_waited_for(source: str) -> None:
     kernel = LayerKernel(disks={"vda": device()})
 
-    def plug(clock: float) -> None:
+    def plug_in_disk(clock: float) -> None:
         if clock > 3:
             kernel.attach("vdb", ext(label=b"late"))
 
-    kernel.after_sleep = plug
+    kernel.after_sleep = plug_in_disk
     assert find(kernel, source) == "/dev/vdb"
     assert 3 < kernel.clock < 3.1
-    assert len(kernel.named("read_at")) <= 4 * 2  # not every time
+    assert len(kernel.named("read_at")) <= 4 * 2  # devices are read only after a change
 
 
-def test_two_devices_of_one_name_are_not_guessed_between() -> None:
+def test_two_devices_with_one_uuid_are_an_error() -> None:
     kernel = LayerKernel(disks={"vda": ext(), "vdb": ext()})
-    with pytest.raises(BootError, match="more than one device answers to it: /dev/vda, /dev/vdb"):
+    with pytest.raises(BootError, match="more than one device matches: /dev/vda, /dev/vdb"):
         find(kernel, f"UUID={UUID}")
 
 
-def test_something_else_of_that_name_is_no_device() -> None:
+def test_path_that_is_no_block_device_is_an_error() -> None:
     with pytest.raises(BootError, match="cannot use /dev/null: it is no block device"):
         find(LayerKernel(files={"/dev/null": ""}), "/dev/null")
 
 
-def test_a_drive_that_cannot_be_read_is_not_what_is_looked_for() -> None:
+def test_unreadable_drive_is_skipped() -> None:
     kernel = LayerKernel(
         disks={"sr0": b"", "vda": ext(label=b"x")}, errors={("read_at", "/dev/sr0"): errno.EIO}
     )
     assert find(kernel, "LABEL=x") == "/dev/vda"
 
 
-def test_an_empty_drive_is_not_even_looked_at() -> None:
+def test_drive_without_a_medium_is_skipped() -> None:
     kernel = LayerKernel(disks={"loop0": ext(label=b"x"), "vda": ext(label=b"x")})
     kernel.files["/sys/class/block/loop0/size"] = "0\n"
     assert find(kernel, "LABEL=x") == "/dev/vda"
@@ -125,19 +125,21 @@ def test_an_empty_drive_is_not_even_looked_at() -> None:
         ),
     ],
 )
-def test_the_root_is_mounted_as(data: bytes, fields: Any, call: tuple[Any, ...]) -> None:
+def test_root_is_mounted_with_the_probed_or_given_type_and_flags(
+    data: bytes, fields: Any, call: tuple[Any, ...]
+) -> None:
     kernel = LayerKernel(disks={"vda": data})
     assert mount(kernel, **fields) == [("mount", "/dev/vda", "/sysroot", *call)]
 
 
-def test_of_several_types_the_first_that_fits_is_taken() -> None:
+def test_first_type_of_rootfstype_that_fits_is_mounted() -> None:
     errors = {("mount", "/dev/vda", "/sysroot", "erofs"): errno.ENODEV}
     errors |= {("mount", "/dev/vda", "/sysroot", "ext4"): errno.EINVAL}
     kernel = LayerKernel(disks={"vda": squashfs()}, errors=errors)
     assert [call[3] for call in mount(kernel, "erofs,ext4,squashfs,xfs")] == ["squashfs"]
 
 
-FAILURES = {
+MOUNT_ERRORS = {
     "empty": (device(), "", 0, "no file system is recognized on it.*rootfstype="),
     "empty, type given": (device(), "ext4", errno.EINVAL, "ext4.*no file system is recognized"),
     "wrong type": (squashfs(), "ext4", errno.EINVAL, "the device holds squashfs.*fstype=squashfs"),
@@ -151,31 +153,29 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_write_protected_disk_cannot_be_writable(number: int) -> None:
+def test_writable_mount_of_a_write_protected_disk_is_an_error(number: int) -> None:
     kernel = LayerKernel(disks={"vda": ext()}, errors={"mount": number})
     with pytest.raises(BootError, match=r"(?s)the device is write-protected.*leave out rw"):
         mount(kernel, writable=True)
 
 
-@pytest.mark.parametrize(("writable", "told"), [(True, True), (False, False)])
-def test_a_file_system_that_is_never_written_to_is_said_to_be_one(
-    writable: bool, told: bool
-) -> None:
+@pytest.mark.parametrize(("writable", "is_warned"), [(True, True), (False, False)])
+def test_rw_with_a_read_only_file_system_type_warns(writable: bool, is_warned: bool) -> None:
     kernel = LayerKernel(disks={"vda": squashfs()})
     mount(kernel, writable=writable)
-    assert ("squashfs cannot be written to, so the root is read-only" in kernel.said) == told
+    assert ("squashfs cannot be written to, so the root is read-only" in kernel.said) == is_warned
 
 
-@pytest.mark.parametrize(("data", "fstype", "number", "text"), FAILURES.values(), ids=FAILURES)
-def test_what_is_wrong_with_a_disk_is_said(
-    data: bytes, fstype: str, number: int, text: str
-) -> None:
+@pytest.mark.parametrize(
+    ("data", "fstype", "number", "text"), MOUNT_ERRORS.values(), ids=MOUNT_ERRORS
+)
+def test_mount_error_is_explained(data: bytes, fstype: str, number: int, text: str) -> None:
     kernel = LayerKernel(disks={"vda": data}, errors={"mount": number})
     with pytest.raises(BootError, match=rf"(?s)cannot mount /dev/vda.*{text}"):
         mount(kernel, fstype)
 
 
-def test_a_disk_that_cannot_be_read_is_said_to_be_so() -> None:
+def test_mount_of_an_unreadable_disk_is_an_error() -> None:
     kernel = LayerKernel(disks={"vda": ext()}, errors={"read_at": errno.EIO})
     with pytest.raises(BootError, match="cannot read /dev/vda: Input/output error"):
         mount(kernel)
@@ -191,5 +191,5 @@ def test_a_disk_that_cannot_be_read_is_said_to_be_so() -> None:
         ("subvol=a b", 0, "subvol=a b"),
     ],
 )
-def test_options_for_mount_and_for_the_file_system(text: str, flags: int, data: str) -> None:
+def test_mount_options_are_split_into_flags_and_data(text: str, flags: int, data: str) -> None:
     assert split_options(text) == (flags, data)

@@ -1,4 +1,4 @@
-"""Container bundles, on a kernel that only records; and every place where it can break."""
+"""Container bundles on a fake kernel: preparation, cleanup, and their errors."""
 
 import errno
 from typing import Any
@@ -29,7 +29,7 @@ def cleanup(kernel: LayerKernel, *mounts: str, path: str = "/c") -> list[str]:
     return [call[1] for call in kernel.named("unmount")]
 
 
-def test_a_read_only_bundle_becomes_a_mount_point() -> None:
+def test_rootfs_of_a_bundle_without_layers_becomes_a_mount_point() -> None:
     assert prepare(LayerKernel(directories=READ_ONLY)) == [
         ("chdir", "/c"),
         ("make_directory", "/c/rootfs"),
@@ -39,7 +39,7 @@ def test_a_read_only_bundle_becomes_a_mount_point() -> None:
     ]
 
 
-def test_a_writable_bundle_is_layered() -> None:
+def test_bundle_with_a_lower_directory_gets_an_overlay() -> None:
     assert prepare(LayerKernel(directories=WRITABLE)) == [
         ("chdir", "/c"),
         ("make_directory", "/c/tmp"),
@@ -55,14 +55,14 @@ def test_a_writable_bundle_is_layered() -> None:
     ]
 
 
-def test_no_path_of_the_users_gets_into_the_options() -> None:
-    places = tuple(f"/a,b:c\\d e{place.removeprefix('/c')}" for place in WRITABLE)
-    calls = prepare(LayerKernel(directories=places), "/a,b:c\\d e")
+def test_overlay_options_do_not_contain_the_path_of_the_bundle() -> None:
+    directories = tuple(f"/a,b:c\\d e{path.removeprefix('/c')}" for path in WRITABLE)
+    calls = prepare(LayerKernel(directories=directories), "/a,b:c\\d e")
     assert ("mount", "overlay", "/a,b:c\\d e/rootfs", "overlay", 0, LAYERS) in calls
 
 
-NO_BUNDLES = {
-    "nothing": ({}, "rootfs: missing"),
+INVALID_BUNDLES = {
+    "no directory": ({}, "rootfs: missing"),
     "no rootfs": ({"directories": ("/c/lower", "/c/tmp")}, "rootfs: missing"),
     "no tmp": ({"directories": ("/c/lower", "/c/rootfs")}, "tmp: missing"),
     "rootfs a file": ({"files": {"/c/rootfs": ""}}, "rootfs: that is no directory"),
@@ -74,27 +74,25 @@ NO_BUNDLES = {
 }
 
 
-@pytest.mark.parametrize(("kernel", "text"), NO_BUNDLES.values(), ids=NO_BUNDLES)
-def test_what_is_no_bundle_is_refused_before_anything_is_mounted(
-    kernel: dict[str, Any], text: str
-) -> None:
-    fake = LayerKernel(**kernel)
+@pytest.mark.parametrize(("fields", "text"), INVALID_BUNDLES.values(), ids=INVALID_BUNDLES)
+def test_invalid_bundle_is_an_error_before_any_mount(fields: dict[str, Any], text: str) -> None:
+    kernel = LayerKernel(**fields)
     with pytest.raises(BootError, match=f"cannot prepare the bundle /c: {text}\ntry: a bundle has"):
-        prepare(fake)
-    assert fake.calls == []
+        prepare(kernel)
+    assert kernel.calls == []
 
 
-@pytest.mark.parametrize("places", [READ_ONLY, WRITABLE], ids=["read-only", "writable"])
-def test_a_failure_half_way_leaves_no_mount(places: tuple[str, ...]) -> None:
-    for number in range(len(prepare(LayerKernel(directories=places))) - 1):
-        kernel = LayerKernel(directories=places, fail_call=number)
+@pytest.mark.parametrize("directories", [READ_ONLY, WRITABLE], ids=["read-only", "writable"])
+def test_failed_preparation_undoes_its_mounts(directories: tuple[str, ...]) -> None:
+    for number in range(len(prepare(LayerKernel(directories=directories))) - 1):
+        kernel = LayerKernel(directories=directories, fail_call=number)
         with pytest.raises(BootError, match="Input/output error"):
             prepare(kernel)
         mounted = [call[2] for call in kernel.named("mount") if call[4] != MS_PRIVATE]
         assert [call[1] for call in kernel.named("unmount")] == mounted[::-1]
 
 
-def test_a_kernel_without_overlayfs_is_told_of_the_way_to_get_it() -> None:
+def test_error_on_a_kernel_without_overlayfs_suggests_mkvirtinitrd_overlay() -> None:
     errors: Any = {("mount", "overlay"): errno.ENODEV}
     kernel = LayerKernel(directories=WRITABLE, errors=errors)
     with pytest.raises(BootError, match=r"no overlayfs.*mkvirtinitrd --overlay"):
@@ -103,13 +101,13 @@ def test_a_kernel_without_overlayfs_is_told_of_the_way_to_get_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["tmp", "rootfs"])
-def test_what_is_hidden_is_said(name: str) -> None:
+def test_files_hidden_by_a_mount_are_warned_about(name: str) -> None:
     kernel = LayerKernel(directories=WRITABLE, files={f"/c/{name}/file": ""})
     prepare(kernel)
     assert f"the bundle /c has files in {name}: they are hidden now" in kernel.said
 
 
-def test_what_a_read_only_bundle_holds_is_not_hidden() -> None:
+def test_files_of_a_bundle_without_layers_cause_no_warning() -> None:
     kernel = LayerKernel(files={"/c/rootfs/bin/sh": ""})
     prepare(kernel)
     assert kernel.said == ""
@@ -124,18 +122,18 @@ def test_what_a_read_only_bundle_holds_is_not_hidden() -> None:
         (("/c/tmp", "/other", "/c"), ["/c/tmp"]),
     ],
 )
-def test_cleaning_up_unmounts_what_is_mounted(
+def test_cleanup_unmounts_the_mounts_of_the_bundle(
     mounts: tuple[str, ...], unmounted: list[str]
 ) -> None:
     assert cleanup(LayerKernel(directories=WRITABLE), *mounts) == unmounted
 
 
-def test_a_directory_tmp_of_a_read_only_bundle_is_not_ours() -> None:
+def test_cleanup_of_a_bundle_without_layers_does_not_unmount_its_tmp_directory() -> None:
     kernel = LayerKernel(directories=(*READ_ONLY, "/c/tmp"))
     assert cleanup(kernel, "/c/tmp", "/c/rootfs") == ["/c/rootfs"]
 
 
-def test_cleaning_up_goes_on_after_a_failure_and_says_what_is_left() -> None:
+def test_cleanup_continues_after_an_error_and_reports_the_remaining_mounts() -> None:
     errors: Any = {("unmount", "/c/rootfs"): errno.EBUSY}
     kernel = LayerKernel(directories=WRITABLE, errors=errors)
     with pytest.raises(BootError, match=r"/c/rootfs: Device or resource busy\ntry: stop what runs"):
@@ -143,11 +141,11 @@ def test_cleaning_up_goes_on_after_a_failure_and_says_what_is_left() -> None:
     assert kernel.named("unmount") == [("unmount", "/c/tmp", UMOUNT_NOFOLLOW)]
 
 
-def test_a_bundle_is_cleaned_up_by_any_of_its_names() -> None:
+def test_cleanup_follows_symbolic_links_to_the_bundle() -> None:
     kernel = LayerKernel(directories=WRITABLE, links={"/c": "/real"})
     assert cleanup(kernel, "/real/rootfs") == ["/real/rootfs"]
 
 
-def test_a_bundle_that_is_not_there_cannot_be_cleaned_up() -> None:
+def test_cleanup_of_a_missing_bundle_is_an_error() -> None:
     with pytest.raises(BootError, match="cannot clean up the bundle /c: No such file"):
         cleanup(LayerKernel())

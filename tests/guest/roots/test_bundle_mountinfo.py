@@ -1,43 +1,47 @@
-"""Which mounts have to go, read from the mount table."""
+"""The mounts of a bundle, read from /proc/self/mountinfo."""
 
 import pytest
 
 from initrd.guest.roots.bundle import mounts_at
 
 
-def table(*mounts: tuple[int, int, str]) -> str:
-    rows = (f"{number} {parent} 0:{number} / {at} rw - x x rw\n" for number, parent, at in mounts)
+def mountinfo(*mounts: tuple[int, int, str]) -> str:
+    rows = (
+        f"{number} {parent} 0:{number} / {path} rw - x x rw\n" for number, parent, path in mounts
+    )
     return "".join(rows)
 
 
-USUAL = ((1, 0, "/"), (2, 1, "/proc"), (3, 1, "/b"))
+OTHER_MOUNTS = ((1, 0, "/"), (2, 1, "/proc"), (3, 1, "/b"))
 
 
 @pytest.mark.parametrize(
     ("mounts", "found"),
     [
-        pytest.param((), [], id="nothing"),
-        pytest.param(((4, 3, "/b/rootfs"),), ["/b/rootfs"], id="one"),
-        pytest.param(((4, 3, "/b/rootfs2"), (5, 3, "/b")), [], id="others"),
+        pytest.param((), [], id="no mount"),
+        pytest.param(((4, 3, "/b/rootfs"),), ["/b/rootfs"], id="one mount"),
+        pytest.param(((4, 3, "/b/rootfs2"), (5, 3, "/b")), [], id="other paths"),
         pytest.param(
             ((4, 3, "/b/rootfs"), (5, 4, "/b/rootfs/proc"), (6, 5, "/b/rootfs/proc/sys")),
             ["/b/rootfs/proc/sys", "/b/rootfs/proc", "/b/rootfs"],
-            id="with what is mounted in it",
+            id="mounts below it",
         ),
         pytest.param(
             ((4, 3, "/b/rootfs"), (5, 4, "/b/rootfs/data"), (6, 4, "/b/rootfs")),
             ["/b/rootfs"],
-            id="the topmost, not what it hides",
+            id="only the topmost of two mounts at one path",
         ),
-        pytest.param(((4, 3, "/b/rootfs\\040x"),), [], id="another name"),
+        pytest.param(((4, 3, "/b/rootfs\\040x"),), [], id="name with a space"),
     ],
 )
-def test_what_has_to_go(mounts: tuple[tuple[int, int, str], ...], found: list[str]) -> None:
-    assert mounts_at("/b/rootfs", table(*USUAL, *mounts)) == found
+def test_mounts_at_returns_the_topmost_mount_and_those_below_it(
+    mounts: tuple[tuple[int, int, str], ...], found: list[str]
+) -> None:
+    assert mounts_at("/b/rootfs", mountinfo(*OTHER_MOUNTS, *mounts)) == found
 
 
 @pytest.mark.parametrize(
-    ("written", "name"),
+    ("escaped", "path"),
     [
         (r"/a\040b", "/a b"),
         (r"/a\011b\012", "/a\tb\n"),
@@ -47,9 +51,9 @@ def test_what_has_to_go(mounts: tuple[tuple[int, int, str], ...], found: list[st
         ("/a,b:c", "/a,b:c"),
     ],
 )
-def test_names_are_read_as_the_kernel_writes_them(written: str, name: str) -> None:
-    assert mounts_at(name, table((7, 1, written))) == [name]
+def test_mounts_at_decodes_the_escapes_of_mountinfo(escaped: str, path: str) -> None:
+    assert mounts_at(path, mountinfo((7, 1, escaped))) == [path]
 
 
-def test_a_broken_line_is_no_mount() -> None:
+def test_mounts_at_ignores_incomplete_lines() -> None:
     assert mounts_at("/b", "\n1 2\n") == []

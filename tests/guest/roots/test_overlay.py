@@ -1,4 +1,4 @@
-"""The overlay root, on a kernel that only records; and every place where it can break."""
+"""The overlay root on a fake kernel: its mounts, and its errors."""
 
 import errno
 from typing import Any
@@ -12,11 +12,11 @@ from initrd.guest.log import Log
 from initrd.guest.roots.mount import mount_root
 from tests.layer_kernel import LayerKernel, device, ext, squashfs
 
-MERGE = (
+OVERLAY_DATA = (
     "lowerdir=/rom,upperdir=/overlay/root,workdir=/overlay/work,"
     "redirect_dir=on,index=off,metacopy=off"
 )
-LAYER_ON_DISK = ("mount", "/dev/vdb", "/overlay", "ext4", MS_NOATIME, "errors=remount-ro")
+OVERLAY_DISK_MOUNT = ("mount", "/dev/vdb", "/overlay", "ext4", MS_NOATIME, "errors=remount-ro")
 
 
 def run(kernel: LayerKernel, cmdline: str) -> list[tuple[Any, ...]]:
@@ -30,12 +30,12 @@ def mounts(kernel: LayerKernel) -> list[tuple[Any, ...]]:
     return [call[1:4] for call in kernel.named("mount")]
 
 
-def virtio(*directories: str, **kwargs: Any) -> LayerKernel:
+def virtio_kernel(*directories: str, **kwargs: Any) -> LayerKernel:
     return LayerKernel(directories=("/sys/bus/pci/drivers/virtio-pci", *directories), **kwargs)
 
 
-def test_the_layer_is_kept_in_memory() -> None:
-    assert run(virtio(), "rootfs=r overlay_root=ram initrd.overlay_size=64m") == [
+def test_overlay_root_ram_mounts_a_tmpfs_as_the_upper_layer() -> None:
+    assert run(virtio_kernel(), "rootfs=r overlay_root=ram initrd.overlay_size=64m") == [
         ("make_directory", "/rom"),
         ("mount", "r", "/rom", "virtiofs", MS_RDONLY, ""),
         ("make_directory", "/overlay"),
@@ -44,7 +44,7 @@ def test_the_layer_is_kept_in_memory() -> None:
         ("copy_access", "/rom", "/overlay/root"),
         ("make_directory", "/overlay/work"),
         ("make_directory", "/sysroot"),
-        ("mount", "overlay", "/sysroot", "overlay", MS_NOATIME, MERGE),
+        ("mount", "overlay", "/sysroot", "overlay", MS_NOATIME, OVERLAY_DATA),
         ("make_directory", "/sysroot/volumes"),
         ("make_directory", "/sysroot/rom"),
         ("mount", "/rom", "/sysroot/rom", "", MS_MOVE, ""),
@@ -53,14 +53,14 @@ def test_the_layer_is_kept_in_memory() -> None:
     ]
 
 
-def test_the_layer_is_kept_on_a_disk() -> None:
-    kernel = virtio(disks={"vdb": ext()})
+def test_overlay_root_with_a_device_name_mounts_the_disk_as_the_upper_layer() -> None:
+    kernel = virtio_kernel(disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb")
-    assert LAYER_ON_DISK in kernel.calls
+    assert OVERLAY_DISK_MOUNT in kernel.calls
 
 
-def test_a_disk_is_also_mounted_where_it_stays_to_the_end() -> None:
-    kernel = virtio(disks={"vdb": ext()})
+def test_overlay_disk_is_also_mounted_at_run_initramfs_overlay() -> None:
+    kernel = virtio_kernel(disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb")
     assert mounts(kernel)[2:4] == [
         ("overlay", "/sysroot", "overlay"),
@@ -68,38 +68,38 @@ def test_a_disk_is_also_mounted_where_it_stays_to_the_end() -> None:
     ]
 
 
-def test_a_layer_that_was_written_before_is_left_as_it_is() -> None:
-    kernel = virtio("/overlay/root", disks={"vdb": ext()})
+def test_existing_upper_layer_keeps_its_owner_and_mode() -> None:
+    kernel = virtio_kernel("/overlay/root", disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb")
     assert kernel.named("copy_access") == []
 
 
-def test_a_size_is_not_for_a_disk() -> None:
-    kernel = virtio(disks={"vdb": ext()})
+def test_overlay_size_with_an_overlay_disk_warns() -> None:
+    kernel = virtio_kernel(disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb initrd.overlay_size=1g")
     assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.said
-    assert LAYER_ON_DISK in kernel.calls
+    assert OVERLAY_DISK_MOUNT in kernel.calls
 
 
-def test_a_damaged_disk_is_to_be_checked() -> None:
+def test_error_for_a_damaged_overlay_disk_suggests_e2fsck() -> None:
     errors: Any = {("mount", "/dev/vdb"): errno.EUCLEAN}
     with pytest.raises(BootError, match=r"(?s)cannot mount /dev/vdb \(ext4\).*try: .*e2fsck"):
-        run(virtio(disks={"vdb": ext()}, errors=errors), "overlay_root=vdb")
+        run(virtio_kernel(disks={"vdb": ext()}, errors=errors), "overlay_root=vdb")
 
 
-@pytest.mark.parametrize("there", [{"links": {"/sysroot/volumes": "/srv"}}, {}])
-def test_volumes_of_the_roots_own_are_left_alone(there: dict[str, Any]) -> None:
-    kernel = virtio(**there) if there else virtio("/sysroot/volumes")
+@pytest.mark.parametrize("fields", [{"links": {"/sysroot/volumes": "/srv"}}, {}])
+def test_existing_volumes_directory_of_the_root_is_not_created(fields: dict[str, Any]) -> None:
+    kernel = virtio_kernel(**fields) if fields else virtio_kernel("/sysroot/volumes")
     assert ("make_directory", "/sysroot/volumes") not in run(kernel, "overlay_root=ram")
 
 
-def test_the_lower_layer_is_read_only_even_with_rw() -> None:
-    calls = run(virtio(), "rw overlay_root=ram")
+def test_lower_layer_is_read_only_with_rw() -> None:
+    calls = run(virtio_kernel(), "rw overlay_root=ram")
     assert ("mount", "rootfs", "/rom", "virtiofs", MS_RDONLY, "") in calls
 
 
-def test_the_root_may_be_a_disk_too() -> None:
-    kernel = virtio(disks={"vda": squashfs(), "vdb": ext()})
+def test_lower_layer_can_be_a_disk() -> None:
+    kernel = virtio_kernel(disks={"vda": squashfs(), "vdb": ext()})
     run(kernel, "root=/dev/vda rootfstype=squashfs overlay_root=vdb")
     assert mounts(kernel)[:3] == [
         ("/dev/vda", "/rom", "squashfs"),
@@ -108,7 +108,7 @@ def test_the_root_may_be_a_disk_too() -> None:
     ]
 
 
-BEFORE_ANYTHING = {
+ERRORS_BEFORE_MOUNTING = {
     "no such device": ({}, "overlay_root=vdb", "cannot find /dev/vdb: not there after 10 s"),
     "empty device": ({"disks": {"vdb": device()}}, "overlay_root=vdb", "/dev/vdb: no file system"),
     "squashfs": ({"disks": {"vdb": squashfs()}}, "overlay_root=vdb", "holds squashfs, not ext4"),
@@ -142,19 +142,19 @@ BEFORE_ANYTHING = {
 
 
 @pytest.mark.parametrize(
-    ("kernel", "cmdline", "text"), BEFORE_ANYTHING.values(), ids=BEFORE_ANYTHING
+    ("fields", "cmdline", "text"), ERRORS_BEFORE_MOUNTING.values(), ids=ERRORS_BEFORE_MOUNTING
 )
-def test_what_can_be_known_before_is_fatal_before_anything_is_mounted(
-    kernel: dict[str, Any], cmdline: str, text: str
+def test_boot_that_cannot_have_its_overlay_fails_before_any_mount(
+    fields: dict[str, Any], cmdline: str, text: str
 ) -> None:
-    fake = virtio(**kernel)
+    kernel = virtio_kernel(**fields)
     with pytest.raises(BootError, match=rf"(?s){text}"):
-        run(fake, cmdline)
-    assert fake.named("mount", "make_directory") == []
+        run(kernel, cmdline)
+    assert kernel.named("mount", "make_directory") == []
 
 
-def test_a_write_protected_device_is_fatal_before_anything_is_mounted() -> None:
-    kernel = virtio(disks={"vdb": ext()})
+def test_write_protected_overlay_disk_fails_before_any_mount() -> None:
+    kernel = virtio_kernel(disks={"vdb": ext()})
     kernel.files["/sys/class/block/vdb/ro"] = "1\n"
     with pytest.raises(BootError, match="/dev/vdb: the device is write-protected"):
         run(kernel, "overlay_root=vdb")
@@ -162,31 +162,33 @@ def test_a_write_protected_device_is_fatal_before_anything_is_mounted() -> None:
 
 
 @pytest.mark.parametrize("path", ["/rom", "/overlay"])
-def test_what_the_layers_hide_is_said(path: str) -> None:
-    kernel = virtio(files={f"/sysroot{path}/file": ""})
+def test_files_of_the_root_hidden_by_the_layers_are_warned_about(path: str) -> None:
+    kernel = virtio_kernel(files={f"/sysroot{path}/file": ""})
     run(kernel, "overlay_root=ram")
     assert f"the root has files in {path}: they are hidden now, see /rom{path}" in kernel.said
 
 
-def test_empty_directories_are_used_without_a_word() -> None:
-    kernel = virtio("/sysroot/rom", "/sysroot/overlay", "/sysroot/volumes")
+def test_empty_directories_of_the_root_are_used_without_a_warning() -> None:
+    kernel = virtio_kernel("/sysroot/rom", "/sysroot/overlay", "/sysroot/volumes")
     run(kernel, "overlay_root=ram")
     assert kernel.said == ""
 
 
 @pytest.mark.parametrize("path", ["/rom", "/overlay"])
 @pytest.mark.parametrize("kind", ["file", "symlink"])
-def test_nothing_is_mounted_over_what_is_no_directory(path: str, kind: str) -> None:
-    place = f"/sysroot{path}"
-    kernel = virtio(files={place: ""} if kind == "file" else {}, links={place: "/elsewhere"})
+def test_rom_or_overlay_of_the_root_that_is_no_directory_is_an_error(path: str, kind: str) -> None:
+    target = f"/sysroot{path}"
+    kernel = virtio_kernel(
+        files={target: ""} if kind == "file" else {}, links={target: "/elsewhere"}
+    )
     with pytest.raises(BootError, match=f"the root has a {path} that is no directory"):
         run(kernel, "overlay_root=ram")
     assert not [call for call in kernel.named("mount") if call[4] == MS_MOVE]
 
 
-def test_every_step_that_fails_is_named() -> None:
-    steps = len(run(virtio(disks={"vdb": ext()}), "overlay_root=vdb"))
-    for number in range(1, steps):  # the first is the look at the device
-        kernel = virtio(disks={"vdb": ext()}, fail_call=number)
+def test_failure_of_each_step_raises_an_error_that_names_it() -> None:
+    steps = len(run(virtio_kernel(disks={"vdb": ext()}), "overlay_root=vdb"))
+    for number in range(1, steps):  # call 0 reads the superblock of the device
+        kernel = virtio_kernel(disks={"vdb": ext()}, fail_call=number)
         with pytest.raises(BootError, match=r"cannot .*: Input/output error"):
             run(kernel, "overlay_root=vdb")

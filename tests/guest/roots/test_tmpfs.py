@@ -1,4 +1,4 @@
-"""root=tmpfs, on a kernel that only records."""
+"""root=tmpfs on a fake kernel."""
 
 import errno
 from typing import Any
@@ -20,7 +20,7 @@ def run(kernel: LayerKernel, cmdline: str = "root=tmpfs") -> list[tuple[Any, ...
     return kernel.calls
 
 
-def test_the_initramfs_is_moved_to_a_tmpfs() -> None:
+def test_initramfs_is_moved_to_a_tmpfs() -> None:
     assert run(LayerKernel()) == [
         ("make_directory", "/sysroot"),
         ("mount", "tmpfs", "/sysroot", "tmpfs", 0, "mode=0755,size=100%"),
@@ -32,12 +32,12 @@ def test_the_initramfs_is_moved_to_a_tmpfs() -> None:
         ("unmount", "/run/initramfs", MNT_DETACH),
         ("remove_directory", "/run/initramfs"),
         ("make_directory", "/sysroot"),
-        # What is in it, and half of what is left: 1024000 bytes, of which 409600 are free.
+        # size=: the used space and half of the free space, of 1024000 bytes with 409600 free.
         ("mount", "tmpfs", "/sysroot", "tmpfs", MS_REMOUNT, "size=819200"),
     ]
 
 
-def test_limits_that_are_given_are_kept() -> None:
+def test_size_and_nr_inodes_of_rootflags_are_kept() -> None:
     calls = run(LayerKernel(), "root=tmpfs rootflags=noatime,size=90%,nr_inodes=5")
     mounts = [call[4:] for call in calls if call[0] == "mount" and call[1] == "tmpfs"]
     assert mounts == [
@@ -48,12 +48,12 @@ def test_limits_that_are_given_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("word", "flag"), [("ro", MS_RDONLY), ("rw", 0), ("", 0)])
-def test_it_can_be_written_to_unless_ro_is_asked_for(word: str, flag: int) -> None:
+def test_tmpfs_root_is_writable_without_ro(word: str, flag: int) -> None:
     calls = run(LayerKernel(), f"root=tmpfs {word}")
     assert calls[-1][4] == MS_REMOUNT | flag
 
 
-def test_below_an_overlay_it_is_read_only_and_at_rom() -> None:
+def test_tmpfs_root_with_an_overlay_is_read_only_at_rom() -> None:
     kernel = LayerKernel()
     run(kernel, "root=tmpfs rw overlay_root=ram")
     mounts = [call[:5] for call in kernel.named("mount") if call[1] == "tmpfs"]
@@ -65,7 +65,7 @@ def test_below_an_overlay_it_is_read_only_and_at_rom() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "stays"),
+    ("path", "is_excluded"),
     [
         ("init", True),
         (".initrd", True),
@@ -81,21 +81,21 @@ def test_below_an_overlay_it_is_read_only_and_at_rom() -> None:
         ("sysroot/etc", False),
     ],
 )
-def test_what_belongs_to_init_stays_behind(path: str, stays: bool) -> None:
-    assert stays_behind("/sysroot", made_for_us=True)(tuple(path.split("/"))) == stays
+def test_files_of_init_are_not_moved(path: str, is_excluded: bool) -> None:
+    assert stays_behind("/sysroot", made_for_us=True)(tuple(path.split("/"))) == is_excluded
 
 
-def test_a_directory_sysroot_of_the_initramfs_is_moved() -> None:
+def test_sysroot_directory_of_the_image_is_moved() -> None:
     assert not stays_behind("/sysroot", made_for_us=False)(("sysroot",))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
-def test_too_little_memory_is_said_to_be_so(number: int) -> None:
+def test_move_without_enough_memory_suggests_more_memory(number: int) -> None:
     with pytest.raises(BootError, match="more memory, or the tmpfs more of it: rootflags=size="):
         run(LayerKernel(errors={"move_tree": number}))
 
 
-def test_every_step_that_fails_is_named() -> None:
+def test_failure_of_each_step_is_reported() -> None:
     for number in range(len(run(LayerKernel()))):
         with pytest.raises(BootError, match="Input/output error"):
             run(LayerKernel(fail_call=number))
