@@ -1,1 +1,1 @@
-"""Measures what a boot costs. Nothing here is part of what is shipped."""
+"""Benchmarks of boots: instructions, times and sizes. Not installed."""

@@ -1,9 +1,9 @@
-"""Boots whose guest instructions are counted: from the kernel's first word to the target's mark.
+"""Count the guest instructions of a boot, from the kernel's entry point to the target.
 
-The target is `target.c`, which says on the kernel's log that it runs. Root and shares come by
-virtiofs, as they do for users. While the guest waits for virtiofsd it executes next to nothing, but
-its clock jumps from one timer to the next; so the kernel logs each switch of tasks, and the time of
-its idle task is subtracted. What is left are the instructions that were executed.
+The target is `target.c`, which writes to the kernel's log when it starts. The root and the shares
+are on virtiofs. While the guest waits for virtiofsd it executes almost nothing, but its clock jumps
+from one timer to the next. Therefore the kernel logs each task switch, and the time of its idle
+task is subtracted; the rest is the number of executed instructions.
 """
 
 import functools
@@ -31,30 +31,30 @@ from initrd.options import Share
 from testbed import assets
 
 INIT = "dist/init"
-DEADLINE = 300.0  # seconds
+TIMEOUT = 300.0  # seconds
 CONSOLE = "console=ttyS0 panic=-1 quiet log_buf_len=16M"
 TRACE = "tp_printk trace_event=sched:sched_switch,syscalls:sys_enter_execve"
-IDLE = re.compile(r"sched_switch: .*?prev_pid=(\d+) .* next_pid=(\d+) ")
+TASK_SWITCH = re.compile(r"sched_switch: .*?prev_pid=(\d+) .* next_pid=(\d+) ")
 DIRECTORIES = ("dev", "proc", "run", "sys", "tmp")
 
 
 @dataclass(frozen=True)
 class Marks:
-    """How many instructions had been executed when something happened."""
+    """The numbers of instructions executed before three events of a boot."""
 
-    init: int  # "Run /init"
-    execve: int  # the last one: of the target
-    target: int  # its first instruction
+    init: int  # the kernel logs "Run /init"
+    execve: int  # the last execve(2), which starts the target
+    target: int  # the first instruction of the target
 
     @property
     def to_execve(self) -> int:
-        """Return what the initramfs' program has cost."""
+        """The instructions from the start of /init to the execve(2) of the target."""
         return self.execve - self.init
 
 
 @dataclass(frozen=True)
-class Counted:
-    """A boot to be measured."""
+class CountedBoot:
+    """The configuration of a boot to be measured."""
 
     kernel: str
     image: bytes
@@ -64,15 +64,15 @@ class Counted:
     extra: tuple[str, ...] = icount.COUNTED[2:]
 
 
-def measure(boot: Counted) -> Marks:
-    """Boot, and return what the log tells. Raises ValueError when the target has not run."""
-    return marks(console(boot))
+def measure(boot: CountedBoot) -> Marks:
+    """Boot, and return its marks. Raises ValueError when the target has not run, TimeoutError."""
+    return marks(console_log(boot))
 
 
 def marks(log: str) -> Marks:
-    """Return what a log tells. Raises ValueError when the target has not run."""
+    """Return the marks in a kernel log. Raises ValueError when the target has not run."""
     init = execve = 0
-    for event in busy(icount.parse(log)):
+    for event in without_idle_time(icount.parse(log)):
         if event.text.startswith("Run /init"):
             init = event.instructions
         elif event.text.startswith("sys_execve("):
@@ -82,20 +82,20 @@ def marks(log: str) -> Marks:
     raise ValueError(f"the target has not run; the end of the log:\n{log[-2000:]}")
 
 
-def busy(events: Iterable[icount.Event]) -> Iterator[icount.Event]:
-    """Yield the events with the time subtracted in which the processor had nothing to do."""
-    idle = since = 0
+def without_idle_time(events: Iterable[icount.Event]) -> Iterator[icount.Event]:
+    """Yield the events with the time of the idle task subtracted."""
+    idle = idle_begin = 0
     for event in events:
-        switch = IDLE.match(event.text)
+        switch = TASK_SWITCH.match(event.text)
         if switch and switch[2] == "0":
-            since = event.instructions
-        elif switch and switch[1] == "0" and since:
-            idle += event.instructions - since
+            idle_begin = event.instructions
+        elif switch and switch[1] == "0" and idle_begin:
+            idle += event.instructions - idle_begin
         yield event._replace(instructions=event.instructions - idle)
 
 
-def console(boot: Counted) -> str:
-    """Boot, and return what the guest printed. Raises TimeoutError."""
+def console_log(boot: CountedBoot) -> str:
+    """Boot, and return the console output. Raises TimeoutError without a power-off in time."""
     loop = Loop()
     with image_file(boot.image) as image:
         setup = Setup(
@@ -107,23 +107,23 @@ def console(boot: Counted) -> str:
             shares=tuple(Share(tag, source=boot.root, writable=False) for tag in boot.tags),
             extra=boot.extra,
         )
-        launch = Launch(setup, served_by(), boot.kernel)
+        launch = Launch(setup, default_virtiofsd(), boot.kernel)
         with start_machine(launch, loop, HostStreams()) as machine:
-            if not machine.wait(DEADLINE):
+            if not machine.wait(TIMEOUT):
                 raise TimeoutError(f"no power-off; the log:\n{machine.log.text[-2000:]}")
             machine.ending()
             return machine.log.text
 
 
 @functools.cache
-def served_by() -> Virtiofsd:
-    """Return the virtiofsd that chrootvm would use."""
+def default_virtiofsd() -> Virtiofsd:
+    """Return the virtiofsd that chrootvm uses by default."""
     return ask(locate.find_virtiofsd("", os.environ))
 
 
 @contextmanager
 def image_file(image: bytes) -> Iterator[int]:
-    """Return a descriptor of an image in memory."""
+    """Write an image to a file in memory; give its descriptor."""
     descriptor = os.memfd_create("image")
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -135,35 +135,37 @@ def image_file(image: bytes) -> Iterator[int]:
 
 @contextmanager
 def small_root() -> Iterator[str]:
-    """Make a root directory that holds nothing but the target and where mounts move to."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as top:
+    """Create a temporary root directory with the target and the mount points; give its path."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as root:
         for name in DIRECTORIES:
-            Path(top, name).mkdir()
-        add_target(top)
-        yield top
+            Path(root, name).mkdir()
+        add_target(root)
+        yield root
 
 
 def add_target(root: str) -> None:
-    """Put the target into a root directory."""
+    """Compile the target into a root directory."""
     options = ("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-s")
     compile_program("target.c", f"{root}/target", options)
 
 
-def floor(directory: str) -> str:
-    """Return the path of the floor under /init, made in `directory`."""
-    output = f"{directory}/floor"
-    compile_program("floor.c", output, ("-Os", "-static", "-s"))
+def compile_minimal_init(directory: str) -> str:
+    """Compile minimal_init.c in `directory`; return the path of the program."""
+    output = f"{directory}/minimal_init"
+    compile_program("minimal_init.c", output, ("-Os", "-static", "-s"))
     return output
 
 
 def compile_program(source: str, output: str, options: Iterable[str]) -> None:
-    """Compile a program of this directory."""
+    """Compile a source file of this package."""
     path = Path(__file__).parent / source
     compiler = os.environ.get("CC", "cc")
     subprocess.run([compiler, *options, "-o", output, str(path)], check=True)
 
 
 def image(init: str, kernel: assets.Kernel, *names: str) -> bytes:
-    """Return the image with the program `init`, and these modules beyond virtiofs."""
-    wanted = (*modules.ALWAYS, *(modules.module_requirement(name) for name in names))
-    return build_image(Path(init).read_bytes(), modules.choose_modules(kernel.modules, wanted))
+    """Return an image with the program `init`, virtiofs and the named modules."""
+    requirements = (*modules.ALWAYS, *(modules.module_requirement(name) for name in names))
+    return build_image(
+        Path(init).read_bytes(), modules.choose_modules(kernel.modules, requirements)
+    )

@@ -1,4 +1,4 @@
-"""A measured value, and the line of the table that shows it."""
+"""A measured value with its budget, and its line in the table."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ MEGA = 1e6
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value, with the most (or least) that it should be."""
+    """A measured value; `budget` is its maximum, or its minimum with `more_is_better`."""
 
     name: str
     value: float
@@ -17,7 +17,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Tell whether the budget is kept; a figure without one always does."""
+        """Whether the value is within the budget; true without a budget."""
         if self.budget is None:
             return True
         return self.value >= self.budget if self.more_is_better else self.value <= self.budget

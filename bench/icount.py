@@ -1,9 +1,9 @@
-"""Boot under QEMU's instruction counter, and read from the kernel's log what happened when.
+"""Boot under QEMU's instruction counter, and read instruction counts from the kernel's log.
 
 With `-icount shift=0,sleep=off` one guest instruction is one nanosecond of guest time, so that the
-kernel's timestamps are instruction counts: the same from run to run, whatever else this machine
-does. The guest needs no cooperation: the kernel prints each system call that is asked for
-(`trace_event=`, `tp_printk`), which costs about 10,000 instructions a line.
+kernel's timestamps are instruction counts, the same in each run and independent of the host's load.
+The guest needs no changes: the kernel prints each traced system call (`trace_event=`, `tp_printk`),
+which costs about 10,000 instructions a line.
 
 Sources: QEMU's docs/devel/tcg-icount.rst, the kernel's Documentation/trace/events.rst.
 """
@@ -31,7 +31,7 @@ class Event(NamedTuple):
 
 
 def initramfs(init: bytes) -> bytes:
-    """Return the smallest image that boots: /init and the console."""
+    """Return an image that holds only /init and the device node of the console."""
     console = cpio.device("dev/console", 0o020600, 5, 1)
     return cpio.pack([cpio.file("init", init, 0o755), console])
 

@@ -1,9 +1,9 @@
-"""What the start of /init costs, in guest instructions, phase by phase.
+"""Count the guest instructions of the start of /init, phase by phase.
 
     python3 -m bench.start [--kernel VMLINUZ] [--init FILE] [--json]
 
-Boots /init in an image that holds nothing else; it stops where the root cannot be mounted. The
-phases are told apart by system calls that it makes anyway.
+Boots an image that holds only /init; the boot fails where the root is mounted. The phases begin at
+system calls that /init makes in any case.
 """
 
 import argparse
@@ -15,7 +15,10 @@ from pathlib import Path
 from bench import icount
 
 CALLS = ("getpid", "close", "brk", "getppid", "mount")
-FIRST_LINE = "to the first line of init.py"
+PHASES = ("execve", "unpack libraries", "dynamic linking", "start Python", "import init.py")
+# The first line of the log that begins with each of these, in order, separates the phases.
+BOUNDARIES = ("Run /init", "sys_getpid", "sys_brk", "sys_brk", "sys_getppid", "sys_getpid")
+FIRST_LINE, MAIN = "to the first line of init.py", "to main()"
 
 
 def phases(events: Iterable[icount.Event]) -> dict[str, int]:
@@ -23,22 +26,21 @@ def phases(events: Iterable[icount.Event]) -> dict[str, int]:
 
     Raises ValueError when the log does not show a start of /init.
     """
-    marks = []
-    wanted = ["Run /init", "sys_getpid", "sys_brk", "sys_brk", "sys_getppid", "sys_getpid"]
+    counts: list[int] = []
+    pending = list(BOUNDARIES)
     for event in events:
-        if wanted and event.text.startswith(wanted[0]):
-            marks.append(event.instructions)
-            wanted.pop(0)
-    if wanted:
-        raise ValueError(f"no {wanted[0]} in the kernel's log: /init did not start")
-    names = ("execve", "unpack libraries", "dynamic linking", "start Python", "import init.py")
-    found = dict(zip(names, (b - a for a, b in pairwise(marks)), strict=True))
-    return found | {FIRST_LINE: marks[-2] - marks[0], "to main()": marks[-1] - marks[0]}
+        if pending and event.text.startswith(pending[0]):
+            counts.append(event.instructions)
+            pending.pop(0)
+    if pending:
+        raise ValueError(f"no {pending[0]} in the kernel's log: /init did not start")
+    found = dict(zip(PHASES, (b - a for a, b in pairwise(counts)), strict=True))
+    return found | {FIRST_LINE: counts[-2] - counts[0], MAIN: counts[-1] - counts[0]}
 
 
-def report(found: dict[str, int]) -> str:
-    """Return the phases as a table."""
-    return "\n".join(f"{name:30}{count / 1e6:8.2f} M" for name, count in found.items())
+def table(counts: dict[str, int]) -> str:
+    """Return the phases as a table, in millions of instructions."""
+    return "\n".join(f"{name:30}{count / 1e6:8.2f} M" for name, count in counts.items())
 
 
 def default_kernel() -> str:
@@ -54,11 +56,11 @@ def main() -> None:
     parser.add_argument("--kernel", help="a vmlinuz (default: Debian 12's cloud kernel)")
     parser.add_argument("--init", default="dist/init", help="what to measure (default: dist/init)")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
-    given = parser.parse_args()
-    image = icount.initramfs(Path(given.init).read_bytes())
-    kernel = given.kernel or default_kernel()
-    found = phases(icount.boot(kernel, image, CALLS, "initrd.timeout=0.001"))
-    print(json.dumps(found) if given.json else report(found))
+    options = parser.parse_args()
+    image = icount.initramfs(Path(options.init).read_bytes())
+    kernel = options.kernel or default_kernel()
+    counts = phases(icount.boot(kernel, image, CALLS, "initrd.timeout=0.001"))
+    print(json.dumps(counts) if options.json else table(counts))
 
 
 if __name__ == "__main__":

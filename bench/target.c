@@ -1,9 +1,9 @@
 /*
- * The target of measured boots: marks its first instruction in the kernel's log, prints that log on
- * the console (before, it was kept from there: a console takes instructions), and powers off.
+ * The target of measured boots: write a line to the kernel's log, print that log on the console, and
+ * power off. During the boot the kernel prints nothing there, because a console costs instructions.
  *
- * Without a C library, so that nothing runs before the mark. Where /dev is not mounted there is no
- * mark, and the boot counts as failed.
+ * There is no C library, so that no instructions run before the line is written. Where /dev is not
+ * mounted the line is not written, and bench/boots.py reports the boot as failed.
  */
 #include <fcntl.h>
 #include <linux/reboot.h>

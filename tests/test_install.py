@@ -1,4 +1,4 @@
-"""`make install` and `make uninstall`, below a directory of the test's own."""
+"""`make install` and `make uninstall` with a temporary DESTDIR, and the wheel."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ FAKE_INIT = "#!/bin/sh\necho fake\n"
 
 
 def make(target: str, tmp_path: Path, *variables: str) -> None:
-    """Run make with a `dist/init` that it takes as it is."""
+    """Run make with a fake `dist/init`, which make does not rebuild."""
     dist = tmp_path / "dist"
     dist.mkdir(exist_ok=True)
     (dist / "init").write_text(FAKE_INIT, encoding="utf-8")
@@ -23,7 +23,7 @@ def make(target: str, tmp_path: Path, *variables: str) -> None:
     subprocess.run(command, check=True, env=environ)
 
 
-def files(tmp_path: Path) -> set[str]:
+def installed_files(tmp_path: Path) -> set[str]:
     found = (tmp_path / "root").rglob("*")
     return {str(path.relative_to(tmp_path / "root")) for path in found if not path.is_dir()}
 
@@ -34,10 +34,12 @@ def files(tmp_path: Path) -> set[str]:
         pytest.param((), "usr/local", "usr/local/lib", id="default"),
         pytest.param(("PREFIX=/usr",), "usr", "usr/lib", id="PREFIX"),
         pytest.param(("PREFIX=/usr", "LIBDIR=/usr/lib64"), "usr", "usr/lib64", id="LIBDIR"),
-        pytest.param(("PREFIX=/opt/initrd 1",), "opt/initrd 1", "opt/initrd 1/lib", id="space"),
+        pytest.param(
+            ("PREFIX=/opt/initrd 1",), "opt/initrd 1", "opt/initrd 1/lib", id="PREFIX with a space"
+        ),
     ],
 )
-def test_what_is_installed_works_and_goes_without_a_trace(
+def test_installed_programs_run_and_uninstall_removes_all_files(
     tmp_path: Path, variables: tuple[str, ...], prefix: str, libdir: str
 ) -> None:
     make("install", tmp_path, *variables)
@@ -50,16 +52,16 @@ def test_what_is_installed_works_and_goes_without_a_trace(
         run = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/")
         assert run.stdout.startswith(script)
     make("uninstall", tmp_path, *variables)
-    assert files(tmp_path) == set()
+    assert installed_files(tmp_path) == set()
 
 
-def test_nothing_is_installed_outside_of_the_prefix(tmp_path: Path) -> None:
+def test_installation_writes_no_file_outside_of_the_prefix(tmp_path: Path) -> None:
     make("install", tmp_path, "PREFIX=/usr")
-    assert {path.split("/")[0] for path in files(tmp_path)} == {"usr"}
+    assert {path.split("/")[0] for path in installed_files(tmp_path)} == {"usr"}
 
 
 @pytest.mark.built
-def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
+def test_wheel_contains_init_the_pytest_plugin_and_the_scripts(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("initrd", "scripts", "dist"):
         shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

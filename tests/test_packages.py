@@ -1,6 +1,7 @@
-"""tools/packages: installs what is missing and nothing else, or says what that is.
+"""tools/packages installs the missing packages only, or prints their names.
 
-It runs with a PATH of the test's own, where `apt-get` only writes down what it is asked for.
+The script runs with a PATH that holds stand-ins for programs; `apt-get` logs its arguments, and an
+installation creates `readelf`.
 """
 
 import os
@@ -17,8 +18,8 @@ case $1 in install) : >"{bin}/readelf"; /bin/chmod +x "{bin}/readelf" ;; esac
 """
 
 
-class Host:
-    """A machine with just these programs."""
+class FakeHost:
+    """A directory as PATH, with stand-ins for the named programs."""
 
     def __init__(self, directory: Path, programs: tuple[str, ...], user: int) -> None:
         self.bin = directory / "bin"
@@ -42,22 +43,22 @@ class Host:
         command = ["/bin/sh", str(PACKAGES), *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, env=environ)
 
-    def asked(self) -> list[str]:
+    def apt_get_calls(self) -> list[str]:
         return self.log.read_text(encoding="utf-8").splitlines()
 
 
-def test_where_all_is_there_nothing_happens(tmp_path: Path) -> None:
-    host = Host(tmp_path, ("readelf", "apt-get"), user=0)
+def test_host_with_all_packages_installs_none(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path, ("readelf", "apt-get"), user=0)
     run = host.run("build")
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    assert host.asked() == []
+    assert host.apt_get_calls() == []
 
 
-def test_root_on_debian_gets_what_is_missing(tmp_path: Path) -> None:
-    host = Host(tmp_path, ("apt-get",), user=0)
+def test_root_on_debian_installs_the_missing_packages(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path, ("apt-get",), user=0)
     run = host.run("build")
     assert run.returncode == 0
-    assert host.asked() == [
+    assert host.apt_get_calls() == [
         "noninteractive apt-get update -q",
         "noninteractive apt-get install -q -y --no-install-recommends binutils",
     ]
@@ -66,28 +67,30 @@ def test_root_on_debian_gets_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("programs", "user", "advice"),
     [
-        pytest.param(("apt-get",), 1000, "as root: apt-get install", id="an ordinary user"),
-        pytest.param((), 0, "Install what your distribution calls these", id="no Debian"),
+        pytest.param(("apt-get",), 1000, "as root: apt-get install", id="Debian, ordinary user"),
+        pytest.param((), 0, "Install what your distribution calls these", id="no apt-get"),
     ],
 )
-def test_others_are_told(tmp_path: Path, programs: tuple[str, ...], user: int, advice: str) -> None:
-    host = Host(tmp_path, programs, user)
+def test_missing_packages_are_printed_where_they_cannot_be_installed(
+    tmp_path: Path, programs: tuple[str, ...], user: int, advice: str
+) -> None:
+    host = FakeHost(tmp_path, programs, user)
     run = host.run("build")
     assert run.returncode == 1
     assert "missing (Debian's package names): binutils\n" in run.stderr
     assert advice in run.stderr
-    assert host.asked() == []
+    assert host.apt_get_calls() == []
 
 
-def test_what_cannot_be_installed_is_told(tmp_path: Path) -> None:
-    host = Host(tmp_path, ("apt-get",), user=0)
+def test_package_still_missing_after_the_installation_is_printed(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path, ("apt-get",), user=0)
     os.remove(host.bin / "cc")
     run = host.run("build")
     assert run.returncode == 1
     assert "gcc libc6-dev" in run.stderr
 
 
-def test_an_unknown_group_is_refused(tmp_path: Path) -> None:
-    run = Host(tmp_path, (), user=0).run("everything")
+def test_unknown_group_prints_the_usage(tmp_path: Path) -> None:
+    run = FakeHost(tmp_path, (), user=0).run("everything")
     assert run.returncode == 2
     assert "usage" in run.stderr

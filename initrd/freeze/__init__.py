@@ -1,1 +1,1 @@
-"""How `/init` is frozen into one static binary."""
+"""Build `/init`: freeze CPython and the Python modules into one static binary."""

@@ -1,7 +1,7 @@
-"""What of PyInstaller's analysis goes into /init: a walk over the graph of imports.
+"""Select the modules of /init from PyInstaller's graph of imports.
 
-Pure but for asking the running interpreter what it has frozen in. All it knows of PyInstaller are
-the attributes of its graph and nodes that are named in `Graph`, `Node` and `Import`.
+No input but the graph and the running interpreter's list of frozen modules. Of PyInstaller's
+classes only the attributes declared in `Graph`, `Node` and `Import` are used.
 """
 
 import _imp
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-# Imported by the interpreter itself while it starts, or by the name of a codec.
+# Imported by the interpreter while it starts, or by codec name.
 CODECS = (
     "encodings",
     "encodings.aliases",
@@ -18,7 +18,7 @@ CODECS = (
     "encodings.utf_8",
 )
 # Built-in modules that the interpreter or its frozen modules import.
-CORE = (
+INTERPRETER_BUILTINS = (
     "_abc",
     "_ast",
     "_codecs",
@@ -50,18 +50,19 @@ CORE = (
     "sys",
     "time",
 )
-OURS = "initrd"
-# Extension modules that are not packed: ours is linked in, and `typing` can do without its own.
+OUR_PACKAGE = "initrd"
+# Extension modules that are not packed: the first is linked into /init, the second is optional
+# for `typing`.
 NOT_PACKED = ("initrd.guest._syscalls", "_typing")
-# What every boot imports; init.py's main() the second.
+# Modules that every boot imports; init.py's main() imports the second one.
 EVERY_BOOT = ("initrd.init", "initrd.guest.kernel")
-# What a boot that runs a command imports beyond that.
+# Modules that a boot which runs a command imports in addition.
 SESSION = ("initrd.guest.command.session",)
-# All that only `ip=` needs is in this package, which is imported when that asks for it.
+# The package that is imported only when the kernel command line has `ip=`.
 NETWORK = "initrd.guest.network"
-# Packages whose modules are imported without running the package itself: `bare_package` of
-# initrd/guest/network/netlink.py. What the package itself imports is not used.
-BARE = ("pyroute2",)
+# Packages whose modules are imported without executing the package's `__init__`, so the imports of
+# `__init__` are not followed. See `bare_package` in initrd/guest/network/netlink.py.
+BARE_PACKAGES = ("pyroute2",)
 
 
 class Node(Protocol):
@@ -86,33 +87,33 @@ class Graph(Protocol):
         """Return the module of this name."""
 
     def outgoing(self, node: Node) -> Iterable[Node]:
-        """Return what a module imports."""
+        """Return the modules that a module imports."""
 
     def edgeData(self, importer: Node, imported: Node) -> Import | str | None:
-        """Return how; nothing or `direct` when not by a statement (a package, a hook)."""
+        """Return the kind of import; None or `direct` if by no statement (a package, a hook)."""
 
 
 def reachable(graph: Graph, start: Iterable[str], without: Iterable[str] = ()) -> dict[str, Node]:
     """Return the modules that importing `start` can import, by name.
 
-    In modules that are not ours it follows only what they need to be imported: what they import
-    in their functions (`os` does `subprocess`, `time` does `_strptime`) is not used, and would be
-    half the library. In ours it leaves out what only type checkers import.
+    In modules of other packages, imports inside functions are not followed (`os` imports
+    `subprocess` in this way, `time` imports `_strptime`): /init does not use them, and they would
+    add half of the standard library. In our package, imports for type checkers are not followed.
     """
     found: dict[str, Node] = {}
     pending = [graph.find_node(name) for name in start]
     while pending:
         node = pending.pop()
-        if node is None or node.identifier in found or _is_part(node.identifier, without):
+        if node is None or node.identifier in found or _is_in_packages(node.identifier, without):
             continue
         found[node.identifier] = node
-        if node.identifier not in (*CODECS, *BARE, *sys.builtin_module_names):
+        if node.identifier not in (*CODECS, *BARE_PACKAGES, *sys.builtin_module_names):
             pending.extend(other for other in graph.outgoing(node) if _is_used(graph, node, other))
     return found
 
 
 def import_order(graph: Graph, names: Iterable[str]) -> list[str]:
-    """Return our modules that importing `names` imports, each after those it imports itself."""
+    """Return the modules of our package that importing `names` imports, dependencies first."""
     order: list[str] = []
     seen: set[str] = set()
 
@@ -131,45 +132,48 @@ def import_order(graph: Graph, names: Iterable[str]) -> list[str]:
 
 
 def _is_imported_with(graph: Graph, importer: Node, imported: Node) -> bool:
-    how = graph.edgeData(importer, imported)
-    deferred = how is not None and not isinstance(how, str) and (how.function or how.conditional)
+    kind = graph.edgeData(importer, imported)
+    if kind is None or isinstance(kind, str):
+        is_deferred = False
+    else:
+        is_deferred = kind.function or kind.conditional
     is_source = imported.filename is not None and imported.filename.endswith(".py")
-    return _top(imported.identifier) == OURS and is_source and not deferred
+    return _top_package(imported.identifier) == OUR_PACKAGE and is_source and not is_deferred
 
 
-def _is_part(name: str, packages: Iterable[str]) -> bool:
+def _is_in_packages(name: str, packages: Iterable[str]) -> bool:
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def _is_used(graph: Graph, importer: Node, imported: Node) -> bool:
-    how = graph.edgeData(importer, imported)
-    if how is None or isinstance(how, str):
+    kind = graph.edgeData(importer, imported)
+    if kind is None or isinstance(kind, str):
         return True
     if _imp.is_frozen(importer.identifier):
-        return not (how.function or how.tryexcept)
-    if _top(importer.identifier) == OURS:  # it has no other condition than TYPE_CHECKING
-        return how.function or not how.conditional
-    return not how.function
+        return not (kind.function or kind.tryexcept)
+    if _top_package(importer.identifier) == OUR_PACKAGE:  # its only condition is TYPE_CHECKING
+        return kind.function or not kind.conditional
+    return not kind.function
 
 
-def _top(name: str) -> str:
+def _top_package(name: str) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
 def sources(nodes: dict[str, Node]) -> Iterator[tuple[str, str]]:
-    """Yield name and source file of those that are written in Python and not frozen already."""
+    """Yield name and source file of the Python modules that CPython has not frozen itself."""
     for name, node in sorted(nodes.items()):
         if node.filename and node.filename.endswith(".py") and not _imp.is_frozen(name):
             yield name, node.filename
 
 
 def extensions(nodes: dict[str, Node]) -> Iterator[tuple[str, str]]:
-    """Yield name and file of the extension modules that are to be packed."""
+    """Yield name and file of the extension modules to be packed."""
     for name, node in sorted(nodes.items()):
         if node.filename and node.filename.endswith(".so") and name not in NOT_PACKED:
             yield name, node.filename
 
 
 def builtins(nodes: dict[str, Node]) -> list[str]:
-    """Return the built-in modules among `nodes`, and those that the interpreter needs itself."""
-    return sorted({*CORE, *(name for name in nodes if name in sys.builtin_module_names)})
+    """Return the built-in modules among `nodes`, and those that the interpreter itself imports."""
+    return sorted({*INTERPRETER_BUILTINS, *nodes.keys() & set(sys.builtin_module_names)})

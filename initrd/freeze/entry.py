@@ -1,8 +1,8 @@
-"""What /init runs: frozen as `__main__`.
+"""The `__main__` module of /init.
 
-Python is half initialised here (see python.c): built-in and frozen modules work, and nothing else
-does. What is missing is made when it is first asked for, so that no other module needs to know;
-it only costs as much as the rest of the start once more.
+Python is initialised only in part here (see python.c): only built-in and frozen modules work. The
+rest of the initialisation runs when one of the objects that it creates is first used (open, print,
+sys.stdout and the like), so no other module has to request it. It takes as long as the first part.
 """
 
 import builtins
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-_print, _show = builtins.print, sys.excepthook
+_original_print, _original_excepthook = builtins.print, sys.excepthook
 
 
 def complete() -> None:
-    """Finish the initialisation of Python."""
+    """Remove the replacements made by this module, and finish the initialisation of Python."""
     vars(builtins).pop("open", None)
-    builtins.print = _print
+    builtins.print = _original_print
     vars(sys).pop("__getattr__", None)
-    sys.excepthook = sys.__excepthook__ = _show
+    sys.excepthook = sys.__excepthook__ = _original_excepthook
     _freeze.complete()
 
 
 def completing(name: str) -> "Callable[..., Any]":
-    """Return a function that completes Python, then calls the one that it stood in for."""
+    """Return a replacement for a built-in function: it calls `complete`, then the function."""
 
     def call(*args: "Any", **kwargs: "Any") -> "Any":
         complete()
@@ -38,26 +38,28 @@ def completing(name: str) -> "Callable[..., Any]":
     return call
 
 
-def missing(name: str) -> "Any":
-    """Return what `sys` does not have yet: sys.stdout, sys.path and the like."""
-    if name.startswith("_"):  # asked for by the import system, which does without
+def sys_getattr(name: str) -> "Any":
+    """Return an attribute that `sys` lacks before `complete`: sys.stdout, sys.path and the like."""
+    if name.startswith("_"):  # read by the import system, which works without them
         raise AttributeError(name)
     complete()
     return getattr(sys, name)
 
 
-def show(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+def excepthook(
+    kind: type[BaseException], error: BaseException, trace: "TracebackType | None"
+) -> None:
     """Print an exception with its traceback."""
     complete()
-    _show(kind, error, trace)
+    _original_excepthook(kind, error, trace)
 
 
 if not hasattr(builtins, "open"):
     builtins.open = completing("open")
     builtins.print = completing("print")
-    vars(sys)["__getattr__"] = missing
-    sys.excepthook = sys.__excepthook__ = show
+    vars(sys)["__getattr__"] = sys_getattr
+    sys.excepthook = sys.__excepthook__ = excepthook
 
-from initrd.init import main  # noqa: E402 - it shall find what was made here
+from initrd.init import main  # noqa: E402 - after the replacements above
 
 sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,10 @@
-"""Compile the modules of /init to the tables that CPython imports frozen modules from.
+"""Compile the modules of /init to CPython's tables of frozen modules.
 
     frozen_modules.py ANALYSIS_JSON DIRECTORY
 
-writes DIRECTORY/modules.bin (marshalled code, one module after the other) and DIRECTORY/modules.c
-(which module is where, in which order to import them, and the built-in modules). Same sources, same
-bytes: run it with PYTHONHASHSEED=0, because the order in frozen sets is written down.
+writes DIRECTORY/modules.bin (the marshalled code of all modules) and DIRECTORY/modules.c (their
+offsets, the order of imports, and the table of built-in modules). With PYTHONHASHSEED=0 the same
+sources give the same bytes; otherwise the order of elements in marshalled frozen sets differs.
 """
 
 import json
@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-OPTIMIZE = 2  # neither assertions nor docstrings
-# Built-in modules whose function does not have the usual name; None for those without any.
-UNUSUAL: dict[str, str | None] = {
+OPTIMIZE = 2  # as python -OO: no assertions, no docstrings
+# Modules whose initialisation function is not named PyInit_MODULE; None: it has no such function.
+INIT_FUNCTIONS: dict[str, str | None] = {
     "_imp": "PyInit__imp",
     "_warnings": "_PyWarnings_Init",
     "builtins": None,
@@ -27,7 +27,7 @@ UNUSUAL: dict[str, str | None] = {
 
 
 class Module:
-    """One compiled module, as it lies in modules.bin."""
+    """A compiled module; `data` is its marshalled code."""
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
@@ -38,11 +38,11 @@ class Module:
 
     @property
     def filename(self) -> str:
-        """The file as tracebacks name it: below no directory of the build machine."""
+        """The file name in tracebacks, without directories of the build machine."""
         return self.name.replace(".", "/") + ("/__init__.py" if self.is_package else ".py")
 
 
-def table(name: str, modules: Iterable[Module], offsets: dict[str, int]) -> Iterable[str]:
+def frozen_table(name: str, modules: Iterable[Module], offsets: dict[str, int]) -> Iterable[str]:
     """Yield the lines of one array of `struct _frozen`."""
     yield f"const struct _frozen {name}[] = {{"
     for module in modules:
@@ -53,16 +53,16 @@ def table(name: str, modules: Iterable[Module], offsets: dict[str, int]) -> Iter
     yield "\t{0},\n};"
 
 
-def order(name: str, names: Iterable[str]) -> Iterable[str]:
-    """Yield the lines of one array of modules to import, in this order."""
+def import_list(name: str, names: Iterable[str]) -> Iterable[str]:
+    """Yield the lines of one array of module names, in the order of import."""
     yield f"const char *const {name}[] = {{"
     yield from (f'\t"{module}",' for module in names)
     yield "\tNULL,\n};"
 
 
 def inittab(names: Iterable[str]) -> Iterable[str]:
-    """Yield the lines of the array of built-in modules: a static libpython leaves it to us."""
-    functions = {name: UNUSUAL.get(name, f"PyInit_{name}") for name in names}
+    """Yield the lines of CPython's array of built-in modules, replaced with a static libpython."""
+    functions = {name: INIT_FUNCTIONS.get(name, f"PyInit_{name}") for name in names}
     yield from (
         f"extern PyObject *{function}(void);" for function in functions.values() if function
     )
@@ -73,20 +73,20 @@ def inittab(names: Iterable[str]) -> Iterable[str]:
 
 
 def write(analysis: Any, directory: Path) -> None:
-    """Write both files."""
+    """Write modules.bin and modules.c into `directory`."""
     start = [Module("__main__", analysis["entry"])]
     start += [Module(name, path) for name, path in analysis["start"]]
-    have = {module.name for module in start}
-    rest = [Module(name, path) for name, path in analysis["all"] if name not in have]
+    start_names = {module.name for module in start}
+    rest = [Module(name, path) for name, path in analysis["all"] if name not in start_names]
     offsets, blob = {}, b""
     for module in (*start, *rest):
         offsets[module.name] = len(blob)
         blob += module.data
     lines = ["#include <Python.h>", "extern const unsigned char initrd_modules_data[];"]
-    lines += table("initrd_modules", start, offsets)
-    lines += table("initrd_all_modules", [*start, *rest], offsets)
-    lines += order("initrd_order", analysis["order"])
-    lines += order("initrd_session_order", analysis["session_order"])
+    lines += frozen_table("initrd_modules", start, offsets)
+    lines += frozen_table("initrd_all_modules", [*start, *rest], offsets)
+    lines += import_list("initrd_boot_imports", analysis["boot_imports"])
+    lines += import_list("initrd_session_imports", analysis["session_imports"])
     lines += ["#ifdef INITRD_STATIC", *inittab(analysis["builtins"]), "#endif", ""]
     (directory / "modules.bin").write_bytes(blob)
     (directory / "modules.c").write_text("\n".join(lines))

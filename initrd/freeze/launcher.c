@@ -1,45 +1,32 @@
 /*
- * The first instructions of /init: refuse where it was not started by the kernel, else go on to
- * the C library.
+ * The entry point of /init: exit unless the kernel started it as the first program of an initramfs,
+ * otherwise continue in the C library.
  *
- * The kernel enters at `initrd_entry` (machine.h) because /init names no interpreter. A static /init
- * has its C library in it. Another needs the dynamic loader, and an initramfs has none that could be
- * named: it is unpacked, with the C library, and does its work in this very process. Nothing is
- * executed again and nothing forks.
+ * The kernel enters at `initrd_entry` (arch.h) because /init has no PT_INTERP header. A static /init
+ * contains the C library. Otherwise /init needs the dynamic loader, and an initramfs has none that
+ * PT_INTERP could name: the loader is unpacked together with the C library, and loader.c maps it into
+ * this process. There is no second execve() and no fork().
  *
- * Until then there is no libc: only system calls, no variable that needs a relocation (/init is
- * linked at a fixed address), no thread-local storage.
+ * This code runs without a C library: only system calls, no variable that needs a relocation (/init
+ * is linked at a fixed address), no thread-local storage.
  */
-#include "bare.h"
 #include "freeze.h"
+#include "nolibc.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <linux/reboot.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define REBOOT(command) \
-	CALL4(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_##command, 0)
-
 INITRD_ENTRY;
-extern void _start(void); /* where a program with a libc begins: crt1.o */
-
-/* The start of Python is lost. We are PID 1 of an initramfs: say so and power off. */
-void initrd_fail(const char *what)
-{
-	say(2, "initrd: cannot start: ");
-	say(2, what);
-	say(2, " failed; the machine may have too little memory. Powering off.\n");
-	REBOOT(POWER_OFF);
-	leave(1);
-}
+extern void _start(void); /* the entry point of a program with a C library, in crt1.o */
 
 /*
- * Anything but the boot of a machine looks different in one of these. The last one is a call that
- * reboot(2) allows the first PID 1 alone, not that of a container; it sets what is set at boot.
+ * Return why this process is not the first program of a machine's initramfs; NULL if it is. The last
+ * check is a call that reboot(2) permits to PID 1 of the initial PID namespace only, not to that of a
+ * container; LINUX_REBOOT_CMD_CAD_ON is the kernel's setting at boot, so the call changes nothing.
  */
-static const char *refusal(void)
+static const char *reason_to_refuse(void)
 {
 	struct statfs root;
 
@@ -55,33 +42,33 @@ static const char *refusal(void)
 	return 0;
 }
 
-/* Not started by the kernel: answer without touching anything. */
-static void answer(const char *why_not, long argc, char **argv)
+/* Print the version or why /init refuses to run, and exit. Changes nothing on the system. */
+static void refuse(const char *reason, long argc, char **argv)
 {
-	if (argc == 2 && same(argv[1], "--version")) {
-		say(1, "initrd " INITRD_VERSION "\n");
-		leave(0);
+	if (argc == 2 && is_equal(argv[1], "--version")) {
+		print(1, "initrd " INITRD_VERSION "\n");
+		exit_process(0);
 	}
-	say(2, "initrd: ");
-	say(2, why_not);
-	say(2, "; /init only runs as the first program of an initramfs\n");
-	leave(2);
+	print(2, "initrd: ");
+	print(2, reason);
+	print(2, "; /init only runs as the first program of an initramfs\n");
+	exit_process(2);
 }
 
-/* Called by `initrd_entry` with the stack of a new program; returns where that shall go on. */
+/* Called by `initrd_entry` with the stack of a new program. Returns the address to continue at. */
 uintptr_t launch(uintptr_t *stack)
 {
 	long argc = (long)stack[0];
-	uintptr_t *word = stack + 1 + argc + 1; /* the environment */
-	const char *why_not = refusal();
+	uintptr_t *environment = stack + 1 + argc + 1;
+	const char *reason = reason_to_refuse();
 
-	if (why_not)
-		answer(why_not, argc, (char **)(stack + 1));
+	if (reason)
+		refuse(reason, argc, (char **)(stack + 1));
 	if (initrd_is_empty(initrd_libraries))
 		return (uintptr_t)_start;
 	if (initrd_unpack(initrd_libraries))
-		initrd_fail("unpacking the C library");
-	while (*word++)
+		fail_start("unpacking the C library");
+	while (*environment++)
 		;
-	return initrd_load(word, (uintptr_t)_start);
+	return initrd_map_loader(environment, (uintptr_t)_start); /* the auxiliary vector follows */
 }

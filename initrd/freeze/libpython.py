@@ -1,17 +1,18 @@
-"""Say how to compile and link /init with this Python in it.
+"""Print the compiler's and linker's arguments that build /init from the running Python.
 
     libpython.py include
     libpython.py kind|link ANALYSIS_JSON
 
-There are three kinds of /init; the first that this Python allows is made:
+There are three kinds of /init. The first one that the running Python permits is built:
 
-static: all in one program, where libpython is there as an archive and has all the C modules built
-in that /init imports (Debian's). There is nothing to load when it starts.
+static: a static program. Requires libpython as an archive that contains all C modules which /init
+imports (Debian's does). No shared library is loaded at the start.
 
-dynamic: the interpreter is linked in, but C modules that are files need the C library to be a
-shared one. It is packed.
+dynamic: libpython is linked in from its archive, but some C modules are files. They need a shared C
+library, which is packed into /init.
 
-shared: there is no archive of libpython. The shared one is packed, and must be relocated.
+shared: libpython exists only as a shared library. It is packed into /init, and relocated at each
+start.
 """
 
 import json
@@ -21,24 +22,24 @@ import sysconfig
 from pathlib import Path
 
 KINDS = ("static", "dynamic", "shared")
-# No interpreter is named: the launcher is what the kernel starts. Extensions need the symbols.
-LOADED = ("-Wl,--no-dynamic-linker", "-Wl,--export-dynamic", "-Wl,--disable-new-dtags")
+# No PT_INTERP: the kernel starts launcher.c. Extension modules need the exported symbols.
+DYNAMIC_OPTIONS = ("-Wl,--no-dynamic-linker", "-Wl,--export-dynamic", "-Wl,--disable-new-dtags")
 RUNTIME_DIRECTORY = "/.initrd"  # as in freeze.h
 
 
-def variable(name: str) -> str:
-    """Return what this Python's build says."""
+def config_var(name: str) -> str:
+    """Return a configuration variable of the running Python; empty if it is not set."""
     return sysconfig.get_config_var(name) or ""
 
 
 def archive() -> str:
-    """Return the path of the static libpython; nothing if there is none."""
-    path = os.path.join(variable("LIBPL"), variable("LIBRARY"))
+    """Return the path of the static libpython; empty if there is none."""
+    path = os.path.join(config_var("LIBPL"), config_var("LIBRARY"))
     return path if os.path.isfile(path) else ""
 
 
 def kind(analysis: dict[str, list[list[str]]], *, has_archive: bool, wanted: str = "") -> str:
-    """Return one of KINDS: the first that works and does not come before `wanted`."""
+    """Return the first of KINDS from `wanted` on that works. Raises ValueError for other names."""
     if wanted not in ("", *KINDS):
         raise ValueError(f"FREEZE_KIND={wanted}: choose one of {', '.join(KINDS)}")
     works = {"static": has_archive and not analysis["all_extensions"], "dynamic": has_archive}
@@ -50,23 +51,23 @@ def link(name: str) -> list[str]:
     """Return the linker's arguments for one of KINDS."""
     if name == "static":
         return ["-static", "-Wl,--wrap=dlopen", archive(), "-lm"]
-    options = [*LOADED, f"-Wl,-rpath,{RUNTIME_DIRECTORY}"]
+    options = [*DYNAMIC_OPTIONS, f"-Wl,-rpath,{RUNTIME_DIRECTORY}"]
     if name == "dynamic":
         return [archive(), "-lm", *options]
-    directory = variable("LIBDIR")
-    library = variable("LDLIBRARY").removeprefix("lib").removesuffix(".so")
+    directory = config_var("LIBDIR")
+    library = config_var("LDLIBRARY").removeprefix("lib").removesuffix(".so")
     return [f"-L{directory}", f"-Wl,-rpath-link,{directory}", f"-l{library}", *options]
 
 
-def main(question: str, *files: str) -> None:
-    """Print the answer to one question."""
-    if question == "include":
+def main(item: str, *files: str) -> None:
+    """Print one item: `include`, `kind` or `link`."""
+    if item == "include":
         print(sysconfig.get_path("include"))
         return
     analysis = json.loads(Path(files[0]).read_text())
     wanted = os.environ.get("FREEZE_KIND", "")
     found = kind(analysis, has_archive=bool(archive()), wanted=wanted)
-    print(*(link(found) if question == "link" else [found]))
+    print(*(link(found) if item == "link" else [found]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-/* The payloads, as bytes of /init; without them when the build only asks what libraries it needs. */
+/*
+ * The payloads of /init as data. With NO_PAYLOAD they are empty: the build first links /init without
+ * them, to find out which shared libraries it needs.
+ */
 #ifdef NO_PAYLOAD
 #define CONTENT(file)
 #else

@@ -1,10 +1,11 @@
-"""Pack the shared objects of /init: newc archives that the launcher unpacks.
+"""Pack the shared objects of /init into newc archives, which unpack.c unpacks.
 
     payload.py ANALYSIS_JSON PROGRAM DIRECTORY
 
-writes DIRECTORY/libraries.cpio (the dynamic loader, and what PROGRAM and the extension modules of
-every start need; nothing for a static PROGRAM) and DIRECTORY/extensions.cpio (the other extension
-modules, and what they need beyond that). Same files, same bytes.
+writes DIRECTORY/libraries.cpio (the dynamic loader, the extension modules of every start, and the
+libraries that PROGRAM and these modules need; empty for a static PROGRAM) and
+DIRECTORY/extensions.cpio (the other extension modules, and the libraries that only these need). The
+same input files give the same bytes.
 """
 
 import json
@@ -26,8 +27,8 @@ PT_DYNAMIC, DT_RPATH, DT_RUNPATH = 2, 15, 29
 
 
 def interpreter() -> str:
-    """Return the path of this machine's dynamic loader: the one that runs this Python."""
-    headers = _output("readelf", "-lW", os.path.realpath(sys.executable))
+    """Return the path of the running Python's dynamic loader. Raises SystemExit if it has none."""
+    headers = _run("readelf", "-lW", os.path.realpath(sys.executable))
     found = re.search(r"program interpreter: (\S+)\]", headers)
     if not found:
         raise SystemExit(f"payload: {sys.executable} has no dynamic loader; use a dynamic Python")
@@ -36,17 +37,17 @@ def interpreter() -> str:
 
 def needed(loader: str, file: str) -> dict[str, str]:
     """Return the shared objects that `file` needs, directly or not: name to path."""
-    own = sysconfig.get_config_var("LIBDIR")  # its libpython, not another of this machine
-    listing = _output(loader, "--library-path", own, "--list", file)
+    libdir = sysconfig.get_config_var("LIBDIR")  # of the running Python, which has its libpython
+    listing = _run(loader, "--library-path", libdir, "--list", file)
     return dict(re.findall(r"^\s*(\S+) => (\S+) \(", listing, re.MULTILINE))
 
 
-def _output(*command: str) -> str:
+def _run(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def dynamic_section(elf: bytes) -> slice:
-    """Return where a 64-bit ELF file's dynamic section is; an empty slice if there is none."""
+    """Return the place of a 64-bit ELF file's dynamic section; an empty slice if it has none."""
     (headers,) = struct.unpack_from("=Q", elf, 32)  # elf(5)
     size, count = struct.unpack_from("=HH", elf, 54)
     for at in range(headers, headers + size * count, size):
@@ -57,27 +58,27 @@ def dynamic_section(elf: bytes) -> slice:
 
 
 def without_search_path(elf: bytes) -> bytes:
-    """Return a shared object that says nothing of where its libraries are on the build machine.
+    """Return a shared object without DT_RPATH and DT_RUNPATH, which name directories of the build.
 
-    With a DT_RUNPATH of its own it would not be looked for where /init says.
+    With a DT_RUNPATH in the object, the dynamic loader would ignore the search path of /init.
     """
-    where = dynamic_section(elf)
-    entries = list(struct.iter_unpack("=qQ", elf[where]))
+    place = dynamic_section(elf)
+    entries = list(struct.iter_unpack("=qQ", elf[place]))
     kept = [entry for entry in entries if entry[0] not in (DT_RPATH, DT_RUNPATH)]
     kept += [(0, 0)] * (len(entries) - len(kept))
     section = b"".join(struct.pack("=qQ", *entry) for entry in kept)
-    return elf[: where.start] + section + elf[where.stop :]
+    return elf[: place.start] + section + elf[place.stop :]
 
 
 def stripped(path: str) -> bytes:
-    """Return a shared object without what only debuggers and linkers read."""
+    """Return a shared object without the symbols that only debuggers and linkers read."""
     with tempfile.NamedTemporaryFile() as output:
         subprocess.run([STRIP, "--strip-unneeded", "-o", output.name, path], check=True)
         return Path(output.name).read_bytes()
 
 
 def closure(loader: str, files: Iterable[str]) -> dict[str, str]:
-    """Return everything that `files` need; not the loader, which names itself by its path."""
+    """Return the shared objects that `files` need, without the dynamic loader: name to path."""
     found: dict[str, str] = {}
     for file in files:
         found |= needed(loader, file)
@@ -85,7 +86,7 @@ def closure(loader: str, files: Iterable[str]) -> dict[str, str]:
 
 
 def archive(members: dict[str, str]) -> bytes:
-    """Return the archive of files, by the name that the dynamic loader asks for."""
+    """Return a newc archive of stripped shared objects: name in the archive to source path."""
     return cpio.pack(
         cpio.file(name, without_search_path(stripped(path)), 0o755)
         for name, path in members.items()
@@ -97,7 +98,7 @@ def _by_name(files: Iterable[str]) -> dict[str, str]:
 
 
 def members(analysis: dict[str, list[list[str]]], program: str) -> tuple[dict[str, str], ...]:
-    """Return the files of both archives, by their names there."""
+    """Return the files of libraries.cpio and of extensions.cpio: name in the archive to path."""
     if dynamic_section(Path(program).read_bytes()) == slice(0, 0):
         return {}, {}
     loader = interpreter()

@@ -1,12 +1,12 @@
 /*
- * Unpacks the files that are linked into /init to its runtime directory. Before there is a libc, and
- * once more when pyroute2 is asked for: so it calls nothing but the kernel.
+ * Unpack the archives that are linked into /init to its runtime directory. This is called before
+ * there is a C library, and again when pyroute2 is needed: only system calls are used.
  *
- * The format is the kernel's own for initramfs images ("newc"); only regular files are in it.
+ * The format is that of the kernel's initramfs images ("newc"); only regular files are written.
  * Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst
  */
-#include "bare.h"
 #include "freeze.h"
+#include "nolibc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,27 +23,27 @@ static size_t hex8(const char *digits)
 {
 	size_t value = 0;
 
-	for (int at = 0; at < 8; at++)
-		value = value * 16 + (digits[at] & 15) + (digits[at] > '9' ? 9 : 0);
+	for (int i = 0; i < 8; i++)
+		value = value * 16 + (digits[i] & 15) + (digits[i] > '9' ? 9 : 0);
 	return value;
 }
 
-static size_t aligned(size_t size)
+static size_t align4(size_t size)
 {
 	return (size + 3) & ~(size_t)3;
 }
 
-/* Read the member that `archive` points to, and move on to the next. 0 at the end. */
-static int next(const char **archive, struct member *found)
+/* Read the member at `*archive` and advance to the next one. Returns 0 at the end of the archive. */
+static int read_member(const char **archive, struct member *found)
 {
 	const char *header = *archive;
 
 	found->mode = (unsigned)hex8(header + 14);
 	found->size = hex8(header + 54);
 	found->name = header + 110;
-	found->data = header + aligned(110 + hex8(header + 94));
-	*archive = found->data + aligned(found->size);
-	return !same(found->name, "TRAILER!!!");
+	found->data = header + align4(110 + hex8(header + 94));
+	*archive = found->data + align4(found->size);
+	return !is_equal(found->name, "TRAILER!!!");
 }
 
 static long write_file(long directory, const struct member *file)
@@ -64,7 +64,7 @@ static long write_files(long directory, const char *archive)
 	struct member file;
 	long failed = 0;
 
-	while (!failed && next(&archive, &file))
+	while (!failed && read_member(&archive, &file))
 		if (S_ISREG(file.mode))
 			failed = write_file(directory, &file);
 	return failed;
@@ -74,7 +74,7 @@ int initrd_is_empty(const char *archive)
 {
 	struct member file;
 
-	return !next(&archive, &file);
+	return !read_member(&archive, &file);
 }
 
 long initrd_unpack(const char *archive)

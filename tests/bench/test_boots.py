@@ -1,4 +1,4 @@
-"""Counted boots: what the log tells, without the time in which the processor had nothing to do."""
+"""Instruction counts read from a boot's log, without the time of the idle task."""
 
 import pytest
 
@@ -22,34 +22,34 @@ LOG = f"""\
 """
 
 
-def test_the_time_of_the_idle_task_does_not_count() -> None:
+def test_marks_leave_out_the_time_of_the_idle_task() -> None:
     found = boots.marks(LOG)
     assert found == boots.Marks(1_000_000_000, 1_001_000_000, 1_002_000_000)
     assert found.to_execve == 1_000_000
 
 
-def test_a_boot_without_a_target_is_an_error() -> None:
+def test_log_without_the_target_is_an_error() -> None:
     with pytest.raises(ValueError, match="the target has not run"):
         boots.marks(LOG.replace("bench: target", ""))
 
 
-def test_a_log_line_may_have_a_level() -> None:
+def test_log_line_with_a_level_is_parsed() -> None:
     assert list(icount.parse("<6>[    0.000002] a\n")) == [(2000, "a")]
 
 
 @pytest.mark.parametrize(
-    ("value", "budget", "more", "met"),
+    ("value", "budget", "more_is_better", "met"),
     [
-        (1.0, None, False, True),
-        (1.0, 1.0, False, True),
-        (1.1, 1.0, False, False),
-        (1.1, 1.0, True, True),
-        (0.9, 1.0, True, False),
+        pytest.param(1.0, None, False, True, id="no budget"),
+        pytest.param(1.0, 1.0, False, True, id="equal to the maximum"),
+        pytest.param(1.1, 1.0, False, False, id="over the maximum"),
+        pytest.param(1.1, 1.0, True, True, id="over the minimum"),
+        pytest.param(0.9, 1.0, True, False, id="under the minimum"),
     ],
 )
-def test_a_figure_knows_its_budget(
-    value: float, budget: float | None, *, more: bool, met: bool
+def test_figure_over_its_budget_is_marked(
+    value: float, budget: float | None, *, more_is_better: bool, met: bool
 ) -> None:
-    figure = Figure("x", value, "s", budget, more_is_better=more)
+    figure = Figure("x", value, "s", budget, more_is_better=more_is_better)
     assert figure.met is met
     assert ("over budget" in figure.row()) is not met

@@ -1,4 +1,4 @@
-"""The start's phases, read from a kernel's log."""
+"""The phases of the start of /init, read from a kernel log."""
 
 import pytest
 
@@ -17,12 +17,12 @@ SeaBIOS\r
 """
 
 
-def test_timestamps_are_instructions() -> None:
+def test_log_timestamps_are_parsed_as_instruction_counts() -> None:
     events = list(icount.parse("[   12.000001] a [b] c\r\nno timestamp\n[    0.000000] d\n"))
     assert events == [(12_000_001_000, "a [b] c"), (0, "d")]
 
 
-def test_phases_are_the_distances_between_system_calls() -> None:
+def test_phases_are_the_instructions_between_system_calls() -> None:
     assert start.phases(icount.parse(LOG)) == {
         "execve": 210_000,
         "unpack libraries": 3_690_000,
@@ -37,15 +37,15 @@ def test_phases_are_the_distances_between_system_calls() -> None:
 @pytest.mark.parametrize(
     "log",
     [
-        pytest.param("", id="no log"),
-        pytest.param(LOG.replace("Run /init", "No /init"), id="no init"),
-        pytest.param(LOG[: LOG.index("[    1.591")], id="stopped while Python started"),
+        pytest.param("", id="empty log"),
+        pytest.param(LOG.replace("Run /init", "No /init"), id="/init not run"),
+        pytest.param(LOG[: LOG.index("[    1.591")], id="log ends before Python has started"),
     ],
 )
-def test_a_log_without_a_start_is_an_error(log: str) -> None:
+def test_log_without_a_complete_start_is_an_error(log: str) -> None:
     with pytest.raises(ValueError, match="/init did not start"):
         start.phases(icount.parse(log))
 
 
-def test_the_table_counts_in_millions() -> None:
-    assert start.report({"execve": 210_000}) == "execve                            0.21 M"
+def test_table_counts_in_millions_of_instructions() -> None:
+    assert start.table({"execve": 210_000}) == "execve                            0.21 M"

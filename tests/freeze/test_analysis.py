@@ -1,4 +1,4 @@
-"""Which modules of the graph of imports are frozen."""
+"""The selection of modules from PyInstaller's graph of imports."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,74 +19,81 @@ class Import(NamedTuple):
     tryexcept: bool = False
 
 
-PLAIN, LATER, MAYBE, TRIED = Import(), Import(function=True), Import(True), Import(tryexcept=True)
+PLAIN = Import()
+IN_FUNCTION = Import(function=True)
+IN_IF = Import(conditional=True)
+IN_TRY = Import(tryexcept=True)
 
 
 class Graph:
-    """A graph of imports: importer, imported, how."""
+    """A graph of imports; an edge is importer, imported module, kind of import."""
 
     def __init__(self, *edges: tuple[str, str, Import | str | None]) -> None:
-        self.edges = edges
+        self._edges = edges
 
     def find_node(self, name: str) -> Node | None:
-        known = {end for edge in self.edges for end in edge[:2]}
+        known = {end for edge in self._edges for end in edge[:2]}
         return Node(name, f"/{name}.py") if name in known else None
 
     def outgoing(self, node: analysis.Node) -> Iterable[Node]:
-        return [Node(to, f"/{to}.py") for start, to, _ in self.edges if start == node.identifier]
+        return [Node(to, f"/{to}.py") for start, to, _ in self._edges if start == node.identifier]
 
     def edgeData(self, importer: analysis.Node, imported: analysis.Node) -> Import | str | None:
-        found = {(start, to): how for start, to, how in self.edges}
+        found = {(start, to): kind for start, to, kind in self._edges}
         return found[importer.identifier, imported.identifier]
 
 
-def names(graph: Graph, *start: str, without: Iterable[str] = ()) -> list[str]:
+def reachable_names(graph: Graph, *start: str, without: Iterable[str] = ()) -> list[str]:
     return sorted(analysis.reachable(graph, start, without))
 
 
 @pytest.mark.parametrize(
-    ("importer", "how", "followed"),
+    ("importer", "kind", "is_followed"),
     [
-        pytest.param("initrd.a", PLAIN, True, id="ours, at the top"),
-        pytest.param("initrd.a", LATER, True, id="ours, in a function"),
-        pytest.param("initrd.a", MAYBE, False, id="ours, for type checkers"),
-        pytest.param("initrd.a", Import(True, True), True, id="ours, for type checkers and later"),
-        pytest.param("initrd.a", "direct", True, id="ours, its package"),
-        pytest.param("initrd.a", None, True, id="ours, by a hook"),
-        pytest.param("other", PLAIN, True, id="others', at the top"),
-        pytest.param("other", LATER, False, id="others', in a function"),
-        pytest.param("other", MAYBE, True, id="others', on a condition"),
-        pytest.param("other", TRIED, True, id="others', tried"),
-        pytest.param("os", PLAIN, True, id="the interpreter's, at the top"),
-        pytest.param("os", TRIED, False, id="the interpreter's, tried"),
-        pytest.param("os", LATER, False, id="the interpreter's, in a function"),
-        pytest.param("time", PLAIN, False, id="built in: a hook's guess"),
-        pytest.param("encodings", PLAIN, False, id="codecs are named one by one"),
-        pytest.param("pyroute2", PLAIN, False, id="a package that is not run"),
+        pytest.param("initrd.a", PLAIN, True, id="our module, at the top"),
+        pytest.param("initrd.a", IN_FUNCTION, True, id="our module, in a function"),
+        pytest.param("initrd.a", IN_IF, False, id="our module, under TYPE_CHECKING"),
+        pytest.param(
+            "initrd.a", Import(True, True), True, id="our module, TYPE_CHECKING and in a function"
+        ),
+        pytest.param("initrd.a", "direct", True, id="our module, its package"),
+        pytest.param("initrd.a", None, True, id="our module, by a hook"),
+        pytest.param("other", PLAIN, True, id="other module, at the top"),
+        pytest.param("other", IN_FUNCTION, False, id="other module, in a function"),
+        pytest.param("other", IN_IF, True, id="other module, in if"),
+        pytest.param("other", IN_TRY, True, id="other module, in try"),
+        pytest.param("os", PLAIN, True, id="frozen in CPython, at the top"),
+        pytest.param("os", IN_TRY, False, id="frozen in CPython, in try"),
+        pytest.param("os", IN_FUNCTION, False, id="frozen in CPython, in a function"),
+        pytest.param("time", PLAIN, False, id="built-in module, by a hook"),
+        pytest.param("encodings", PLAIN, False, id="codec, listed by name"),
+        pytest.param("pyroute2", PLAIN, False, id="package that is not executed"),
     ],
 )
-def test_what_is_followed(importer: str, how: Import | str | None, followed: bool) -> None:
-    found = names(Graph((importer, "target", how)), importer)
-    assert found == sorted([importer, "target"] if followed else [importer])
+def test_imports_are_followed_by_their_kind_and_importer(
+    importer: str, kind: Import | str | None, is_followed: bool
+) -> None:
+    found = reachable_names(Graph((importer, "target", kind)), importer)
+    assert found == sorted([importer, "target"] if is_followed else [importer])
 
 
-def test_a_package_is_left_out_with_all_its_modules() -> None:
+def test_an_excluded_package_is_left_out_with_all_its_modules() -> None:
     graph = Graph(("a", "net", PLAIN), ("a", "net.x", PLAIN), ("a", "network", PLAIN))
-    assert names(graph, "a", without=["net"]) == ["a", "network"]
+    assert reachable_names(graph, "a", without=["net"]) == ["a", "network"]
 
 
-def test_imports_in_circles_and_of_nothing_end() -> None:
+def test_circular_imports_and_unknown_modules_are_accepted() -> None:
     graph = Graph(("a", "b", PLAIN), ("b", "a", PLAIN))
-    assert names(graph, "a", "not there") == ["a", "b"]
+    assert reachable_names(graph, "a", "not there") == ["a", "b"]
 
 
-def test_modules_are_in_the_order_of_their_imports() -> None:
+def test_import_order_puts_a_module_after_its_dependencies() -> None:
     graph = Graph(
         ("initrd.init", "initrd", "direct"),
         ("initrd.init", "initrd.b", PLAIN),
         ("initrd.init", "initrd.a", PLAIN),
-        ("initrd.init", "initrd.later", LATER),
-        ("initrd.init", "initrd.typed", MAYBE),
+        ("initrd.init", "initrd.later", IN_FUNCTION),
+        ("initrd.init", "initrd.typed", IN_IF),
         ("initrd.init", "os", PLAIN),
         ("initrd.a", "initrd.c", PLAIN),
         ("initrd.b", "initrd.c", PLAIN),
@@ -97,7 +104,7 @@ def test_modules_are_in_the_order_of_their_imports() -> None:
     assert order == ["initrd", "initrd.b", "initrd.c", "initrd.a", "initrd.init", "initrd.kernel"]
 
 
-def test_what_the_interpreter_has_frozen_is_not_frozen_again() -> None:
+def test_sources_and_extensions_leave_out_modules_that_cpython_or_init_contains() -> None:
     nodes = {name: Node(name, f"/{name}.py") for name in ("os", "b", "a")}
     nodes["x"] = Node("x", "/x.cpython-311.so")
     nodes["sys"] = Node("sys")
@@ -106,7 +113,7 @@ def test_what_the_interpreter_has_frozen_is_not_frozen_again() -> None:
     assert list(analysis.extensions(nodes)) == [("x", "/x.cpython-311.so")]
 
 
-def test_built_in_modules_are_those_used_and_those_the_interpreter_needs() -> None:
+def test_builtins_are_the_modules_used_and_those_of_the_interpreter() -> None:
     found = analysis.builtins({"time": Node("time"), "a": Node("a", "/a.py")})
-    assert set(found) == set(analysis.CORE)
+    assert set(found) == set(analysis.INTERPRETER_BUILTINS)
     assert found == sorted(found)

@@ -1,4 +1,4 @@
-"""Modules compiled to tables."""
+"""Modules compiled to CPython's tables of frozen modules."""
 
 import marshal
 import os
@@ -17,41 +17,41 @@ def f():
 '''
 
 
-def compiled(directory: Path, name: str = "a.b", file: str = "b.py") -> frozen_modules.Module:
+def compile_source(directory: Path, name: str = "a.b", file: str = "b.py") -> frozen_modules.Module:
     (directory / file).write_text(SOURCE)
     return frozen_modules.Module(name, str(directory / file))
 
 
-def test_neither_documentation_nor_assertions_nor_the_directory_are_kept(tmp_path: Path) -> None:
-    data = compiled(tmp_path).data
+def test_compiled_module_has_no_docstrings_assertions_or_build_directory(tmp_path: Path) -> None:
+    data = compile_source(tmp_path).data
     assert b"Documented" not in data
     assert os.fsencode(tmp_path) not in data
     code = marshal.loads(data)
     assert isinstance(code, CodeType)
     assert code.co_filename == "a/b.py"
-    found: dict[str, object] = {}
-    exec(code, found)
-    assert found["f"]() == set()  # type: ignore[operator]
+    namespace: dict[str, object] = {}
+    exec(code, namespace)
+    assert namespace["f"]() == set()  # type: ignore[operator]
 
 
-def test_a_package_is_told_by_its_file(tmp_path: Path) -> None:
-    package = compiled(tmp_path, "a", "__init__.py")
+def test_package_is_recognised_by_its_init_file(tmp_path: Path) -> None:
+    package = compile_source(tmp_path, "a", "__init__.py")
     assert package.is_package
     assert package.filename == "a/__init__.py"
-    assert not compiled(tmp_path).is_package
+    assert not compile_source(tmp_path).is_package
 
 
-def test_the_table_names_every_module_and_ends(tmp_path: Path) -> None:
-    module = compiled(tmp_path)
-    lines = list(frozen_modules.table("those", [module], {"a.b": 640}))
-    assert lines[0] == "const struct _frozen those[] = {"
+def test_frozen_table_lists_each_module_and_a_terminator(tmp_path: Path) -> None:
+    module = compile_source(tmp_path)
+    lines = list(frozen_modules.frozen_table("modules", [module], {"a.b": 640}))
+    assert lines[0] == "const struct _frozen modules[] = {"
     assert '.name = "a.b"' in lines[1]
     assert ".code = initrd_modules_data + 640" in lines[1]
     assert f".size = {len(module.data)}" in lines[1]
     assert lines[2] == "\t{0},\n};"
 
 
-def test_built_in_modules_with_unusual_functions() -> None:
+def test_inittab_names_unusual_initialisation_functions() -> None:
     text = "\n".join(frozen_modules.inittab(["_warnings", "marshal", "sys", "time"]))
     assert '{"_warnings", _PyWarnings_Init}' in text
     assert '{"marshal", PyMarshal_Init}' in text
@@ -60,16 +60,16 @@ def test_built_in_modules_with_unusual_functions() -> None:
     assert "extern PyObject *NULL" not in text
 
 
-def test_two_directories_give_the_same_bytes(tmp_path: Path) -> None:
-    made = []
+def test_compiled_modules_do_not_depend_on_the_source_directory(tmp_path: Path) -> None:
+    results = []
     for name in ("one", "another place"):
         (tmp_path / name).mkdir()
-        made.append(compile_apart(tmp_path / name))
-    assert made[0] == made[1]
+        results.append(compile_in_subprocess(tmp_path / name))
+    assert results[0] == results[1]
 
 
-def compile_apart(directory: Path) -> bytes:
-    """Compile in a process of its own, as the build does."""
+def compile_in_subprocess(directory: Path) -> bytes:
+    """Compile in another process with PYTHONHASHSEED=0, as the build does."""
     (directory / "b.py").write_text(SOURCE)
     program = "import sys; from initrd.freeze.frozen_modules import Module; "
     program += "sys.stdout.buffer.write(Module('a.b', sys.argv[1]).data)"

@@ -1,4 +1,4 @@
-"""What of the network is in dist/init: all that `ip=` imports, and nothing of it in a start."""
+"""dist/init contains all modules that `ip=` imports, outside the modules of every start."""
 
 import _imp
 import json
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.built
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# Does everything that needs an import, in an interpreter that has nothing but the search path.
-RUN = """
+# Calls the functions with deferred imports, in an interpreter with nothing but a search path.
+PROGRAM = """
 import sys
 sys.path[:] = {!r}
 from initrd.guest.network import configure, netlink, resolv
@@ -37,24 +37,24 @@ def names(modules: list[list[str]]) -> set[str]:
     return {name for name, _ in modules}
 
 
-def imported() -> set[str]:
-    command = [sys.executable, "-I", "-S", "-c", RUN.format([TOP, *sys.path])]
+def modules_imported_by_the_network() -> set[str]:
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM.format([TOP, *sys.path])]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return {name for name in found if not _imp.is_frozen(name)} - {"__main__"}
 
 
-def test_all_that_the_network_imports_is_inside(analysis: Any) -> None:
+def test_init_contains_all_modules_that_the_network_imports(analysis: Any) -> None:
     inside = names(analysis["all"]) | names(analysis["all_extensions"])
     elsewhere = {*analysis["builtins"], *sys.builtin_module_names, *NOT_PACKED}
-    assert imported() - elsewhere - inside == set()
+    assert modules_imported_by_the_network() - elsewhere - inside == set()
 
 
-def test_a_start_brings_nothing_of_it(analysis: Any) -> None:
+def test_modules_of_a_start_contain_no_network_modules(analysis: Any) -> None:
     start = names(analysis["start"]) | names(analysis["start_extensions"])
     assert {name for name in start if "network" in name or "pyroute2" in name} == set()
     assert not {"socket", "_socket", "re", "logging"} & start
 
 
-def test_what_a_message_does_not_need_stays_out(analysis: Any) -> None:
+def test_init_leaves_out_modules_that_netlink_messages_do_not_need(analysis: Any) -> None:
     inside = names(analysis["all"]) | names(analysis["all_extensions"])
     assert not {"asyncio", "_ctypes", "multiprocessing", "ssl", "_ssl", "sqlite3"} & inside

@@ -1,9 +1,9 @@
 /*
- * The floor under /init: what a boot costs when the program that does it costs nothing.
+ * The minimal /init, a lower limit for measurements: a boot with almost no work outside the kernel.
  *
- * Makes the system calls that /init makes for a root and further shares by virtiofs, in the same
- * order, with what it does to each; knows no other options, waits for nothing, and any failure is
- * its end. Only for measuring. Options: `rootfs=TAG`, `mount=TAG` any number of times, `init=PATH`.
+ * It makes the system calls that /init makes to boot from a root and further shares on virtiofs, in
+ * the same order. It does not wait for devices, and exits on any failure. Options of the kernel
+ * command line: `rootfs=TAG`, `mount=TAG` any number of times, `init=PATH`.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,38 +29,38 @@
 static char cmdline[4096];
 static const char *root_tag = "rootfs", *target = "/bin/sh";
 
-static void need(int good, const char *what)
+static void require(int succeeded, const char *subject)
 {
-	if (good)
+	if (succeeded)
 		return;
-	perror(what);
+	perror(subject);
 	exit(1);
 }
 
-static void attach(const char *source, const char *where, const char *type, unsigned long flags,
-		   const char *data)
+static void mount_at(const char *source, const char *path, const char *type, unsigned long flags,
+		     const char *data)
 {
-	mkdir(where, 0755);
-	need(mount(source, where, type, flags, data) == 0, where);
+	mkdir(path, 0755);
+	require(mount(source, path, type, flags, data) == 0, path);
 }
 
 static void mount_api(void)
 {
-	attach("sysfs", "/sys", "sysfs", STRICT, NULL);
-	attach("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755,size=4m");
-	attach("proc", "/proc", "proc", STRICT, NULL);
-	attach("tmpfs", "/run", "tmpfs", PRIVATE, "mode=0755,size=64m");
-	attach("tmpfs", "/tmp", "tmpfs", PRIVATE, "mode=1777,size=128m");
-	attach("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+	mount_at("sysfs", "/sys", "sysfs", STRICT, NULL);
+	mount_at("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755,size=4m");
+	mount_at("proc", "/proc", "proc", STRICT, NULL);
+	mount_at("tmpfs", "/run", "tmpfs", PRIVATE, "mode=0755,size=64m");
+	mount_at("tmpfs", "/tmp", "tmpfs", PRIVATE, "mode=1777,size=128m");
+	mount_at("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
 	       "gid=5,mode=0620,ptmxmode=0666");
-	attach("tmpfs", "/dev/shm", "tmpfs", PRIVATE, "mode=1777");
+	mount_at("tmpfs", "/dev/shm", "tmpfs", PRIVATE, "mode=1777");
 }
 
 static void read_options(void)
 {
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 
-	need(fd >= 0 && read(fd, cmdline, sizeof cmdline - 1) > 0, "/proc/cmdline");
+	require(fd >= 0 && read(fd, cmdline, sizeof cmdline - 1) > 0, "/proc/cmdline");
 	close(fd);
 	cmdline[strcspn(cmdline, "\n")] = 0;
 	for (char *word = strtok(cmdline, " "); word; word = strtok(NULL, " "))
@@ -69,7 +69,7 @@ static void read_options(void)
 		else if (!strncmp(word, "init=", 5))
 			target = word + 5;
 		else if (!strncmp(word, "mount=", 6))
-			*word = 'M'; /* mount_shares() looks for it */
+			*word = 'M'; /* marks the option for mount_shares() */
 }
 
 static void make_node(const char *path, unsigned minor, unsigned mode)
@@ -89,7 +89,7 @@ static void make_link(const char *path, const char *to)
 	struct stat found;
 
 	if (lstat(path, &found) != 0)
-		need(symlink(to, path) == 0, path);
+		require(symlink(to, path) == 0, path);
 }
 
 static void make_devices(void)
@@ -110,12 +110,12 @@ static void load_modules(void)
 	char path[512];
 	int count = scandir(MODULES, &names, NULL, alphasort);
 
-	for (int at = 0; at < count; at++) {
-		if (names[at]->d_name[0] == '.')
+	for (int i = 0; i < count; i++) {
+		if (names[i]->d_name[0] == '.')
 			continue;
-		snprintf(path, sizeof path, MODULES "/%s", names[at]->d_name);
+		snprintf(path, sizeof path, MODULES "/%s", names[i]->d_name);
 		int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-		need(syscall(SYS_finit_module, fd, "", 0) == 0 || errno == EEXIST, path);
+		require(syscall(SYS_finit_module, fd, "", 0) == 0 || errno == EEXIST, path);
 		close(fd);
 	}
 }
@@ -124,12 +124,12 @@ static void mount_shares(void)
 {
 	char path[512];
 
-	attach(root_tag, SYSROOT, "virtiofs", MS_RDONLY, NULL);
+	mount_at(root_tag, SYSROOT, "virtiofs", MS_RDONLY, NULL);
 	mkdir("/run/mnt", 0755);
 	for (char *word = cmdline; word < cmdline + sizeof cmdline - 1; word += strlen(word) + 1)
 		if (!strncmp(word, "Mount=", 6)) {
 			snprintf(path, sizeof path, "/run/mnt/%s", word + 6);
-			attach(word + 6, path, "virtiofs", 0, NULL);
+			mount_at(word + 6, path, "virtiofs", 0, NULL);
 		}
 }
 
@@ -139,21 +139,21 @@ static int enter_root(void)
 	struct stat found;
 	char path[64];
 
-	for (int at = 0; at < 5; at++) {
-		snprintf(path, sizeof path, SYSROOT "%s", moved[at]);
-		need(lstat(path, &found) == 0, path);
+	for (int i = 0; i < 5; i++) {
+		snprintf(path, sizeof path, SYSROOT "%s", moved[i]);
+		require(lstat(path, &found) == 0, path);
 	}
-	for (int at = 0; at < 5; at++) {
-		snprintf(path, sizeof path, SYSROOT "%s", moved[at]);
-		need(mount(moved[at], path, "", MS_MOVE, NULL) == 0, path);
+	for (int i = 0; i < 5; i++) {
+		snprintf(path, sizeof path, SYSROOT "%s", moved[i]);
+		require(mount(moved[i], path, "", MS_MOVE, NULL) == 0, path);
 	}
 	int old = open("/", DIRECTORY);
-	need(chdir(SYSROOT) == 0 && mount(".", "/", "", MS_MOVE, NULL) == 0, "the move to /");
-	need(chroot(".") == 0 && chdir("/") == 0, "chroot");
+	require(chdir(SYSROOT) == 0 && mount(".", "/", "", MS_MOVE, NULL) == 0, "the move to /");
+	require(chroot(".") == 0 && chdir("/") == 0, "chroot");
 	return old;
 }
 
-static void empty(int directory, dev_t device)
+static void delete_content(int directory, dev_t device)
 {
 	DIR *listing = fdopendir(directory);
 	struct dirent *entry;
@@ -171,7 +171,7 @@ static void empty(int directory, dev_t device)
 		}
 		int child = openat(directory, name, DIRECTORY | O_NOFOLLOW);
 		if (fstat(child, &found) == 0 && found.st_dev == device) {
-			empty(child, device);
+			delete_content(child, device);
 			unlinkat(directory, name, AT_REMOVEDIR);
 		} else {
 			close(child);
@@ -182,14 +182,15 @@ static void empty(int directory, dev_t device)
 
 static void free_initramfs(int old)
 {
-	struct stat ours, theirs;
-	struct statfs kind;
+	struct stat new_root, old_root;
+	struct statfs type;
 	int root = open("/", DIRECTORY);
 
-	need(fstat(root, &ours) == 0 && fstat(old, &theirs) == 0 && fstatfs(old, &kind) == 0, "/");
+	require(fstat(root, &new_root) == 0 && fstat(old, &old_root) == 0, "/");
+	require(fstatfs(old, &type) == 0, "/");
 	close(root);
-	need(ours.st_dev != theirs.st_dev, "switching root");
-	empty(old, theirs.st_dev);
+	require(new_root.st_dev != old_root.st_dev, "switching root");
+	delete_content(old, old_root.st_dev);
 }
 
 static void reset_signals(void)
@@ -206,7 +207,7 @@ int main(int argc, char **argv, char **environment)
 {
 	mount_api();
 	int log = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
-	need(log >= 0, "/dev/kmsg");
+	require(log >= 0, "/dev/kmsg");
 	read_options();
 	make_devices();
 	load_modules();
@@ -215,5 +216,5 @@ int main(int argc, char **argv, char **environment)
 	reset_signals();
 	argv[0] = (char *)target;
 	execve(target, argv, environment);
-	need(0, target);
+	require(0, target);
 }

@@ -1,11 +1,11 @@
 /*
- * All that depends on the processor: how the kernel starts a program, and how to call it.
+ * Everything that depends on the processor: the entry point of a program, and system calls.
  *
- * `initrd_entry` is where the kernel enters /init. It hands the initial stack to `launch`, which
- * returns where to go on; the stack and the registers are then as the kernel left them.
+ * The kernel enters /init at `initrd_entry`. This code passes the initial stack to `launch`, which
+ * returns the address to continue at; the stack and the registers are then as the kernel left them.
  */
-#ifndef INITRD_MACHINE_H
-#define INITRD_MACHINE_H
+#ifndef INITRD_ARCH_H
+#define INITRD_ARCH_H
 
 #if defined(__x86_64__)
 
@@ -63,6 +63,6 @@ static inline long system_call(long number, long a, long b, long c, long d, long
 }
 
 #else
-#error "this processor is not known here yet: add its entry and its system call"
+#error "unsupported processor: add its entry point and its system call"
 #endif
 #endif

@@ -1,8 +1,8 @@
 /*
- * The name services and the dynamic loading of the C library, for a static /init: there are none.
+ * Stubs for the C library's name services (NSS) and dlopen(), linked into a static /init: all fail.
  *
- * The real ones load shared objects that an initramfs does not have, and the linker warns of each.
- * Parts of libpython that /init never calls refer to them.
+ * The real functions load shared objects, which an initramfs does not have, and the linker warns
+ * about each. They are referenced by parts of libpython that /init never calls.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <unistd.h>
 
-/* What calls dlopen() gets this (the linker's --wrap): libc.a brings its own along. */
+/* Replaces dlopen() by the linker's --wrap, because libc.a itself links the real one in. */
 void *__wrap_dlopen(const char *file, int mode)
 {
 	return NULL;
@@ -34,7 +34,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 	return EAI_SYSTEM;
 }
 
-/* Would bring the real getaddrinfo() along. */
+/* The real one would link the real getaddrinfo() in. */
 void freeaddrinfo(struct addrinfo *list)
 {
 }

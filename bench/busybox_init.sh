@@ -1,6 +1,7 @@
 #!/bin/sh
-# What people write instead of /init: a busybox's shell does the steps of its boot, one by one.
-# Knows `rootfs=TAG`, `mount=TAG` and `init=PATH`, and waits for nothing. Only for measuring.
+# A script for busybox with the same boot steps as /init, for comparison in bench/alternatives.py.
+# Options of the kernel command line: `rootfs=TAG`, `mount=TAG` any number of times, `init=PATH`.
+# It does not wait for devices.
 mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
 mount -t devtmpfs -o nosuid,mode=0755,size=4m devtmpfs /dev
 mount -t proc -o nosuid,noexec,nodev proc /proc
