@@ -1,3 +1,5 @@
+"""The command `mkvirtinitrd`: its options, its output, its errors, and their documentation."""
+
 import argparse
 import os
 import re
@@ -11,19 +13,19 @@ import pytest
 from initrd import __version__
 from initrd.host.image import lsinitramfs
 from initrd.host.image.compress import METHODS
-from tests.host.image.module_trees import BARE, write_tree
+from tests.host.image.module_trees import REQUIRED, write_tree
 
-TOP = Path(__file__).parents[2]
-SCRIPT = TOP / "scripts/mkvirtinitrd"
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "scripts/mkvirtinitrd"
 FILES = {
-    **BARE,
+    **REQUIRED,
     "overlay.ko": (),
     "virtio_blk.ko": (),
     "ext4.ko": (),
     "virtio_net.ko": (),
     "m.ko": (),
 }
-USUAL = {"virtio_pci", "virtiofs"}
+ALWAYS_INCLUDED = {"virtio_pci", "virtiofs"}
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -45,7 +47,7 @@ def modules_in(path: str) -> set[str]:
 @pytest.mark.parametrize(
     ("options", "added"),
     [
-        pytest.param([], set(), id="nothing"),
+        pytest.param([], set(), id="no option"),
         pytest.param(["--module", "m", "--module=overlay"], {"m", "overlay"}, id="modules"),
         pytest.param(["--overlay"], {"overlay"}, id="overlay"),
         pytest.param(["--block"], {"virtio_blk", "ext4"}, id="block"),
@@ -57,13 +59,15 @@ def modules_in(path: str) -> set[str]:
         pytest.param(["--cmdline", "rootfs=x", "--module", "m"], {"m"}, id="cmdline and module"),
     ],
 )
-def test_options_add_modules(operands: list[str], options: list[str], added: set[str]) -> None:
+def test_each_option_adds_its_modules(
+    operands: list[str], options: list[str], added: set[str]
+) -> None:
     done = run(*options, *operands)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert modules_in(operands[2]) == USUAL | added
+    assert modules_in(operands[2]) == ALWAYS_INCLUDED | added
 
 
-def test_the_same_inputs_give_the_same_bytes(operands: list[str]) -> None:
+def test_images_are_identical_for_every_hash_seed(operands: list[str]) -> None:
     images = set()
     for seed in ("1", "2", "3"):
         command = [sys.executable, str(SCRIPT), "--block", "--overlay", *operands[:2], "-"]
@@ -75,7 +79,9 @@ def test_the_same_inputs_give_the_same_bytes(operands: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_image_can_be_listed(operands: list[str], method: str) -> None:
+def test_an_image_can_be_listed_in_every_compression_format(
+    operands: list[str], method: str
+) -> None:
     assert run("--compress", method, *operands).returncode == 0
     done = run("--list", operands[2])
     assert done.stdout.decode().splitlines() == [
@@ -88,18 +94,18 @@ def test_an_image_can_be_listed(operands: list[str], method: str) -> None:
     ]
 
 
-def test_the_image_may_go_to_standard_output(operands: list[str]) -> None:
+def test_the_image_is_written_to_standard_output_for_a_dash(operands: list[str]) -> None:
     run(*operands)
     assert run(*operands[:2], "-").stdout == Path(operands[2]).read_bytes()
 
 
-def test_an_image_is_listed_from_standard_input(operands: list[str]) -> None:
+def test_an_image_can_be_listed_from_standard_input(operands: list[str]) -> None:
     image = run(*operands[:2], "-").stdout
     assert b" init\n" in run("--list", "/dev/stdin", stdin=image).stdout
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         pytest.param({"options": ["--module", "nope"]}, "no module nope in ", id="no such module"),
         pytest.param({"options": ["--module", ""]}, "no module  in ", id="empty module"),
@@ -110,23 +116,25 @@ def test_an_image_is_listed_from_standard_input(operands: list[str]) -> None:
         pytest.param({1: "\udcff\n"}, r"\udcff", id="a name that is not UTF-8"),
     ],
 )
-def test_a_failure_is_explained_and_leaves_no_file(
-    operands: list[str], change: dict[object, object], complaint: str
+def test_a_failure_prints_its_reason_and_leaves_no_file(
+    operands: list[str], change: dict[object, object], message: str
 ) -> None:
-    changed = [str(change.get(at, operand)) for at, operand in enumerate(operands)]
+    changed = [str(change.get(index, operand)) for index, operand in enumerate(operands)]
     options = change.get("options", [])
     assert isinstance(options, list)
     before = sorted(os.listdir(Path(operands[2]).parent))
     done = run(*options, *changed)
     assert done.returncode == 1
     assert done.stderr.startswith(b"mkvirtinitrd: ")
-    assert complaint in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert sorted(os.listdir(Path(operands[2]).parent)) == before
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["by name", "through a link"])
-def test_the_program_is_not_overwritten(operands: list[str], tmp_path: Path, link: bool) -> None:
+def test_the_init_program_is_not_overwritten_by_the_image(
+    operands: list[str], tmp_path: Path, link: bool
+) -> None:
     output = operands[0]
     if link:
         output = f"{tmp_path}/link"
@@ -140,43 +148,45 @@ def test_the_program_is_not_overwritten(operands: list[str], tmp_path: Path, lin
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param([], id="nothing"),
+        pytest.param([], id="no arguments"),
         pytest.param(["init", "modules"], id="no OUTPUT"),
-        pytest.param(["a", "b", "c", "d"], id="too much"),
-        pytest.param(["--list", "image", "b"], id="a list and more"),
-        pytest.param(["--list"], id="list nothing"),
+        pytest.param(["a", "b", "c", "d"], id="too many operands"),
+        pytest.param(["--list", "image", "b"], id="--list and an operand"),
+        pytest.param(["--list"], id="--list without an image"),
         pytest.param(["--compress", "rar", "a", "b", "c"], id="unknown compression"),
         pytest.param(["--mod", "x", "a", "b", "c"], id="an abbreviation"),
     ],
 )
-def test_misuse_shows_the_usage(arguments: list[str]) -> None:
+def test_wrong_arguments_print_the_usage(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(b"usage: mkvirtinitrd [--module NAME]... ")
 
 
-def test_a_reader_that_stops_reading_is_no_failure(operands: list[str]) -> None:
+def test_listing_into_a_closed_pipe_prints_no_error(operands: list[str]) -> None:
     run(*operands)
     command = f"{sys.executable} {SCRIPT} --list {operands[2]} | true"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_it_runs_from_anywhere_and_through_a_link(operands: list[str], tmp_path: Path) -> None:
+def test_mkvirtinitrd_runs_through_a_link_in_another_directory(
+    operands: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "mkvirtinitrd").symlink_to(SCRIPT)
     command = [sys.executable, "-I", "mkvirtinitrd", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"mkvirtinitrd {__version__}\n"
 
 
-def test_the_manual_names_every_option_and_no_other() -> None:
-    page = (TOP / "man/mkvirtinitrd.8").read_text().replace("\\-", "-")
+def test_the_manual_page_documents_exactly_the_options() -> None:
+    page = (REPOSITORY / "man/mkvirtinitrd.8").read_text().replace("\\-", "-")
     options = page.partition(".SH OPTIONS")[2].partition(".SH")[0]
     assert set(re.findall(r"^\.(?:B|BI) \"?(--[a-z]+)", options, re.MULTILINE)) == long_options()
 
 
-def test_the_readme_explains_every_option_and_no_other() -> None:
-    page = (TOP / "README.md").read_text(encoding="utf-8")
+def test_the_readme_documents_exactly_the_options() -> None:
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     section = page.partition("\n### mkvirtinitrd\n")[2].partition("\n## ")[0]
     explained = set(re.findall(r"^\| `(--[a-z]+)", section, re.MULTILINE))
     assert explained == long_options() - {"--help", "--version"}

@@ -1,9 +1,12 @@
 """Make the initramfs image: `/init`, the modules it loads, and nothing else.
 
-    modules = choose("/lib/modules/6.1.0-9-amd64", [*needs.ALWAYS, needs.module("overlay")])
-    save(build(read_init("dist/init"), modules, "none"), "initrd.img")
+    chosen = choose_modules("/lib/modules/6.1.0-9-amd64", [*ALWAYS, module_requirement("overlay")])
+    save_file(build_image(read_init("dist/init"), chosen), "initrd.img")
 
 The same inputs give the same bytes. Nothing needs root, and no program is started.
+
+`chrootvm` calls `open_boot_image`, which takes the image from the cache where possible, and appends
+a command for the guest to it.
 """
 
 import os
@@ -16,14 +19,15 @@ from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
 from initrd.options import COMMAND_FILE
+from initrd.record import Record
 
 INIT = "init"
 MODULES = "usr/lib/modules"
+COMMAND_PORTS = Requirement(("virtio_console",), "the streams of a command")
 _ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".zst")
-COMMAND_PORTS = Requirement(("virtio_console",), "the streams of a command")
-NAMELESS = "initrd.img"  # what to call an image that the cache does not keep
 _DEPMOD_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo")
+_UNCACHED_NAME = "initrd.img"  # path reported for an image that is not in the cache
 
 
 def build_image(init: bytes, modules: Iterable[Module], compression: str = "none") -> bytes:
@@ -47,16 +51,17 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
 
 def read_init(path: str) -> bytes:
     """Return the program at `path`. Raises HostError unless it is a regular ELF file."""
-    what = f"cannot use {path} as the image's /init"
+    failure = f"cannot use {path} as the image's /init"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise HostError(what, "it is no regular file")
+            raise HostError(failure, "it is no regular file")
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        raise HostError(what, reason(error)) from error
+        raise HostError(failure, reason(error)) from error
     if not content.startswith(_ELF):
-        raise HostError(what, "it is no ELF program", "the file dist/init that `make build` makes")
+        hint = "the file dist/init that `make build` makes"
+        raise HostError(failure, "it is no ELF program", hint)
     return content
 
 
@@ -74,6 +79,27 @@ def read_module(path: str) -> bytes:
     return content
 
 
+def open_boot_image(
+    init: str,
+    modules_dir: str,
+    requirements: tuple[Requirement, ...],
+    command: Command | None,
+    cache: str,
+) -> OpenFile:
+    """Return the image with the program `init`, the modules required, and the command.
+
+    `modules_dir` is the kernel's module directory; empty: it has none. `cache` is this program's
+    cache directory. Raises HostError.
+    """
+    key = repr((init, modules_dir, requirements))
+    folder = os.path.join(cache, "images")
+    image = open_cached(folder, key, lambda: _make_cache_entry(init, modules_dir, requirements))
+    file = name_open_file(image, _UNCACHED_NAME)
+    if command is None:
+        return file
+    return file.replace(descriptor=_append_command(image, command))
+
+
 def _decompress(path: str, content: bytes) -> bytes:
     from initrd.host.image import compress  # noqa: PLC0415 - not all kernels' modules are compressed
 
@@ -84,45 +110,33 @@ def _decompress(path: str, content: bytes) -> bytes:
     return module
 
 
-def open_boot_image(
-    init: str, modules: str, wanted: tuple[Requirement, ...], command: Command | None, cache: str
-) -> OpenFile:
-    """Return the image with the program `init` and the modules that are wanted.
-
-    `modules` is the kernel's directory of them; empty: it has none. `cache` is ours.
-    """
-    key = repr((init, modules, wanted))
-    folder = os.path.join(cache, "images")
-    image = open_cached(folder, key, lambda: make_boot_image(init, modules, wanted))
-    file = name_open_file(image, NAMELESS)
-    if command is None:
-        return file
-    return file.replace(descriptor=with_command(image, command))
-
-
-def make_boot_image(init: str, directory: str, wanted: tuple[Requirement, ...]) -> CacheEntry:
-    """Return the image, and what it was made from."""
+def _make_cache_entry(
+    init: str, modules_dir: str, requirements: tuple[Requirement, ...]
+) -> CacheEntry:
     from initrd.host.image import modules  # noqa: PLC0415 - the cache has most images
 
-    chosen = modules.choose_modules(directory, wanted) if directory else ()
-    depmod = (os.path.join(directory, f"modules.{name}") for name in _DEPMOD_FILES)
+    chosen = modules.choose_modules(modules_dir, requirements) if modules_dir else ()
+    depmod = (os.path.join(modules_dir, f"modules.{name}") for name in _DEPMOD_FILES)
     inputs = (init, *depmod, *(module.path for module in chosen))
     return CacheEntry(build_image(read_init(init), chosen), inputs)
 
 
-def with_command(image: int, command: Command) -> int:
-    """Return a descriptor of the image with a command in it. Closes `image`. Raises HostError."""
+def _append_command(image: int, command: Command) -> int:
+    """Return a descriptor of a copy of the image with a command in it.
+
+    Closes `image`. Raises HostError.
+    """
     try:
         data = dump(command)
     except CommandError as error:
         raise HostError("cannot run the command", str(error)) from error
     size, copied = os.fstat(image).st_size, 0
-    whole = os.memfd_create("initrd")
+    copy = os.memfd_create("initrd")
     while copied < size:
-        copied += os.sendfile(whole, image, copied, size - copied)
+        copied += os.sendfile(copy, image, copied, size - copied)
     os.close(image)
     entry = cpio.file(COMMAND_FILE.lstrip("/"), data, 0o600)
-    with open(whole, "wb", closefd=False) as file:
+    with open(copy, "wb", closefd=False) as file:
         file.seek(size)
         file.write(cpio.gap(size) + cpio.pack([entry]))
-    return whole
+    return copy

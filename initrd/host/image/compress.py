@@ -1,8 +1,9 @@
-"""Compress an image, decompress modules and images: the formats that kernels read.
+"""Compress images, decompress modules and images: the formats that the kernel reads.
 
-gzip and xz come with Python. zstd and lz4 come from the shared libraries that nearly every Linux
-distribution has for its package manager's sake; they are loaded only when they are needed. No
-program is started. The same input gives the same bytes, as long as the library stays the same.
+gzip and xz come with Python. zstd and lz4 come from the shared libraries libzstd and liblz4, which
+nearly every Linux distribution installs for its package manager; they are loaded when they are
+first needed. No program is started. The same input gives the same bytes, as long as the library
+stays the same.
 
 Source: the kernel's lib/decompress*.c.
 """
@@ -13,17 +14,17 @@ from collections.abc import Callable
 from initrd.errors import HostError
 
 METHODS = ("none", "gzip", "xz", "zstd", "lz4")
-GZIP_LEVEL = 6
-GZIP_WINDOW = 16 + 15  # zlib.h: 2**15 bytes, with a gzip header (which then has no time in it)
-LZ4_MAGIC = (0x184C2102).to_bytes(4, "little")
-LZ4_BLOCK = 8 << 20  # bytes before compression
-LZ4_LEVEL = 9  # of the high compression
-ZSTD_LEVEL = 9
-ZSTD_CHUNK = 1 << 20  # bytes decompressed at a time
+_GZIP_LEVEL = 6
+_GZIP_WINDOW = 16 + 15  # zlib.h: 2**15 bytes, with a gzip header (which then has no time in it)
+_LZ4_MAGIC = (0x184C2102).to_bytes(4, "little")
+_LZ4_BLOCK = 8 << 20  # bytes before compression
+_LZ4_LEVEL = 9  # of LZ4_compress_HC
+_ZSTD_LEVEL = 9
+_ZSTD_CHUNK = 1 << 20  # bytes decompressed at a time
 
 
 class CompressError(ValueError):
-    """Data that cannot be decompressed. The text says why."""
+    """Data that cannot be decompressed. The text gives the reason."""
 
 
 def compress(data: bytes, method: str) -> bytes:
@@ -31,43 +32,59 @@ def compress(data: bytes, method: str) -> bytes:
 
     Raises HostError when a library is missing.
     """
-    return _COMPRESS[method](data)
+    return _COMPRESSORS[method](data)
 
 
 def decompress(data: bytes) -> tuple[bytes, int]:
     """Return the content of the stream that `data` starts with, and the stream's own length.
 
-    Raises CompressError when it is damaged or in no format that we know, and HostError when a
-    library is missing.
+    Raises CompressError when it is damaged or in an unknown format, and HostError when a library
+    is missing.
     """
-    for magic, decompressor in _DECOMPRESS.items():
+    for magic, decompressor in _DECOMPRESSORS.items():
         if data.startswith(magic):
             return decompressor(data)
     raise CompressError("no cpio archive, and not compressed by gzip, xz, zstd or lz4 --legacy")
 
 
-def _gzip(data: bytes) -> bytes:
-    import zlib  # noqa: PLC0415 - here and below: seldom needed, and starting takes long enough
+def load_library(soname: str, *, debian: str, fedora: str) -> ctypes.CDLL:
+    """Return the library `soname`; `debian` and `fedora` are the packages that contain it.
 
-    stream = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
+    Raises HostError.
+    """
+    try:
+        return ctypes.CDLL(soname)
+    except OSError as error:  # it has the text of dlerror(3), and no errno
+        raise HostError(
+            f"cannot load the library {soname}",
+            str(error),
+            f"install {debian} (Debian, Ubuntu) or {fedora} (Fedora)",
+        ) from None
+
+
+def _gzip(data: bytes) -> bytes:
+    import zlib  # noqa: PLC0415 - here and below: seldom needed, and imports make the start slower
+
+    stream = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW)
     return stream.compress(data) + stream.flush()
 
 
 def _gunzip(data: bytes) -> tuple[bytes, int]:
     import zlib  # noqa: PLC0415
 
-    stream = zlib.decompressobj(GZIP_WINDOW)
+    stream = zlib.decompressobj(_GZIP_WINDOW)
     try:
         content = stream.decompress(data)
     except zlib.error as error:
         raise CompressError(f"the gzip data is damaged ({error})") from None
-    return _whole("gzip", content, data, stream.unused_data, complete=stream.eof)
+    _check_complete("gzip", complete=stream.eof)
+    return content, len(data) - len(stream.unused_data)
 
 
 def _xz(data: bytes) -> bytes:
     import lzma  # noqa: PLC0415
 
-    return lzma.compress(data, check=lzma.CHECK_CRC32)  # the kernel knows no other check
+    return lzma.compress(data, check=lzma.CHECK_CRC32)  # the kernel supports no other check
 
 
 def _unxz(data: bytes) -> tuple[bytes, int]:
@@ -78,15 +95,13 @@ def _unxz(data: bytes) -> tuple[bytes, int]:
         content = stream.decompress(data)
     except lzma.LZMAError as error:
         raise CompressError(f"the xz data is damaged ({error})") from None
-    return _whole("xz", content, data, stream.unused_data, complete=stream.eof)
+    _check_complete("xz", complete=stream.eof)
+    return content, len(data) - len(stream.unused_data)
 
 
-def _whole(
-    method: str, content: bytes, data: bytes, rest: bytes, *, complete: bool
-) -> tuple[bytes, int]:
+def _check_complete(method: str, *, complete: bool) -> None:
     if not complete:
         raise CompressError(f"the {method} data ends too early; it was cut short")
-    return content, len(data) - len(rest)
 
 
 def _lz4_library() -> ctypes.CDLL:
@@ -101,12 +116,12 @@ def _lz4_library() -> ctypes.CDLL:
 def _lz4(data: bytes) -> bytes:
     """Return one legacy frame. Raises HostError when the library is missing."""
     library = _lz4_library()
-    bound = library.LZ4_compressBound(LZ4_BLOCK)
+    bound = library.LZ4_compressBound(_LZ4_BLOCK)
     target = ctypes.create_string_buffer(bound)
-    chunks = [LZ4_MAGIC]
-    for at in range(0, len(data), LZ4_BLOCK):
-        block = data[at : at + LZ4_BLOCK]
-        size = library.LZ4_compress_HC(block, target, len(block), bound, LZ4_LEVEL)
+    chunks = [_LZ4_MAGIC]
+    for offset in range(0, len(data), _LZ4_BLOCK):
+        block = data[offset : offset + _LZ4_BLOCK]
+        size = library.LZ4_compress_HC(block, target, len(block), bound, _LZ4_LEVEL)
         chunks += [size.to_bytes(4, "little"), ctypes.string_at(target, size)]
     return b"".join(chunks)
 
@@ -117,28 +132,27 @@ def _unlz4(data: bytes) -> tuple[bytes, int]:
     Raises CompressError, and HostError when the library is missing.
     """
     library = _lz4_library()
-    bound = library.LZ4_compressBound(LZ4_BLOCK)
-    target = ctypes.create_string_buffer(LZ4_BLOCK)
+    bound = library.LZ4_compressBound(_LZ4_BLOCK)
+    target = ctypes.create_string_buffer(_LZ4_BLOCK)
     chunks = []
-    at = len(LZ4_MAGIC)
-    while size := int.from_bytes(data[at : at + 4], "little"):
-        block = data[at + 4 : at + 4 + size]
-        if len(block) < size <= bound:
-            raise CompressError("the lz4 data ends too early; it was cut short")
-        length = library.LZ4_decompress_safe(block, target, len(block), LZ4_BLOCK)
+    offset = len(_LZ4_MAGIC)
+    while size := int.from_bytes(data[offset : offset + 4], "little"):
+        block = data[offset + 4 : offset + 4 + size]
+        _check_complete("lz4", complete=len(block) == size or size > bound)
+        length = library.LZ4_decompress_safe(block, target, len(block), _LZ4_BLOCK)
         if size > bound or length < 0:
             raise CompressError(
                 "the lz4 data is damaged, or what follows it does not start with four zeros"
             )
         chunks.append(ctypes.string_at(target, length))
-        at += 4 + size
-    return b"".join(chunks), at
+        offset += 4 + size
+    return b"".join(chunks), offset
 
 
 class _ZstdBuffer(ctypes.Structure):
     """ZSTD_inBuffer and ZSTD_outBuffer."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("at", ctypes.c_size_t))
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t))
 
 
 def _zstd_library() -> ctypes.CDLL:
@@ -167,8 +181,8 @@ def _zstd(data: bytes) -> bytes:
     library = _zstd_library()
     bound = library.ZSTD_compressBound(len(data))
     target = ctypes.create_string_buffer(bound)
-    size = _zstd_checked(library, library.ZSTD_compress(target, bound, data, len(data), ZSTD_LEVEL))
-    return ctypes.string_at(target, size)
+    status = library.ZSTD_compress(target, bound, data, len(data), _ZSTD_LEVEL)
+    return ctypes.string_at(target, _check_zstd(library, status))
 
 
 def _unzstd(data: bytes) -> tuple[bytes, int]:
@@ -179,61 +193,46 @@ def _unzstd(data: bytes) -> tuple[bytes, int]:
     library = _zstd_library()
     stream = ctypes.c_void_p(library.ZSTD_createDStream())
     try:
-        return _zstd_decompress(library, stream, data)
+        return _decompress_zstd_frame(library, stream, data)
     finally:
         library.ZSTD_freeDStream(stream)
 
 
-def _zstd_decompress(
+def _decompress_zstd_frame(
     library: ctypes.CDLL, stream: ctypes.c_void_p, data: bytes
 ) -> tuple[bytes, int]:
     source = _ZstdBuffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
-    chunk = ctypes.create_string_buffer(ZSTD_CHUNK)
+    chunk = ctypes.create_string_buffer(_ZSTD_CHUNK)
     chunks = []
-    wanted = 1
-    while wanted:  # zero: the frame is complete
-        target = _ZstdBuffer(ctypes.cast(chunk, ctypes.c_void_p), ZSTD_CHUNK, 0)
+    remaining = 1  # a hint of the library, in bytes; 0: the frame is complete
+    while remaining:
+        target = _ZstdBuffer(ctypes.cast(chunk, ctypes.c_void_p), _ZSTD_CHUNK, 0)
         status = library.ZSTD_decompressStream(stream, ctypes.byref(target), ctypes.byref(source))
-        wanted = _zstd_checked(library, status)
-        chunks.append(ctypes.string_at(chunk, target.at))
-        if wanted and source.at == len(data) and target.at < ZSTD_CHUNK:
-            raise CompressError("the zstd data ends too early; it was cut short")
-    return b"".join(chunks), source.at
+        remaining = _check_zstd(library, status)
+        chunks.append(ctypes.string_at(chunk, target.pos))
+        exhausted = source.pos == len(data) and target.pos < _ZSTD_CHUNK
+        _check_complete("zstd", complete=not (remaining and exhausted))
+    return b"".join(chunks), source.pos
 
 
-def _zstd_checked(library: ctypes.CDLL, status: int) -> int:
+def _check_zstd(library: ctypes.CDLL, status: int) -> int:
+    """Return the result of a call of libzstd. Raises CompressError when it is an error."""
     if library.ZSTD_isError(status):
         reason = library.ZSTD_getErrorName(status).decode()
         raise CompressError(f"the zstd data is damaged ({reason})")
     return status
 
 
-def load_library(soname: str, *, debian: str, fedora: str) -> ctypes.CDLL:
-    """Return the library `soname`; `debian` and `fedora` are the packages that bring it.
-
-    Raises HostError.
-    """
-    try:
-        return ctypes.CDLL(soname)
-    except OSError as error:  # dlopen(3) tells its reasons in words only
-        raise HostError(
-            f"cannot load the library {soname}",
-            str(error),
-            f"install {debian} (Debian, Ubuntu) or {fedora} (Fedora)",
-        ) from None
-
-
-_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+_COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
     "gzip": _gzip,
     "xz": _xz,
     "zstd": _zstd,
     "lz4": _lz4,
 }
-
-_DECOMPRESS: dict[bytes, Callable[[bytes], tuple[bytes, int]]] = {
+_DECOMPRESSORS: dict[bytes, Callable[[bytes], tuple[bytes, int]]] = {  # by magic number
     b"\x1f\x8b": _gunzip,
     b"\xfd7zXZ\0": _unxz,
     b"\x28\xb5\x2f\xfd": _unzstd,
-    b"\x02\x21\x4c\x18": _unlz4,  # the legacy frame: the only one that the kernel reads
+    _LZ4_MAGIC: _unlz4,  # the legacy frame: the only one that the kernel reads
 }

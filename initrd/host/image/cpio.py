@@ -1,7 +1,7 @@
-"""Write cpio archives in the format that the kernel unpacks ("newc"); `unpack` reads them.
+"""Write cpio archives in the format that the kernel unpacks ("newc"); `lsinitramfs` reads them.
 
-Pure, and the same entries give the same bytes: `pack` sorts, numbers the inodes itself, adds the
-parent directories that are missing, and asks no clock.
+Pure, and the same entries give the same bytes: `pack` sorts them, numbers the inodes itself, adds
+the parent directories that are missing, and does not use the clock.
 
     image = cpio.pack([cpio.file("init", program, 0o755), cpio.symlink("bin", "usr/bin")])
     image += cpio.gap(len(image)) + cpio.pack([cpio.file("etc/extra", b"more")])
@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from initrd.record import Record
 
 MAGIC = b"070701"
-MAGIC_CRC = b"070702"  # the same layout with a checksum, which nobody checks
+MAGIC_CRC = b"070702"  # the same layout with a checksum, which `lsinitramfs` does not verify
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
-LONGEST_NAME = 4096  # PATH_MAX: the kernel skips an entry with a longer name, without a word
-LARGEST_FIELD = 0xFFFFFFFF
+_PATH_MAX = 4096  # the kernel skips an entry with a longer name, without a message
+_FIELD_MAX = 0xFFFFFFFF
 
 Name = str | bytes
 
@@ -32,12 +32,12 @@ class Entry(Record):
 
     path: bytes  # relative to the root of the archive
     mode: int
-    data: bytes = b""  # content, or where a symlink points
+    data: bytes = b""  # content, or the target of a symbolic link
     uid: int = 0
     gid: int = 0
     mtime: int = 0  # seconds since 1970
     device: tuple[int, int] = (0, 0)  # major and minor number of a device node
-    link: bytes = b""  # another name of the regular file at this path; mode and owner are its
+    link: bytes = b""  # for a hard link: the path of the regular file, which has mode and owner
 
 
 def file(path: Name, data: bytes, mode: int = 0o644) -> Entry:
@@ -46,7 +46,7 @@ def file(path: Name, data: bytes, mode: int = 0o644) -> Entry:
 
 
 def directory(path: Name, mode: int = 0o755) -> Entry:
-    """Return a directory. Only those that are not plain 0755 need to be spelt out."""
+    """Return a directory. `pack` adds those with the mode 0755 by itself."""
     return Entry(os.fsencode(path), stat.S_IFDIR | mode)
 
 
@@ -56,7 +56,7 @@ def symlink(path: Name, target: Name) -> Entry:
 
 
 def device(path: Name, mode: int, major: int, minor: int) -> Entry:
-    """Return a device node; `mode` says which kind: `stat.S_IFCHR | 0o600`."""
+    """Return a device node; `mode` includes its kind: `stat.S_IFCHR | 0o600`."""
     return Entry(os.fsencode(path), mode, device=(major, minor))
 
 
@@ -68,19 +68,19 @@ def hard_link(path: Name, to: Name) -> Entry:
 def pack(entries: Iterable[Entry]) -> bytes:
     """Return one archive of `entries`, with their parents' directories, sorted by path.
 
-    Raises ValueError for what an archive cannot hold: a path that is absolute, has `..` or is there
-    twice or below something that is no directory; a hard link to nothing; numbers of more than 32
-    bits.
+    Raises ValueError for entries that an archive cannot hold: a path that is absolute, has `..`, is
+    there twice or is below an entry that is no directory; a hard link to a path that is no regular
+    file; numbers of more than 32 bits.
     """
     tree = _with_parents(_by_path(entries))
-    owners = {path: _owner(tree, entry) for path, entry in tree.items()}
-    inodes = {path: number for number, path in enumerate(sorted(set(owners.values())), 1)}
-    names = Counter(owners.values())
+    targets = {path: _inode_path(tree, entry) for path, entry in tree.items()}
+    inodes = {path: number for number, path in enumerate(sorted(set(targets.values())), 1)}
+    link_counts = Counter(targets.values())
     chunks: list[bytes] = []
     for path in sorted(tree):
-        owner = owners[path]
-        nlink = 2 if stat.S_ISDIR(tree[path].mode) else names[owner]
-        chunks += _member(path, tree[owner], tree[path].data, inodes[owner], nlink)
+        target = targets[path]
+        nlink = 2 if stat.S_ISDIR(tree[path].mode) else link_counts[target]
+        chunks += _member(path, tree[target], tree[path].data, inodes[target], nlink)
     chunks += _member(TRAILER, Entry(TRAILER, 0), b"", 0, 1)
     return b"".join(chunks)
 
@@ -88,8 +88,8 @@ def pack(entries: Iterable[Entry]) -> bytes:
 def gap(size: int) -> bytes:
     """Return the zeros to put after an image of `size` bytes, so that an archive can follow.
 
-    The kernel wants an archive to start at a multiple of 4, and takes four zeros for the end of
-    an LZ4 stream, which has no other end.
+    The kernel requires an archive to start at a multiple of 4 bytes, and takes four zeros for the
+    end of an LZ4 stream, which has no other end mark.
     """
     return bytes(4 + -size % 4)
 
@@ -108,23 +108,23 @@ def _check_path(path: bytes) -> None:
     parts = path.split(b"/")
     if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
         raise ValueError(f"{os.fsdecode(path)!r}: not a plain relative path")
-    if path == TRAILER or len(path) >= LONGEST_NAME:
+    if path == TRAILER or len(path) >= _PATH_MAX:
         raise ValueError(f"{os.fsdecode(path)!r}: a name that an archive cannot hold")
 
 
 def _with_parents(tree: dict[bytes, Entry]) -> dict[bytes, Entry]:
-    whole = dict(tree)
+    completed = dict(tree)
     for path in tree:
         child = path
         while parent := child.rpartition(b"/")[0]:
-            if not stat.S_ISDIR(whole.setdefault(parent, directory(parent)).mode):
+            if not stat.S_ISDIR(completed.setdefault(parent, directory(parent)).mode):
                 raise ValueError(f"{os.fsdecode(child)}: below something that is no directory")
             child = parent
-    return whole
+    return completed
 
 
-def _owner(tree: dict[bytes, Entry], entry: Entry) -> bytes:
-    """Return the path whose inode `entry` is a name of: its own, but for a hard link."""
+def _inode_path(tree: dict[bytes, Entry], entry: Entry) -> bytes:
+    """Return the path of the entry with the inode: the target of a hard link, or its own path."""
     if not entry.link:
         return entry.path
     target = tree.get(entry.link)
@@ -137,11 +137,12 @@ def _owner(tree: dict[bytes, Entry], entry: Entry) -> bytes:
 
 
 def _member(path: bytes, entry: Entry, body: bytes, inode: int, nlink: int) -> list[bytes]:
+    """Return the bytes of one archive member, in pieces."""
     fields = (
         *(inode, entry.mode, entry.uid, entry.gid, nlink, entry.mtime, len(body)),
         *(0, 0, *entry.device, len(path) + 1, 0),
     )
-    if not all(0 <= field <= LARGEST_FIELD for field in fields):
+    if not all(0 <= field <= _FIELD_MAX for field in fields):
         raise ValueError(f"{os.fsdecode(path)}: a number in {fields} does not fit into 32 bits")
     head = MAGIC + b"%08X" * len(fields) % fields + path + b"\0"
     return [head, bytes(-len(head) % 4), body, bytes(-len(body) % 4)]

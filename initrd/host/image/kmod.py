@@ -1,9 +1,10 @@
-"""Read a kernel's module directory: which modules there are, what they need, what is built in.
+"""Read a kernel's module directory: its modules, their dependencies, and what is built in.
 
-Reads the text files that depmod writes and that come with the kernel, each when it is first needed;
-the modules themselves are not opened. In a module's name `-` and `_` are the same. A link leads
-where it would lead in the root that the directory is in, never out of it: whoever made that root
-shall not get at the files of this machine.
+Reads the text files that depmod writes and those that come with the kernel, each when it is first
+needed; the modules themselves are not opened. In a module's name `-` and `_` are the same.
+
+Symbolic links are followed as in the root that the directory is part of, and never out of it: the
+root may come from somebody else, whose links must not reach other files of the host.
 
 Source: modules.dep(5), modprobe.d(5), the kernel's Documentation/kbuild/kbuild.rst.
 """
@@ -17,147 +18,151 @@ from initrd.errors import HostError, reason
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
-MODULES = ("usr/lib/modules", "lib/modules")  # the second: roots whose /lib is not a link
+MODULES = ("usr/lib/modules", "lib/modules")  # the second: for roots whose /lib is not a link
 
 
 class SoftDependency(Record):
-    """What should be loaded before and after a module, as far as it exists."""
+    """Modules to load before and after a module, as far as they exist: names or aliases."""
 
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Return a module's name as the kernel has it."""
     return name.replace("-", "_")
 
 
-def name_of(path: str) -> str:
+def module_name(path: str) -> str:
     """Return the name of the module in the file `path`: `a/virtio-rng.ko.xz` is `virtio_rng`."""
-    return canonical(path.rpartition("/")[2].partition(".ko")[0])
+    return canonical_name(path.rpartition("/")[2].partition(".ko")[0])
 
 
 class ModuleTree:
-    """The modules of one kernel: what is in a directory `…/lib/modules/VERSION`.
+    """The modules of one kernel, in a directory `…/lib/modules/VERSION`.
 
-    Raises HostError when the directory cannot be used; so do the methods for damaged files.
+    The constructor raises HostError when the directory cannot be used, and the methods raise it
+    when a file in the directory is damaged.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._root, self._below = _root_of(os.path.abspath(directory))
+        self._root, self._path_in_root = _split_root(os.path.abspath(directory))
         lines = self._read("modules.dep", required=True).split("\n")
-        self._lines = {name_of(line.partition(":")[0]): line for line in lines if ":" in line}
+        self._lines = {module_name(line.partition(":")[0]): line for line in lines if ":" in line}
 
     def find(self, word: str) -> tuple[str, ...] | None:
-        """Return the modules that `word`, a name or an alias, stands for; None: nowhere.
+        """Return the modules that `word`, a name or an alias, stands for; None: unknown.
 
-        None of them when the kernel has it built in. An alias is matched literally.
+        The result is empty when the kernel has the module built in. An alias is matched literally.
         """
-        name = canonical(word)
+        name = canonical_name(word)
         if name in self._builtin:
             return ()
         if name in self._lines:
             return (name,)
         return self._find_alias(name)
 
-    def needs(self, name: str) -> tuple[str, ...]:
-        """Return the modules without whose symbols `name` cannot be loaded, the first first."""
+    def dependencies(self, name: str) -> tuple[str, ...]:
+        """Return the modules whose symbols `name` uses, in the order to load them."""
         files = self._line(name).partition(":")[2].split()
-        return tuple(name_of(file) for file in reversed(files))
+        return tuple(module_name(file) for file in reversed(files))
 
-    def soft(self, name: str) -> SoftDependency:
+    def soft_dependencies(self, name: str) -> SoftDependency:
         """Return the soft dependencies of `name`, names or aliases, as they are written.
 
-        From all lines for it; modprobe looks at the first, and /init has no modprobe to ask later.
+        All lines for `name` count, though modprobe uses the first only: in the guest no modprobe
+        can load a missing module later.
         """
-        return self._soft.get(name, SoftDependency())
+        return self._soft_dependencies.get(name, SoftDependency())
 
-    def file(self, name: str) -> str:
-        """Return the path of the file that holds `name`."""
+    def path(self, name: str) -> str:
+        """Return the path of the file that holds the module `name`."""
         return self._resolve(self._line(name).partition(":")[0].lstrip("/"))
 
-    def similar(self, word: str) -> list[str]:
+    def similar_names(self, word: str) -> list[str]:
         """Return names that `word` may be a misspelling of."""
         from difflib import get_close_matches  # noqa: PLC0415 - only to explain a failure
 
-        return get_close_matches(canonical(word), [*self._lines, *self._builtin])
+        return get_close_matches(canonical_name(word), [*self._lines, *self._builtin])
 
     @property
-    def advice(self) -> str:
-        """What to try when depmod's files are missing or do not fit the modules."""
+    def hint(self) -> str:
+        """What the user may try when depmod's files are missing or do not fit the modules."""
         folder, version = os.path.split(os.path.abspath(self.directory))
         base = folder.removesuffix("/lib/modules")
         command = f"depmod -b {quote(base or '/')} {quote(version)}" if base != folder else "depmod"
         return f"reinstall the kernel's package, or run {command}"
 
     def _line(self, name: str) -> str:
+        """Return the line of modules.dep for a module."""
         try:
             return self._lines[name]
         except KeyError:
             raise HostError(
                 f"module {name}",
                 f"{self.directory}/modules.dep names it as a dependency, but has no line for it",
-                self.advice,
+                self.hint,
             ) from None
 
     def _find_alias(self, alias: str) -> tuple[str, ...] | None:
-        text = re.escape(alias).replace("_", "[-_]")
-        if re.search(rf"\.alias={text}\0", self._read("modules.builtin.modinfo")):
+        pattern = re.escape(alias).replace("_", "[-_]")
+        if re.search(rf"\.alias={pattern}\0", self._read("modules.builtin.modinfo")):
             return ()
-        found = re.findall(rf"^alias {text} (\S+)$", self._read("modules.alias"), re.MULTILINE)
-        names = tuple(sorted({canonical(name) for name in found} & self._lines.keys()))
+        found = re.findall(rf"^alias {pattern} (\S+)$", self._read("modules.alias"), re.MULTILINE)
+        names = tuple(sorted({canonical_name(name) for name in found} & self._lines.keys()))
         return names or None
 
     @cached_property
     def _builtin(self) -> frozenset[str]:
-        return frozenset(name_of(line) for line in self._read("modules.builtin").split())
+        return frozenset(module_name(line) for line in self._read("modules.builtin").split())
 
     @cached_property
-    def _soft(self) -> dict[str, SoftDependency]:
+    def _soft_dependencies(self) -> dict[str, SoftDependency]:
         found: dict[str, SoftDependency] = {}
         for line in self._read("modules.softdep").split("\n"):
             words = line.split()
             if len(words) > 2 and words[0] == "softdep":
-                name = canonical(words[1])
-                found[name] = _merge(found.get(name, SoftDependency()), words[2:])
+                name = canonical_name(words[1])
+                found[name] = _add_softdep(found.get(name, SoftDependency()), words[2:])
         return found
 
     def _read(self, name: str, *, required: bool = False) -> str:
+        """Return the contents of a file of the directory; empty when it is missing."""
         path = self._resolve(name)
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
-        except FileNotFoundError as error:  # a kernel may have nothing to say there
+        except FileNotFoundError as error:  # only modules.dep is there for every kernel
             if required:
-                raise self._unusable() from error
+                raise self._explain_missing_modules_dep() from error
             return ""
         except OSError as error:
             raise HostError(f"cannot read {path}", reason(error)) from error
 
     def _resolve(self, name: str) -> str:
-        """Return the path of a file of the tree, which need not exist. Raises HostError."""
-        plain = os.path.join(self.directory, name)
-        found = resolve_in_root(self._root, os.path.join(self._below, name))
-        if not found and os.path.exists(plain):
-            raise HostError(f"cannot read {plain}", f"it leads out of {self._root}")
-        return found or plain
+        """Return the path of a file of the directory, which need not exist. Raises HostError."""
+        path = os.path.join(self.directory, name)
+        resolved = resolve_in_root(self._root, os.path.join(self._path_in_root, name))
+        if not resolved and os.path.exists(path):
+            raise HostError(f"cannot read {path}", f"it leads out of {self._root}")
+        return resolved or path
 
-    def _unusable(self) -> HostError:
-        what = f"{self.directory} is no directory of a kernel's modules"
+    def _explain_missing_modules_dep(self) -> HostError:
+        failure = f"{self.directory} is no directory of a kernel's modules"
         try:
             names = sorted(os.listdir(self.directory))
         except OSError as error:
-            return HostError(what, reason(error))
-        inside = [os.path.join(self.directory, name) for name in names]
-        versions = [path for path in inside if os.path.exists(f"{path}/modules.dep")]
+            return HostError(failure, reason(error))
+        paths = [os.path.join(self.directory, name) for name in names]
+        versions = [path for path in paths if os.path.exists(f"{path}/modules.dep")]
         if versions:
-            return HostError(what, "it holds those of several", " or ".join(versions))
-        return HostError(what, "it has no modules.dep", self.advice)
+            return HostError(failure, "it holds those of several", " or ".join(versions))
+        return HostError(failure, "it has no modules.dep", self.hint)
 
 
-def _root_of(directory: str) -> tuple[str, str]:
-    """Return the root that a module directory is in, and the way from there."""
+def _split_root(directory: str) -> tuple[str, str]:
+    """Return the root that a module directory is part of, and the directory's path in that root."""
     folder, version = os.path.split(directory)
     for modules in MODULES:
         if folder.endswith(f"/{modules}"):
@@ -165,11 +170,12 @@ def _root_of(directory: str) -> tuple[str, str]:
     return directory, ""
 
 
-def _merge(known: SoftDependency, words: list[str]) -> SoftDependency:
+def _add_softdep(known: SoftDependency, words: list[str]) -> SoftDependency:
+    """Return `known` with the words of one more softdep line: `pre: NAME… post: NAME…`."""
     before, after, current = [*known.before], [*known.after], None
     for word in words:
         if word in ("pre:", "post:"):
             current = before if word == "pre:" else after
-        elif current is not None:  # words before the first of the two mean nothing to modprobe
+        elif current is not None:  # modprobe ignores words before `pre:` and `post:`
             current.append(word)
     return SoftDependency(tuple(before), tuple(after))

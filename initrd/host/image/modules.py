@@ -1,8 +1,11 @@
-"""Which modules an image needs, by what it shall boot. Pure: tables and their reading.
+"""Choose the modules of an image, and their order: what a boot requires, and what a kernel has.
 
-A file system is asked for by the alias that the kernel itself uses, `fs-TYPE`, because its module
+Tables and pure functions derive the requirements from a kernel command line or from boot options.
+`choose_modules` finds the modules that meet them in a kernel's module directory.
+
+A file system is looked up by the alias that the kernel itself uses, `fs-TYPE`, because its module
 may have another name (iso9660 is in isofs), and by its name, because kernels before 5.2 do not list
-the aliases of what is built in.
+the aliases of built-in modules.
 """
 
 from collections.abc import Iterable
@@ -15,15 +18,15 @@ from initrd.host.image.kmod import ModuleTree
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Root
 from initrd.record import Record
 
-PROBED = ("ext4", "squashfs", "erofs")  # what a block device without `rootfstype=` may hold
-CONTROLLERS = ("virtio_scsi", "ahci")  # which of them a disk hangs on, its name does not tell
-DRIVERS = {
+_PROBED = ("ext4", "squashfs", "erofs")  # types of a block device without `rootfstype=`
+_CONTROLLERS = ("virtio_scsi", "ahci")  # /dev/sd* and /dev/sr* may belong to either
+_DISK_DRIVERS = {  # by the beginning of the device's name; one module of each tuple is required
     "vd": (("virtio_blk",),),
-    "sd": (CONTROLLERS, ("sd_mod",)),
-    "sr": (CONTROLLERS, ("sr_mod",)),
+    "sd": (_CONTROLLERS, ("sd_mod",)),
+    "sr": (_CONTROLLERS, ("sr_mod",)),
     "nvme": (("nvme",),),
 }
-Graph = dict[str, list[str]]  # a module, and what has to be loaded before it
+Graph = dict[str, list[str]]  # a module, and the modules to load before it
 
 
 class Requirement(Record):
@@ -31,109 +34,8 @@ class Requirement(Record):
 
     modules: tuple[str, ...]
     purpose: str  # completes "needed for"
-    optional: bool = False  # when the kernel has none of them, so be it
+    optional: bool = False  # no error when the kernel has none of them
     spelt_by_user: bool = False  # and so perhaps misspelt
-
-
-VIRTIOFS = Requirement(("virtiofs",), "shared directories")
-
-TRANSPORT = Requirement(("virtio_pci", "virtio_mmio", "virtio_ccw"), "any virtio device to appear")
-
-OVERLAY = Requirement(("overlay",), "a writable overlay")
-
-FUSE = Requirement(("fuse",), "a union in user space")
-
-DISK = Requirement(("virtio_blk",), "block devices")
-
-NETWORK = Requirement(("virtio_net",), "the network")
-
-PACKET = Requirement(("af_packet",), "DHCP", optional=True)
-
-NAMES = Requirement(("overlay",), "a read-only root without /etc/resolv.conf", optional=True)
-
-CONSOLE = Requirement(("virtio_console",), "console=hvc0")
-
-ALWAYS = (TRANSPORT, VIRTIOFS)
-
-
-def module_requirement(name: str) -> Requirement:
-    """Return the need for a module that the user asked for."""
-    return Requirement((name,), f"--module {name}", spelt_by_user=True)
-
-
-def filesystem_requirement(*types: str) -> Requirement:
-    """Return the need for any of the file systems `types`."""
-    words = [word for fstype in types for word in (f"fs-{fstype}", fstype)]
-    return Requirement(tuple(words), f"a disk with {' or '.join(types)}")
-
-
-# What the options --overlay, --block and --net of mkvirtinitrd stand for.
-PURPOSES = {
-    "overlay": (OVERLAY,),
-    "block": (DISK, filesystem_requirement(*PROBED)),
-    "net": (NETWORK, PACKET, NAMES),
-}
-
-
-def requirements_of_cmdline(text: str) -> tuple[Requirement, ...]:
-    """Return what a boot with the kernel command line `text` needs.
-
-    Raises CmdlineError for an option of ours that cannot be understood.
-    """
-    consoles = [word.value or "" for word in split(text) if word.key == "console"]
-    needs = requirements_of_options(parse(text))
-    return (*needs, CONSOLE) if any(name.startswith("hvc") for name in consoles) else needs
-
-
-def requirements_of_options(options: BootOptions) -> tuple[Requirement, ...]:
-    """Return what a boot with `options` needs.
-
-    virtiofs is always among it, but a kernel without it will do when nothing is shared.
-    """
-    shares = options.root.kind.is_share or bool(options.shares)
-    return (
-        TRANSPORT,
-        VIRTIOFS.replace(optional=not shares),
-        *_ROOT_REQUIREMENTS[options.root.kind.name](options.root),
-        *_for_overlay(options),
-        *([OVERLAY.replace(optional=True)] if options.bundles else []),
-        *(PURPOSES["net"] if any(ip not in ("off", "none") for ip in options.ip) else []),
-    )
-
-
-def _for_no_device(_root: Root) -> tuple[Requirement, ...]:
-    return ()
-
-
-def _for_block(root: Root) -> tuple[Requirement, ...]:
-    types = tuple(filter(None, root.fstype.split(","))) or PROBED
-    return (*_drivers(root.source), filesystem_requirement(*types))
-
-
-# By RootKind.name: what the root needs beyond what every boot needs.
-_ROOT_REQUIREMENTS = {
-    boot_options.VIRTIOFS.name: _for_no_device,
-    boot_options.BLOCK.name: _for_block,
-    boot_options.TMPFS.name: _for_no_device,
-}
-
-
-def _for_overlay(options: BootOptions) -> tuple[Requirement, ...]:
-    if not options.overlay:
-        return ()
-    union = OVERLAY if options.union in ("", "overlay") else FUSE
-    if options.overlay == OVERLAY_IN_MEMORY:
-        return (union,)
-    return (union, *_drivers(options.overlay), filesystem_requirement("ext4"))
-
-
-def _drivers(device: str) -> tuple[Requirement, ...]:
-    """Return what makes `device` appear: virtio's disks when its name does not tell."""
-    name = device.removeprefix("/dev/")
-    for prefix, drivers in DRIVERS.items():
-        if name.startswith(prefix):
-            return tuple(Requirement(any_of, f"the device {device}") for any_of in drivers)
-    return (DISK,)
 
 
 class Module(Record):
@@ -143,30 +45,146 @@ class Module(Record):
     path: str  # its file, compressed or not
 
 
-def choose_modules(directory: str, needs: Iterable[Requirement]) -> tuple[Module, ...]:
-    """Return the modules in `directory` that meet `needs`, in the order to load them.
+def module_requirement(name: str) -> Requirement:
+    """Return the requirement of a module that the user has named."""
+    return Requirement((name,), f"--module {name}", spelt_by_user=True)
 
-    What is built into the kernel is left out. Raises HostError for a need that cannot be met, for
-    a directory that is none of modules, and for dependencies that make no sense.
+
+def filesystem_requirement(*types: str) -> Requirement:
+    """Return the requirement of any of the file systems `types`."""
+    words = [word for fstype in types for word in (f"fs-{fstype}", fstype)]
+    return Requirement(tuple(words), f"a disk with {' or '.join(types)}")
+
+
+VIRTIOFS = Requirement(("virtiofs",), "shared directories")
+TRANSPORT = Requirement(("virtio_pci", "virtio_mmio", "virtio_ccw"), "any virtio device to appear")
+OVERLAY = Requirement(("overlay",), "a writable overlay")
+FUSE = Requirement(("fuse",), "a union in user space")
+VIRTIO_DISK = Requirement(("virtio_blk",), "block devices")
+NETWORK = Requirement(("virtio_net",), "the network")
+PACKET_SOCKETS = Requirement(("af_packet",), "DHCP", optional=True)
+RESOLV_CONF = Requirement(("overlay",), "a read-only root without /etc/resolv.conf", optional=True)
+CONSOLE = Requirement(("virtio_console",), "console=hvc0")
+ALWAYS = (TRANSPORT, VIRTIOFS)
+PURPOSES = {  # the requirements of mkvirtinitrd's options --overlay, --block and --net
+    "overlay": (OVERLAY,),
+    "block": (VIRTIO_DISK, filesystem_requirement(*_PROBED)),
+    "net": (NETWORK, PACKET_SOCKETS, RESOLV_CONF),
+}
+
+
+def requirements_of_cmdline(text: str) -> tuple[Requirement, ...]:
+    """Return the requirements of a boot with the kernel command line `text`.
+
+    Raises CmdlineError for an option of /init that cannot be understood.
+    """
+    consoles = [word.value or "" for word in split(text) if word.key == "console"]
+    requirements = requirements_of_options(parse(text))
+    has_virtio_console = any(name.startswith("hvc") for name in consoles)
+    return (*requirements, CONSOLE) if has_virtio_console else requirements
+
+
+def requirements_of_options(options: BootOptions) -> tuple[Requirement, ...]:
+    """Return the requirements of a boot with `options`.
+
+    virtiofs is always among them, but it is optional when nothing is shared.
+    """
+    shares = options.root.kind.is_share or bool(options.shares)
+    return (
+        TRANSPORT,
+        VIRTIOFS.replace(optional=not shares),
+        *_ROOT_REQUIREMENTS[options.root.kind.name](options.root),
+        *_overlay_requirements(options),
+        *([OVERLAY.replace(optional=True)] if options.bundles else []),
+        *(PURPOSES["net"] if any(ip not in ("off", "none") for ip in options.ip) else []),
+    )
+
+
+def choose_modules(directory: str, requirements: Iterable[Requirement]) -> tuple[Module, ...]:
+    """Return the modules in `directory` that meet `requirements`, in the order to load them.
+
+    Modules built into the kernel are left out. Raises HostError for a requirement that cannot be
+    met, when `directory` is no module directory, and for modules that depend on each other.
     """
     tree = ModuleTree(directory)
-    names = [name for need in needs for name in _meet(tree, need)]
-    return tuple(Module(name, tree.file(name)) for name in load_order(tree, names))
+    names = [name for requirement in requirements for name in _meet(tree, requirement)]
+    return tuple(Module(name, tree.path(name)) for name in load_order(tree, names))
 
 
-def _meet(tree: ModuleTree, need: Requirement) -> list[str]:
-    found = [tree.find(word) for word in need.modules]
-    if not need.optional and not any(names is not None for names in found):
+def load_order(tree: ModuleTree, names: Iterable[str]) -> list[str]:
+    """Return `names` and their dependencies, each after its own dependencies.
+
+    Soft dependencies are followed too. They may form circles: the order of one that would close a
+    circle is ignored, though its module is included. Raises HostError for modules that depend on
+    each other.
+    """
+    graph: Graph = {}
+    soft_edges: list[tuple[str, str]] = []  # the module to load first, and the other one
+    queue = list(names)
+    while queue:
+        name = queue.pop(0)
+        if name in graph:
+            continue
+        graph[name] = list(tree.dependencies(name))
+        before, after = _find_soft_dependencies(tree, name)
+        soft_edges += [(other, name) for other in before] + [(name, other) for other in after]
+        queue += [*graph[name], *before, *after]
+    for first, second in soft_edges:
+        if not _depends_on(graph, first, second):
+            graph[second].append(first)
+    return _sort(tree, graph)
+
+
+def _no_requirements(_root: Root) -> tuple[Requirement, ...]:
+    return ()
+
+
+def _block_requirements(root: Root) -> tuple[Requirement, ...]:
+    types = tuple(filter(None, root.fstype.split(","))) or _PROBED
+    return (*_disk_requirements(root.source), filesystem_requirement(*types))
+
+
+# By RootKind.name: what the root requires beyond what every boot requires.
+_ROOT_REQUIREMENTS = {
+    boot_options.VIRTIOFS.name: _no_requirements,
+    boot_options.BLOCK.name: _block_requirements,
+    boot_options.TMPFS.name: _no_requirements,
+}
+
+
+def _overlay_requirements(options: BootOptions) -> tuple[Requirement, ...]:
+    if not options.overlay:
+        return ()
+    union = OVERLAY if options.union in ("", "overlay") else FUSE
+    if options.overlay == OVERLAY_IN_MEMORY:
+        return (union,)
+    return (union, *_disk_requirements(options.overlay), filesystem_requirement("ext4"))
+
+
+def _disk_requirements(device: str) -> tuple[Requirement, ...]:
+    """Return the drivers of the block device `device`; virtio_blk when its name is not known."""
+    name = device.removeprefix("/dev/")
+    for prefix, drivers in _DISK_DRIVERS.items():
+        if name.startswith(prefix):
+            return tuple(Requirement(any_of, f"the device {device}") for any_of in drivers)
+    return (VIRTIO_DISK,)
+
+
+def _meet(tree: ModuleTree, requirement: Requirement) -> list[str]:
+    """Return the modules that meet a requirement; none when the kernel has them built in."""
+    found = [tree.find(word) for word in requirement.modules]
+    if not requirement.optional and not any(names is not None for names in found):
         raise HostError(
-            f"no module {' or '.join(need.modules)} in {tree.directory}",
-            f"neither as a file nor built in, but needed for {need.purpose}",
-            _advice(tree, need),
+            f"no module {' or '.join(requirement.modules)} in {tree.directory}",
+            f"neither as a file nor built in, but needed for {requirement.purpose}",
+            _hint(tree, requirement),
         )
     return [name for names in found for name in names or ()]
 
 
-def _advice(tree: ModuleTree, need: Requirement) -> str:
-    similar = tree.similar(need.modules[0]) if need.spelt_by_user else []
+def _hint(tree: ModuleTree, requirement: Requirement) -> str:
+    """Return what the user may try when a requirement cannot be met."""
+    similar = tree.similar_names(requirement.modules[0]) if requirement.spelt_by_user else []
     if similar:
         return f"a name that is there, such as {', '.join(similar)}"
     return (
@@ -175,54 +193,33 @@ def _advice(tree: ModuleTree, need: Requirement) -> str:
     )
 
 
-def load_order(tree: ModuleTree, names: Iterable[str]) -> list[str]:
-    """Return `names` and all that they need, each after what it needs.
-
-    Soft dependencies are followed too. They may form circles: one that cannot be met is given up,
-    though its module is included. Raises HostError for modules that need each other.
-    """
-    graph: Graph = {}
-    wishes: list[tuple[str, str]] = []  # the one that should be loaded first, and the other
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop(0)
-        if name in graph:
-            continue
-        graph[name] = list(tree.needs(name))
-        before, after = _soft(tree, name)
-        wishes += [(other, name) for other in before] + [(name, other) for other in after]
-        waiting += [*graph[name], *before, *after]
-    for first, then in wishes:
-        if not _reaches(graph, first, then):
-            graph[then].append(first)
-    return _sorted(tree, graph)
-
-
-def _soft(tree: ModuleTree, name: str) -> tuple[list[str], list[str]]:
-    soft = tree.soft(name)
+def _find_soft_dependencies(tree: ModuleTree, name: str) -> tuple[list[str], list[str]]:
+    """Return the modules to load before and after `name`, without those that do not exist."""
+    soft = tree.soft_dependencies(name)
     before = [other for word in soft.before for other in tree.find(word) or ()]
     after = [other for word in soft.after for other in tree.find(word) or ()]
     return before, after
 
 
-def _reaches(graph: Graph, start: str, goal: str) -> bool:
+def _depends_on(graph: Graph, module: str, dependency: str) -> bool:
+    """Return whether `module` is `dependency`, or has to be loaded after it."""
     seen: set[str] = set()
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        if name == goal:
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        if name == dependency:
             return True
         if name not in seen:
             seen.add(name)
-            waiting += graph[name]
+            queue += graph[name]
     return False
 
 
-def _sorted(tree: ModuleTree, graph: Graph) -> list[str]:
+def _sort(tree: ModuleTree, graph: Graph) -> list[str]:
     try:
         return list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         circle = " needs ".join(reversed(error.args[1]))
         raise HostError(
-            f"cannot order the modules in {tree.directory}", circle, tree.advice
+            f"cannot order the modules in {tree.directory}", circle, tree.hint
         ) from None

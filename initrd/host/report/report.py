@@ -1,6 +1,6 @@
-"""The report of a boot: `--report FILE`, as JSON, or as a picture when FILE ends with .svg.
+"""Write the report of a boot, for `--report FILE`: JSON, or a picture when FILE ends with .svg.
 
-Imported only when there is one to write.
+This module is imported only when there is a report to write.
 """
 
 import json
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def report_at_end(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timeline]":
-    """Watch what happens inside the `with`, and write it to `files`. Raises HostError."""
+    """Record the boot inside the `with`, and write a report to each of `files` at its end.
+
+    Raises HostError when a file cannot be written, at the beginning if that is certain already.
+    """
     for file in files:
         check_writable(file)
     timeline = Timeline(age=process_age())
@@ -33,13 +36,13 @@ def report_at_end(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timelin
         yield timeline
     finally:
         phases = timeline.phases()
-        about = facts(launch)
+        configuration = describe_launch(launch)
         for file in files:
-            save_file(render(file, about, phases).encode(), file)
+            save_file(render(file, configuration, phases).encode(), file)
 
 
-def facts(launch: "Launch") -> dict[str, str]:
-    """Return what was booted with what."""
+def describe_launch(launch: "Launch") -> dict[str, str]:
+    """Return the programs, the kernel and the root directory of a boot."""
     return {
         "chrootvm": __version__,
         "qemu": version_of(launch.setup.program),
@@ -52,16 +55,33 @@ def facts(launch: "Launch") -> dict[str, str]:
     }
 
 
-def render(file: str, about: dict[str, str], phases: "Sequence[Phase]") -> str:
-    """Return the contents of a report whose name is `file`."""
+def render(file: str, configuration: dict[str, str], phases: "Sequence[Phase]") -> str:
+    """Return the contents of the report `file`: as a picture for a name in .svg, else as JSON."""
     total = max((phase.end for phase in phases), default=0.0)
     if file.endswith(".svg"):
-        words = (
-            f"{os.path.basename(about['kernel'])} on {about['accelerator']}",
-            about["qemu"],
-            f"{total:.0f} ms in all",
-        )
-        return draw(f"Boot of {about['root']}", " · ".join(words), phases)
+        return _render_svg(configuration, phases, total)
+    return _render_json(configuration, phases, total)
+
+
+def version_of(program: str) -> str:
+    """Return the first line that `program --version` prints; empty when it prints none."""
+    try:
+        lines = capture_output(program, "--version").decode(errors="replace").splitlines()
+    except HostError:
+        return ""
+    return lines[0] if lines else ""
+
+
+def _render_svg(configuration: dict[str, str], phases: "Sequence[Phase]", total: float) -> str:
+    subtitle = (
+        f"{os.path.basename(configuration['kernel'])} on {configuration['accelerator']}",
+        configuration["qemu"],
+        f"{total:.0f} ms in all",
+    )
+    return draw(f"Boot of {configuration['root']}", " · ".join(subtitle), phases)
+
+
+def _render_json(configuration: dict[str, str], phases: "Sequence[Phase]", total: float) -> str:
     rows = [
         {
             "name": phase.name,
@@ -71,14 +91,5 @@ def render(file: str, about: dict[str, str], phases: "Sequence[Phase]") -> str:
         }
         for phase in phases
     ]
-    report = {"total_ms": round(total, 1), "about": about, "phases": rows}
+    report = {"total_ms": round(total, 1), "about": configuration, "phases": rows}
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-
-
-def version_of(program: str) -> str:
-    """Return the first line that a program says of its version; empty when it says none."""
-    try:
-        lines = capture_output(program, "--version").decode(errors="replace").splitlines()
-    except HostError:
-        return ""
-    return lines[0] if lines else ""

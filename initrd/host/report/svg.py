@@ -1,6 +1,6 @@
-"""Draws the phases of a boot: a bar for each, one below the other, along the time. Pure.
+"""Draw the phases of a boot as an SVG document: a row with a bar for each, along a time axis.
 
-Source: SVG 1.1, which every browser draws.
+Source: SVG 1.1, which every browser displays.
 """
 
 from html import escape
@@ -12,30 +12,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _COLOURS = {"host": "#7a8ba6", "kernel": "#d98c3f", "init": "#3f8f6b", "command": "#5b6fb5"}
-_NAMES = {
+_KIND_NAMES = {
     "host": "this machine",
     "kernel": "QEMU, kernel",
     "init": "/init",
     "command": "command",
 }
-_INK, _PALE = "#101828", "#667085"
-_NAME_WIDTH, _WIDTH, _VALUE_WIDTH = 400, 640, 90  # pixels
-_ROW, _TOP, _BOTTOM, _LONGEST = 20, 96, 40, 58  # pixels; characters of a name
+_DARK, _GREY = "#101828", "#667085"
+_NAME_WIDTH, _AXIS_WIDTH, _VALUE_WIDTH = 400, 640, 90  # pixels, from left to right
+_WIDTH = _NAME_WIDTH + _AXIS_WIDTH + _VALUE_WIDTH
+_HEADER_HEIGHT, _ROW_HEIGHT, _FOOTER_HEIGHT = 96, 20, 40  # pixels
+_NAME_LENGTH = 58  # characters; a longer name is cut
 _FONT = "font-family='system-ui, sans-serif' font-size='12'"
-_STEPS = (1, 2, 5)
+_ROUND_DIGITS = (1, 2, 5)
 
 
 def draw(title: str, subtitle: str, phases: "Sequence[Phase]") -> str:
-    """Return the picture as an SVG document."""
+    """Return the SVG document."""
     total = max((phase.end for phase in phases), default=0.0) or 1.0
-    width = _NAME_WIDTH + _WIDTH + _VALUE_WIDTH
-    height = _TOP + _ROW * len(phases) + _BOTTOM
+    height = _HEADER_HEIGHT + _ROW_HEIGHT * len(phases) + _FOOTER_HEIGHT
     lines = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' "
-        f"width='{width}' height='{height}' {_FONT}>",
-        f"<rect width='{width}' height='{height}' fill='#ffffff'/>",
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height}' "
+        f"width='{_WIDTH}' height='{height}' {_FONT}>",
+        f"<rect width='{_WIDTH}' height='{height}' fill='#ffffff'/>",
         _text(16, 28, title, font_size="17", font_weight="600"),
-        _text(16, 48, subtitle, fill=_PALE),
+        _text(16, 48, subtitle, fill=_GREY),
         *_legend(phases),
         *_grid(total, height),
         *(line for row, phase in enumerate(phases) for line in _bar(row, phase, total)),
@@ -45,49 +46,50 @@ def draw(title: str, subtitle: str, phases: "Sequence[Phase]") -> str:
 
 
 def _bar(row: int, phase: Phase, total: float) -> "Iterator[str]":
-    y = _TOP + _ROW * row
-    x = _NAME_WIDTH + phase.start / total * _WIDTH
-    width = max(phase.length / total * _WIDTH, 1.0)
-    whole = f"{phase.name}: {phase.length:.1f} ms, from {phase.start:.1f} ms on"
-    yield f"<g><title>{escape(whole)}</title>"
+    """Yield one row: the phase's name, its bar, and its length in milliseconds."""
+    y = _HEADER_HEIGHT + _ROW_HEIGHT * row
+    x = _NAME_WIDTH + phase.start / total * _AXIS_WIDTH
+    width = max(phase.length / total * _AXIS_WIDTH, 1.0)
+    tooltip = f"{phase.name}: {phase.length:.1f} ms, from {phase.start:.1f} ms on"
+    yield f"<g><title>{escape(tooltip)}</title>"
     if row % 2 == 0:
         yield (
-            f"<rect x='0' y='{y}' width='{_NAME_WIDTH + _WIDTH + _VALUE_WIDTH}' "
-            f"height='{_ROW}' fill='{_INK}' fill-opacity='0.025'/>"
+            f"<rect x='0' y='{y}' width='{_WIDTH}' "
+            f"height='{_ROW_HEIGHT}' fill='{_DARK}' fill-opacity='0.025'/>"
         )
-    yield _text(_NAME_WIDTH - 10, y + 14, _shortened(phase.name), text_anchor="end")
+    yield _text(_NAME_WIDTH - 10, y + 14, _shorten(phase.name), text_anchor="end")
     yield (
-        f"<rect x='{x:.1f}' y='{y + 4}' width='{width:.1f}' height='{_ROW - 8}' rx='2' "
+        f"<rect x='{x:.1f}' y='{y + 4}' width='{width:.1f}' height='{_ROW_HEIGHT - 8}' rx='2' "
         f"fill='{_COLOURS[phase.kind]}'/>"
     )
-    yield _text(x + width + 6, y + 14, f"{phase.length:.1f}", fill=_PALE)
+    yield _text(x + width + 6, y + 14, f"{phase.length:.1f}", fill=_GREY)
     yield "</g>"
 
 
 def _grid(total: float, height: int) -> "Iterator[str]":
     """Yield the lines of the time axis, in milliseconds."""
-    step = _step(total)
+    step = _grid_step(total)
     for number in range(int(total / step) + 1):
-        x = _NAME_WIDTH + number * step / total * _WIDTH
-        bottom = height - _BOTTOM
-        yield f"<path d='M{x:.1f} {_TOP - 4}V{bottom + 4}' stroke='{_INK}' stroke-opacity='0.1'/>"
-        yield _text(x, bottom + 20, f"{number * step:g} ms", text_anchor="middle", fill=_PALE)
+        x = _NAME_WIDTH + number * step / total * _AXIS_WIDTH
+        top, bottom = _HEADER_HEIGHT - 4, height - _FOOTER_HEIGHT
+        yield f"<path d='M{x:.1f} {top}V{bottom + 4}' stroke='{_DARK}' stroke-opacity='0.1'/>"
+        yield _text(x, bottom + 20, f"{number * step:g} ms", text_anchor="middle", fill=_GREY)
 
 
-def _step(total: float) -> float:
-    """Return a round distance of which some five to ten fit into `total`."""
+def _grid_step(total: float) -> float:
+    """Return the round number of milliseconds between two grid lines: at most eight fit."""
     power = 1.0
     while True:
-        for digit in _STEPS:
+        for digit in _ROUND_DIGITS:
             if total / (digit * power) <= 8:
                 return digit * power
         power *= 10
 
 
 def _legend(phases: "Sequence[Phase]") -> "Iterator[str]":
-    """Yield what the colours mean, and how long each kind took."""
+    """Yield the colour of each kind of phase, its name, and its total time."""
     x = 16
-    for kind, name in _NAMES.items():
+    for kind, name in _KIND_NAMES.items():
         length = sum(phase.length for phase in phases if phase.kind == kind)
         text = f"{name} {length:.0f} ms"
         yield f"<rect x='{x}' y='64' width='11' height='11' rx='2' fill='{_COLOURS[kind]}'/>"
@@ -95,11 +97,11 @@ def _legend(phases: "Sequence[Phase]") -> "Iterator[str]":
         x += 17 + 8 * len(text) + 18
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 
 def _text(x: float, y: float, text: str, **attributes: str) -> str:
-    chosen = {"text_anchor": "start", "fill": _INK} | attributes
-    words = " ".join(f"{name.replace('_', '-')}='{value}'" for name, value in chosen.items())
-    return f"<text x='{x:.1f}' y='{y:.1f}' {words}>{escape(text)}</text>"
+    values = {"text_anchor": "start", "fill": _DARK} | attributes
+    written = " ".join(f"{name.replace('_', '-')}='{value}'" for name, value in values.items())
+    return f"<text x='{x:.1f}' y='{y:.1f}' {written}>{escape(text)}</text>"

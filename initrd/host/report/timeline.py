@@ -1,8 +1,9 @@
-"""When a boot did what: the host's phases as they are told, the guest's as `/init` says them.
+"""Record when each phase of a boot began and ended, on the host and in the guest.
 
-With `debug`, /init says each step on the console with its duration and with the guest's time. The
-line that came with the least delay tells when that clock started. What lies between two phases that
-are known is left empty.
+The host's phases are marked by calls. The guest's are read from its console: with the option
+`debug`, /init prints each step with its duration and with the guest's time. The guest's clock is
+related to the host's by the line that arrived with the least delay. The time between two known
+phases is left empty.
 """
 
 import os
@@ -23,21 +24,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HAND_OVER = "start the command"
+_PHASE_HAND_OVER = "start the command"
 _STEP = re.compile(rb"^initrd: (.*) \[(\d+\.\d) ms, at (\d+\.\d+) s\]\r?$", re.MULTILINE)
-_KERNEL = "the kernel"  # as /init says it
-_HOST, _GUEST, _INIT = "host", "kernel", "init"
+_KERNEL_STEP = "the kernel"  # in the output of /init: the time before /init started
+_HOST, _KERNEL, _INIT, _COMMAND = "host", "kernel", "init", "command"
 _KINDS = {
     PHASE_PREPARE: _HOST,
     PHASE_START: _HOST,
-    PHASE_KERNEL: _GUEST,
-    PHASE_COMMAND: "command",
+    PHASE_KERNEL: _KERNEL,
+    PHASE_COMMAND: _COMMAND,
     PHASE_END: _HOST,
 }
 
 
 class Phase(Record):
-    """One bar of the picture. Times in milliseconds since the process was started."""
+    """A phase of a boot. Times in milliseconds since the start of this process."""
 
     name: str
     kind: str  # `host`, `kernel`, `init` or `command`
@@ -46,64 +47,65 @@ class Phase(Record):
 
     @property
     def end(self) -> float:
-        """When it was over."""
+        """When the phase ended."""
         return self.start + self.length
 
 
 class Timeline(BootObserver):
-    """Keeps what it is told, and when."""
+    """Observes a boot and records its phases."""
 
     def __init__(self, now: "Callable[[], float]" = time.monotonic, age: float = 0.0) -> None:
-        """Begin. `age`: for how many seconds the process has run already."""
+        """`age`: for how many seconds the process has run already."""
         self._now = now
         self._begin = now() - age
         self._marks = [(PHASE_PREPARE, 0.0)]
         self._steps: list[Phase] = []  # by the guest's clock
-        self._delays: list[float] = []  # milliseconds from the guest's clock to ours
-        self._line = b""
+        self._delays: list[float] = []  # milliseconds from the guest's clock to the host's
+        self._incomplete_line = b""
 
     def phase_started(self, name: str) -> None:
-        """Something begins: what came before is over."""
+        """Record that the phase `name` begins, and that the phase before it ends."""
         self._marks.append((name, self._elapsed()))
 
     def console_printed(self, data: bytes) -> None:
-        """Find the steps of /init in what the guest prints."""
-        lines, newline, rest = (self._line + data).rpartition(b"\n")
-        self._line = rest
+        """Find the steps of /init in a piece of the guest's console output."""
+        lines, newline, rest = (self._incomplete_line + data).rpartition(b"\n")
+        self._incomplete_line = rest
         for name, length, start in _STEP.findall(lines + newline):
-            self._add(name.decode(errors="replace"), float(start) * 1000, float(length))
+            self._add_step(name.decode(errors="replace"), float(start) * 1000, float(length))
 
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases in their order."""
         ends = [start for _, start in self._marks[1:]] + [self._elapsed()]
-        found = []
+        phases = []
         for (name, start), end in zip(self._marks, ends, strict=True):
             if name == PHASE_KERNEL:
-                found += self._guest(start, end)
+                phases += self._guest_phases(start, end)
             else:
-                found.append(Phase(name, _KINDS[name], start, end - start))
-        return tuple(found)
+                phases.append(Phase(name, _KINDS[name], start, end - start))
+        return tuple(phases)
 
-    def _guest(self, start: float, end: float) -> list[Phase]:
-        """Return what happened between the start of QEMU and that of the command."""
+    def _guest_phases(self, start: float, end: float) -> list[Phase]:
+        """Return the phases between the start of QEMU and that of the command."""
         if not self._steps:
-            return [Phase(PHASE_KERNEL, _GUEST, start, end - start)]
+            return [Phase(PHASE_KERNEL, _KERNEL, start, end - start)]
         delay = min(self._delays)
         steps = [step.replace(start=step.start + delay) for step in self._steps]
         steps.sort(key=lambda step: step.start)
         first, last = steps[0].start, steps[-1].end
-        told = any(name == PHASE_COMMAND for name, _ in self._marks)
-        rest = Phase(HAND_OVER, _INIT, last, end - last) if told else None
-        rest = rest or Phase(PHASE_COMMAND, _KINDS[PHASE_COMMAND], last, end - last)
-        return [Phase(PHASE_KERNEL, _GUEST, start, first - start), *steps, rest]
+        command_marked = any(name == PHASE_COMMAND for name, _ in self._marks)
+        name, kind = (_PHASE_HAND_OVER, _INIT) if command_marked else (PHASE_COMMAND, _COMMAND)
+        rest = Phase(name, kind, last, end - last)
+        return [Phase(PHASE_KERNEL, _KERNEL, start, first - start), *steps, rest]
 
-    def _add(self, name: str, start: float, length: float) -> None:
-        """Add a step that is over: just now, or some time ago."""
+    def _add_step(self, name: str, start: float, length: float) -> None:
+        """Add a step of /init. Its line arrived now, at the end of the step or later."""
         self._delays.append(self._elapsed() - start - length)
-        kind = _GUEST if name == _KERNEL else _INIT
+        kind = _KERNEL if name == _KERNEL_STEP else _INIT
         self._steps.append(Phase(name, kind, start, length))
 
     def _elapsed(self) -> float:
+        """Return the milliseconds since the start of this process."""
         return (self._now() - self._begin) * 1000
 
 
@@ -112,6 +114,6 @@ def process_age() -> float:
     try:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):  # no /proc: then the start of Python is not counted
+    except (OSError, ValueError, IndexError):  # no /proc: the start of Python is not counted
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,9 +1,12 @@
-"""Images that were made before, in the user's cache: never stale, safe with many users at once.
+"""Write files atomically, cache generated images, and resolve paths inside a root directory.
 
-An image is kept with the state of every file that went into it: what changes one of them, even
-without changing its size and its time of modification, changes its ctime, and the image is made
-anew. Every file here appears by renaming, and an image is used through its descriptor: so it does
-not matter who replaces or removes what at the same time.
+`replace_file` and `save_file` write a temporary file and rename it, so that a reader never finds a
+file that is half written.
+
+`open_cached` keeps images in a directory of the user, each with the state of every file that it was
+made from. A changed input has another ctime, even when its size and its time of modification are
+the same, and the image is then made again. Processes may use the cache at the same time: an image
+is used through its descriptor, which stays valid when another process replaces or removes the file.
 """
 
 import binascii
@@ -21,16 +24,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEPT = 8  # images
-_CRASHED = 3600.0  # seconds; a temporary file that is older was left by a crash
-_RACY = 2.0  # seconds; a file changed so recently may change again without a new ctime
-State = list[int]
+IMAGES_KEPT = 8
+_TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
+_RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
+FileState = list[int]
 
 
 def replace_file(path: str, content: bytes, mode: int = 0o666) -> None:
-    """Put `content` in the place of the file `path`, whoever else does so at the same time.
+    """Replace the file `path` by one with `content`, atomically.
 
-    Raises OSError. Nothing is left of a file that could not be written, also after Ctrl-C.
+    Several processes may do so at the same time. Raises OSError. No temporary file is left when
+    writing fails or is interrupted by Ctrl-C.
     """
     temporary = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.tmp")
     try:
@@ -39,138 +43,44 @@ def replace_file(path: str, content: bytes, mode: int = 0o666) -> None:
             file.write(content)
         os.replace(temporary, path)
     except BaseException:
-        _remove(temporary)
+        _remove_if_exists(temporary)
         raise
 
 
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:  # it had not come that far
-        pass
+class OpenFile(Record):
+    """A file that a child process reads: by its path, or by a descriptor that it inherits."""
+
+    path: str
+    descriptor: int = -1  # -1: the child process opens the path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a descriptor of it."""
+        return self.descriptor >= 0
+
+    @property
+    def inherited_path(self) -> str:
+        """The path by which a process that has inherited the descriptor opens the file."""
+        return f"/proc/self/fd/{self.descriptor}" if self.is_open else self.path
 
 
-class CacheEntry(Record):
-    """What was made: the image, and the paths of all that it was made from."""
-
-    content: bytes
-    inputs: tuple[str, ...]  # also those that were looked for and do not exist
-
-
-def open_cached(
-    folder: str,
-    key: str,
-    make: "Callable[[], CacheEntry]",
-    clock: "Callable[[], float]" = time.time,
-    kept: int = KEPT,
-) -> int:
-    """Return a descriptor of the image that `make` returns, or returned before for this key.
-
-    The folder holds no more than the `kept` images that were used last.
-    """
-    name = os.path.join(folder, f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}")
-    if not _is_ours(folder):
-        return _in_memory(make().content)
-    found = _open_known(name, key)
-    if found is not None:
-        return found
-    began = clock()
-    image = make()
-    _remember(name, key, image, began, kept)
-    found = _open_known(name, key)
-    return _in_memory(image.content) if found is None else found
-
-
-def _is_ours(folder: str) -> bool:
-    """Tell whether nobody else can put an image there: as with another user's $HOME, under sudo."""
-    try:
-        return os.stat(folder).st_uid == os.geteuid()
-    except OSError:  # it is not there yet
-        return True
-
-
-def _open_known(name: str, key: str) -> int | None:
-    """Return a descriptor of the image kept for a key, if nothing that went into it has changed."""
-    try:
-        with open(f"{name}.json", encoding="utf-8") as file:
-            known = json.load(file)
-        if known["key"] != key or any(
-            _state(path) != state for path, state in known["inputs"].items()
-        ):
-            return None
-        descriptor = os.open(known["image"], os.O_RDONLY | os.O_CLOEXEC)
-        for path in (known["image"], f"{name}.json"):
-            os.utime(path)  # the oldest are removed
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None  # not there, or not written by us
-    return descriptor
-
-
-def _remember(name: str, key: str, image: CacheEntry, began: float, kept: int) -> None:
-    folder = os.path.dirname(name)
-    states = {path: _state(path) for path in image.inputs}
-    if any(state and state[-1] > (began - _RACY) * 1e9 for state in states.values()):
-        return
-    path = os.path.join(folder, f"{_digest(image.content)}.img")
-    note = json.dumps({"key": key, "image": path, "inputs": states})
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        replace_file(path, image.content)
-        replace_file(f"{name}.json", note.encode())
-        _forget_oldest(folder, kept)
-    except OSError:  # no home, no space, read-only: then it is made again the next time
-        pass
-
-
-def _state(path: str) -> "State | None":
-    """Return what changes whenever the file does; None when there is no such file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _forget_oldest(folder: str, kept: int) -> None:
-    """Remove all but the images that were used last, and what crashes have left."""
-    newest: list[tuple[int, str]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            changed = entry.stat().st_mtime_ns
-            if entry.name.endswith((".img", ".json")):
-                newest.append((changed, entry.path))
-            elif changed < (time.time() - _CRASHED) * 1e9:
-                os.unlink(entry.path)
-    for suffix in (".img", ".json"):
-        alike = [path for _, path in sorted(newest, reverse=True) if path.endswith(suffix)]
-        for path in alike[kept:]:
-            os.unlink(path)
-
-
-def _digest(content: bytes) -> str:
-    import hashlib  # noqa: PLC0415 - a long import, which an image that is kept does without
-
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _in_memory(content: bytes) -> int:
-    descriptor = os.memfd_create("initrd")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    return descriptor
+def name_open_file(descriptor: int, unnamed: str) -> OpenFile:
+    """Return the file that is open as `descriptor`; its path is `unnamed` where it has none."""
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    return OpenFile(path if os.path.exists(path) else unnamed, descriptor)
 
 
 def save_file(content: bytes, output: str) -> None:
     """Write `content` to the file `output`, or to standard output for `-`.
 
-    A symbolic link is followed; what was there stays until its successor is complete. Raises
-    HostError for what is neither a regular file nor missing, and when writing fails.
+    A symbolic link is followed; an existing file stays until its successor is complete. Raises
+    HostError when `output` exists and is no regular file, and when writing fails.
     """
     if output == "-":
-        _print(content)
+        _write_stdout(content)
         return
     target = os.path.realpath(output)
-    _check(output, target)
+    _check_replaceable(output, target)
     try:
         replace_file(target, content)
     except OSError as error:
@@ -178,43 +88,19 @@ def save_file(content: bytes, output: str) -> None:
 
 
 def check_writable(output: str) -> None:
-    """Raise HostError when it can be told already that `save` will fail."""
+    """Raise HostError when it is already certain that `save_file` will fail."""
     if output == "-":
         return
     target = os.path.realpath(output)
-    _check(output, target)
+    _check_replaceable(output, target)
     folder = os.path.dirname(target)
     if not os.access(folder, os.W_OK | os.X_OK):
         why = "it is not for this user to write to" if os.path.isdir(folder) else "it is not there"
         raise HostError(f"cannot write {output}", f"the directory {folder}: {why}")
 
 
-def _print(content: bytes) -> None:
-    if sys.stdout.isatty():
-        raise HostError("cannot write to standard output", "it is a terminal", "a file, or a pipe")
-    try:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        raise HostError("cannot write to standard output", reason(error)) from error
-
-
-def _check(output: str, target: str) -> None:
-    """Refuse to put a file in the place of a directory or a device (as root, of /dev/null)."""
-    try:
-        fitting = stat.S_ISREG(os.stat(target).st_mode)
-    except FileNotFoundError:
-        fitting = True
-    except OSError as error:
-        raise HostError(f"cannot write {output}", reason(error)) from error
-    if not fitting or output.endswith("/"):
-        raise HostError(
-            f"cannot write {output}", "it is no regular file", "the name of a file, or -"
-        )
-
-
 def resolve_in_root(root: str, path: str) -> str:
-    """Return where `path` leads when `root` is `/`; empty when that does not exist.
+    """Return the file that `path` names when `root` is `/`; empty when it does not exist.
 
     The result is a path on the host without symbolic links below `root`. Raises HostError when
     the links form a circle or a directory cannot be searched.
@@ -232,24 +118,153 @@ def resolve_in_root(root: str, path: str) -> str:
         raise HostError(f"cannot follow {path} in {root}", reason(error)) from error
 
 
-class OpenFile(Record):
-    """A file that a program started here reads: by its path, or by a descriptor that it inherits."""
+class CacheEntry(Record):
+    """A generated image, and the paths of all files that it was made from."""
 
-    path: str
-    descriptor: int = -1  # -1: the program opens the path itself
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a descriptor of it."""
-        return self.descriptor >= 0
-
-    @property
-    def inherited_path(self) -> str:
-        """The path by which a program finds the file that has inherited the descriptor."""
-        return f"/proc/self/fd/{self.descriptor}" if self.is_open else self.path
+    content: bytes
+    inputs: tuple[str, ...]  # also the paths that were tried and do not exist
 
 
-def name_open_file(descriptor: int, nameless: str) -> OpenFile:
-    """Return the file that is open as `descriptor`; `nameless` stands in for a path it lacks."""
-    path = os.readlink(f"/proc/self/fd/{descriptor}")
-    return OpenFile(path if os.path.exists(path) else nameless, descriptor)
+def open_cached(
+    folder: str,
+    key: str,
+    make: "Callable[[], CacheEntry]",
+    clock: "Callable[[], float]" = time.time,
+    kept: int = IMAGES_KEPT,
+) -> int:
+    """Return a descriptor of the image for `key`: from the cache in `folder`, or from `make`.
+
+    The folder holds no more than the `kept` images that were used last. An image that cannot be
+    stored there is in memory only.
+    """
+    name = os.path.join(folder, f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}")
+    if not _is_own_folder(folder):
+        return _open_in_memory(make().content)
+    descriptor = _open_current(name, key)
+    if descriptor is not None:
+        return descriptor
+    began = clock()
+    image = make()
+    _store(name, key, image, began, kept)
+    descriptor = _open_current(name, key)
+    return _open_in_memory(image.content) if descriptor is None else descriptor
+
+
+def _remove_if_exists(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:  # creating the file had failed
+        pass
+
+
+def _write_stdout(content: bytes) -> None:
+    if sys.stdout.isatty():
+        raise HostError("cannot write to standard output", "it is a terminal", "a file, or a pipe")
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise HostError("cannot write to standard output", reason(error)) from error
+
+
+def _check_replaceable(output: str, target: str) -> None:
+    """Raise HostError unless `target` is a regular file or missing.
+
+    Without this check root would replace a device such as /dev/null by a file.
+    """
+    try:
+        replaceable = stat.S_ISREG(os.stat(target).st_mode)
+    except FileNotFoundError:
+        replaceable = True
+    except OSError as error:
+        raise HostError(f"cannot write {output}", reason(error)) from error
+    if not replaceable or output.endswith("/"):
+        raise HostError(
+            f"cannot write {output}", "it is no regular file", "the name of a file, or -"
+        )
+
+
+def _is_own_folder(folder: str) -> bool:
+    """Return whether the folder belongs to this user, or does not exist yet.
+
+    The owner of another user's folder ($HOME under sudo) could place images there.
+    """
+    try:
+        return os.stat(folder).st_uid == os.geteuid()
+    except OSError:  # it does not exist yet
+        return True
+
+
+def _open_current(name: str, key: str) -> int | None:
+    """Return a descriptor of the image stored for `key`; None when there is none, or it is stale.
+
+    `name` is the path of the cache's files for this key, without a suffix.
+    """
+    try:
+        with open(f"{name}.json", encoding="utf-8") as file:
+            stored = json.load(file)
+        if stored["key"] != key or any(
+            _file_state(path) != state for path, state in stored["inputs"].items()
+        ):
+            return None
+        descriptor = os.open(stored["image"], os.O_RDONLY | os.O_CLOEXEC)
+        for path in (stored["image"], f"{name}.json"):
+            os.utime(path)  # `_remove_oldest` goes by this time
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # missing, or not written by `_store`
+    return descriptor
+
+
+def _store(name: str, key: str, image: CacheEntry, began: float, kept: int) -> None:
+    """Store an image, unless an input changed shortly before `began` (seconds since 1970)."""
+    folder = os.path.dirname(name)
+    states = {path: _file_state(path) for path in image.inputs}
+    if any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values()):
+        return
+    path = os.path.join(folder, f"{_digest(image.content)}.img")
+    description = json.dumps({"key": key, "image": path, "inputs": states})
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        replace_file(path, image.content)
+        replace_file(f"{name}.json", description.encode())
+        _remove_oldest(folder, kept)
+    except OSError:  # no home, no space, read-only: the image is made again the next time
+        pass
+
+
+def _file_state(path: str) -> "FileState | None":
+    """Return numbers of which one changes whenever the file does; None when it does not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _remove_oldest(folder: str, kept: int) -> None:
+    """Remove all but the `kept` images that were used last, and temporary files of crashes."""
+    stored: list[tuple[int, str]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            changed = entry.stat().st_mtime_ns
+            if entry.name.endswith((".img", ".json")):
+                stored.append((changed, entry.path))
+            elif changed < (time.time() - _TEMPORARY_MAX_AGE) * 1e9:
+                os.unlink(entry.path)
+    for suffix in (".img", ".json"):
+        newest_first = [path for _, path in sorted(stored, reverse=True) if path.endswith(suffix)]
+        for path in newest_first[kept:]:
+            os.unlink(path)
+
+
+def _digest(content: bytes) -> str:
+    import hashlib  # noqa: PLC0415 - a slow import, not needed for an image from the cache
+
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _open_in_memory(content: bytes) -> int:
+    descriptor = os.memfd_create("initrd")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor

@@ -1,4 +1,8 @@
-"""Waits for descriptors: one loop for processes, streams and signals. No threads, no polling."""
+"""Wait for descriptors, signals and a timer with poll(2), and call what is registered for them.
+
+One loop serves processes, streams and signals. There are no threads, and nothing is polled at
+intervals, except through `Loop.set_timer`.
+"""
 
 import os
 import select
@@ -11,47 +15,59 @@ if TYPE_CHECKING:
     from typing import Self
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
-_LONGEST = 1e6  # seconds of one poll(2), which takes milliseconds as an int
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
+_NOT_ENDING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
+_LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
 
 
 def is_ready(descriptor: int, events: int, seconds: float = 0.0) -> bool:
-    """Wait for one descriptor, whatever its number: select(2) ends at 1023."""
-    asked = select.poll()
-    asked.register(descriptor, events)
-    return bool(asked.poll(seconds * 1000))
+    """Wait up to `seconds` for one descriptor; return whether it is ready.
+
+    Uses poll(2), because select(2) cannot wait for descriptors above 1023.
+    """
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(seconds * 1000))
+
+
+def die_of_signal(number: int) -> None:
+    """End this process by the signal `number`, so that a shell sees that status."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class Loop:
-    """Calls back whoever watches a descriptor when something happens to it."""
+    """Calls the callback of each descriptor that is ready, and of the timer."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._watchers: dict[int, Callable[[int], object]] = {}
-        self._interval: float | None = None  # seconds
-        self._last_tick = 0.0  # when the last pulse was
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._interval: float | None = None  # of the timer, in seconds
+        self._last_expiry = 0.0  # of the timer, by the monotonic clock
         self._on_timer: Callable[[], object] = lambda: None
 
-    def watch(self, descriptor: int, events: int, call: "Callable[[int], object]") -> None:
-        """Call `call` with what happened, each time; replaces an earlier watch of `descriptor`."""
-        self._watchers[descriptor] = call
+    def watch(self, descriptor: int, events: int, callback: "Callable[[int], object]") -> None:
+        """Call `callback` with the events each time that `descriptor` is ready.
+
+        Replaces an earlier watch of the same descriptor.
+        """
+        self._callbacks[descriptor] = callback
         self._poll.register(descriptor, events)
 
     def ignore(self, descriptor: int) -> None:
-        """Watch it no more; must be called before the descriptor is closed."""
-        if self._watchers.pop(descriptor, None):
+        """Stop watching a descriptor; must be called before the descriptor is closed."""
+        if self._callbacks.pop(descriptor, None):
             self._poll.unregister(descriptor)
 
-    def set_timer(self, seconds: float | None, call: "Callable[[], object]") -> None:
-        """Call `call` each time that so long is over; None: no more.
+    def set_timer(self, seconds: float | None, callback: "Callable[[], object]") -> None:
+        """Call `callback` every `seconds`; None stops the timer.
 
-        For what no descriptor tells.
+        For conditions that no descriptor reports.
         """
-        self._interval, self._on_timer = seconds, call
+        self._interval, self._on_timer = seconds, callback
 
     def run(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
-        """Work until `until()` is true, or until the time is up. Return the last `until()`."""
+        """Call callbacks until `until()` is true, or for `seconds`. Return the last `until()`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not until():
             self._poll_once(deadline)
@@ -60,23 +76,23 @@ class Loop:
         return True
 
     def _poll_once(self, deadline: float | None) -> None:
-        """Wait once, no longer than until `deadline` or the next pulse, and call who has waited."""
-        beat = None if self._interval is None else self._last_tick + self._interval
-        moments = [moment for moment in (deadline, beat) if moment is not None]
-        pause = max(0.0, min(moments) - time.monotonic()) if moments else _LONGEST
-        for descriptor, events in self._poll.poll(min(pause, _LONGEST) * 1000):
-            watcher = self._watchers.get(descriptor)
-            if watcher:  # it may have been dropped by the watcher before it
-                watcher(events)
-        if beat is not None and time.monotonic() >= beat:
-            self._last_tick = time.monotonic()
+        """Wait once, until a descriptor is ready, `deadline` or the timer; call the callbacks."""
+        expiry = None if self._interval is None else self._last_expiry + self._interval
+        ends = [end for end in (deadline, expiry) if end is not None]
+        timeout = max(0.0, min(ends) - time.monotonic()) if ends else _LONGEST_POLL
+        for descriptor, events in self._poll.poll(min(timeout, _LONGEST_POLL) * 1000):
+            callback = self._callbacks.get(descriptor)
+            if callback:  # an earlier callback of this round may have called `ignore`
+                callback(events)
+        if expiry is not None and time.monotonic() >= expiry:
+            self._last_expiry = time.monotonic()
             self._on_timer()
 
 
 class Signals:
-    """Takes signals over, as long as the `with` lasts, and hands their numbers to `call`.
+    """Handles signals inside a `with`, and calls `call` with the number of each.
 
-    `received` is the first one that would have ended us, or 0.
+    `received` is the first signal of ENDING that arrived, or 0.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -87,29 +103,24 @@ class Signals:
     def __enter__(self) -> "Self":
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {number: signal.getsignal(number) for number in (*ENDING, *OTHERS)}
-        for number, old in self._old.items():
-            if old != signal.SIG_IGN:  # nohup and the like: whoever started us wants that
+        self._old_handlers = {n: signal.getsignal(n) for n in (*ENDING, *_NOT_ENDING)}
+        for number, old in self._old_handlers.items():
+            if old != signal.SIG_IGN:  # nohup(1) and the like have the signal ignored: it stays so
                 signal.signal(number, lambda *_: None)
-        self._loop.watch(self._reader, READABLE, self._take)
+        self._loop.watch(self._reader, READABLE, self._on_readable)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.ignore(self._reader)
-        for number, old in self._old.items():
+        for number, old in self._old_handlers.items():
             signal.signal(number, old)
         signal.set_wakeup_fd(self._old_writer)
         os.close(self._reader)
         os.close(self._writer)
 
-    def _take(self, _: int) -> None:
+    def _on_readable(self, _: int) -> None:
+        """Read signal numbers from the wakeup descriptor (signal.set_wakeup_fd)."""
         for number in os.read(self._reader, 64):
             if number in ENDING and not self.received:
                 self.received = number
             self.call(number)
-
-
-def die_of_signal(number: int) -> None:
-    """End this process as the signal would have ended it, so that a shell sees what happened."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)

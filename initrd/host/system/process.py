@@ -1,7 +1,8 @@
-"""Programs that we start: each is owned by a `with`, and none outlives us, whatever kills us.
+"""Run programs: as processes that end with this one, in a forked child, or for their output.
 
-Started by fork and exec by hand, because what happens in between has to be told when it fails:
-`subprocess` reports no more than that something did.
+A `Process` is owned by a `with`, and its program is killed when this process ends, however it ends.
+The module calls fork and exec itself, to report which step between the two has failed and why:
+`subprocess` reports only that one of them has.
 """
 
 import errno
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import NoReturn, Self
 
-# What Python ignores, what we handle, and what whoever started us may have ignored.
-_OURS = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
-_PATIENCE = 2.0  # seconds that a program has to end after SIGTERM
-_DEADLINE = 1.0  # seconds; what is tried here takes microseconds
-_TIME = 20.0  # seconds; an answer takes a fraction of one
-_SHORT = {  # what may run out at any step, and what to try then
+# Signals that Python ignores, that this program handles, or that its parent may have ignored.
+_RESET_SIGNALS = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+_CLOSE_TIMEOUT = 2.0  # seconds that a program has to end after SIGTERM
+_CHILD_TIMEOUT = 1.0  # seconds; what is run in a child takes microseconds
+_OUTPUT_TIMEOUT = 20.0  # seconds; a program prints its version in a fraction of one
+_SHORTAGE_HINTS = {  # what to try when a resource is exhausted, which may happen at any step
     errno.EMFILE: "ulimit -n 1024",
     errno.ENFILE: "again when fewer files are open on this machine",
     errno.ENOMEM: "again when more memory is free, or a smaller --memory",
@@ -37,16 +38,16 @@ _SHORT = {  # what may run out at any step, and what to try then
 }
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 class Program(Record):
-    """What to run."""
+    """A program to run."""
 
     command: tuple[str, ...]
-    descriptors: tuple[int, ...] = ()  # inherited, under the numbers that they have
-    before: "Callable[[], None]" = staticmethod(_nothing)  # in the new process, right before exec
+    descriptors: tuple[int, ...] = ()  # inherited, with the same numbers
+    before: "Callable[[], None]" = staticmethod(_do_nothing)  # called in the child before exec
 
 
 class Process:
@@ -65,41 +66,9 @@ class Process:
             raise HostError(f"cannot start {self.name}", why, hint)
         try:
             self._start(program, stderr)
-        except BaseException:  # a KeyboardInterrupt, too, must leave nothing behind
-            self._end_at_once()
+        except BaseException:  # also after a KeyboardInterrupt no process may be left
+            self._kill()
             raise
-
-    def _start(self, program: Program, stderr: int) -> None:
-        reader, writer = os.pipe()
-        with open(reader, "rb") as pipe:
-            try:
-                self._fork(program, writer, stderr)
-            finally:
-                os.close(writer)
-            self.pidfd = os.pidfd_open(self.pid)
-            why = pipe.read().decode(errors="surrogateescape")
-        if why:
-            raise HostError(f"cannot start {self.name}", why)
-
-    def _fork(self, program: Program, report: int, stderr: int) -> None:
-        # Neither SIGINT nor a Python signal handler may strike between fork and exec.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            parent = os.getpid()
-            self.pid = fork()
-            if not self.pid:
-                _become(program, parent, report, stderr)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _end_at_once(self) -> None:
-        """End a program that has not begun, or that nobody can own any more."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-        self.pid, self.pidfd = 0, -1
 
     def __enter__(self) -> "Self":
         return self
@@ -110,7 +79,7 @@ class Process:
     def status(self) -> int | None:
         """Return the exit status, -N after signal N, or None while the program runs."""
         if self._status is None:
-            # It stays a zombie until `close`, so that its number cannot become somebody else's.
+            # It stays a zombie until `close`, so that its pid is not given to another process.
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended:
                 exited = ended.si_code == os.CLD_EXITED
@@ -127,102 +96,91 @@ class Process:
         return self.status()
 
     def send(self, number: int) -> None:
-        """Send a signal to the program alone."""
+        """Send a signal to the program, but not to its children."""
         if self.status() is None:
             os.kill(self.pid, number)
 
-    def close(self, patience: float = _PATIENCE) -> None:
-        """End the program, and every process that it left in its session."""
+    def close(self, timeout: float = _CLOSE_TIMEOUT) -> None:
+        """End the program: by SIGTERM, then its process group by SIGKILL.
+
+        `timeout`: how many seconds to wait after each of the two.
+        """
         if self.pidfd < 0:
             return
         self.send(signal.SIGTERM)
-        self.wait(patience)
+        self.wait(timeout)
         os.killpg(self.pid, signal.SIGKILL)
-        self.wait(patience)
-        os.waitpid(self.pid, os.WNOHANG)  # one that even SIGKILL does not end is left to init
+        self.wait(timeout)
+        os.waitpid(self.pid, os.WNOHANG)  # a process that survives SIGKILL is left to init
         os.close(self.pidfd)
         self.pidfd = -1
 
+    def _start(self, program: Program, stderr: int) -> None:
+        reader, writer = os.pipe()
+        with open(reader, "rb") as pipe:
+            try:
+                self._fork(program, writer, stderr)
+            finally:
+                os.close(writer)
+            self.pidfd = os.pidfd_open(self.pid)
+            why = pipe.read().decode(errors="surrogateescape")
+        if why:
+            raise HostError(f"cannot start {self.name}", why)
 
-def _become(program: Program, parent: int, report: int, stderr: int) -> "NoReturn":
-    """Turn this process, just forked, into the program; report to the parent what fails."""
-    try:
-        die_with_parent(signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we could ask for its death
-            os._exit(1)
-        os.setsid()
-        _connect(program.descriptors, stderr)
-        program.before()
-        _restore_signals()
-        os.execvp(program.command[0], program.command)  # noqa: S606
-    except OSError as error:
-        said = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
-        os.write(report, said.encode(errors="surrogateescape"))
-    except HostError as error:
-        os.write(report, str(error).encode(errors="surrogateescape"))
-    except BaseException:
-        # A mistake of ours: whoever reports it needs to see where it is.
-        sys.excepthook(*sys.exc_info())
-    os._exit(125)
+    def _fork(self, program: Program, error_pipe: int, stderr: int) -> None:
+        # No signal handler of Python, SIGINT's included, may run between fork and exec.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            parent = os.getpid()
+            self.pid = fork()
+            if not self.pid:
+                _exec(program, parent, error_pipe, stderr)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-
-def _connect(descriptors: "tuple[int, ...]", stderr: int) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for number, descriptor in enumerate((null, null, stderr)):
-        os.dup2(descriptor, number)
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)
-
-
-def _restore_signals() -> None:
-    """Undo what Python ignores and what we handle, and block nothing."""
-    for name in _OURS:
-        signal.signal(signal.Signals[name], signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    def _kill(self) -> None:
+        """Kill a program that did not start, or whose start was interrupted."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pid, self.pidfd = 0, -1
 
 
 def fork() -> int:
-    """Do what os.fork() does.
+    """Fork as os.fork() does, without its DeprecationWarning.
 
-    From Python 3.12 on that warns in a process with threads, because what the others hold in that
-    moment stays locked in the child. Ours only makes system calls until it executes a program.
-    Where warnings are errors, that one would come after the fork, with nobody to own the child.
+    From Python 3.12 on os.fork() warns in a process with threads, because locks that other threads
+    hold stay locked in the child. The children of this module make only system calls until they
+    execute a program. Where warnings are errors, the warning would be raised after the fork, and
+    the child would have no owner.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
-def run_in_child(experiment: "Callable[[], str]", deadline: float = _DEADLINE) -> str:
-    """Return what `experiment` says; nothing when it hangs or crashes.
+def run_in_child(function: "Callable[[], str]", deadline: float = _CHILD_TIMEOUT) -> str:
+    """Return the result of `function`, called in a child process; empty when it hangs or crashes.
 
-    It may do to its process what it likes, and must not raise.
+    `function` may change its process in any way, and must not raise. `deadline`: in seconds.
     """
     reader, writer = os.pipe()
     pid = fork()
     if not pid:
-        _report(experiment, writer, deadline)
+        _write_result(function, writer, deadline)
     os.close(writer)
     try:
-        answered = is_ready(reader, READABLE, deadline)
-        said = os.read(reader, 1024).decode() if answered else ""
+        finished = is_ready(reader, READABLE, deadline)
+        result = os.read(reader, 1024).decode() if finished else ""
     finally:
         os.close(reader)
-    if not answered:
+    if not finished:
         os.kill(pid, signal.SIGKILL)
-    # A process stuck in the kernel cannot be waited for: it is left to whoever reaps us.
-    os.waitpid(pid, 0 if answered else os.WNOHANG)
-    return said
-
-
-def _report(experiment: "Callable[[], str]", writer: int, deadline: float) -> "NoReturn":
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    signal.setitimer(signal.ITIMER_REAL, deadline)
-    try:
-        os.write(writer, experiment().encode())
-    finally:
-        os._exit(0)
+    # A process stuck in a system call cannot be waited for: init reaps it later.
+    os.waitpid(pid, 0 if finished else os.WNOHANG)
+    return result
 
 
 def capture_output(program: str, *words: str) -> bytes:
@@ -230,24 +188,74 @@ def capture_output(program: str, *words: str) -> bytes:
 
     Raises HostError when it cannot be run, or does not end.
     """
-    import subprocess  # noqa: PLC0415 - a long import; most starts run nothing this way
+    import subprocess  # noqa: PLC0415 - a slow import, seldom needed
 
     null, command = subprocess.DEVNULL, [program, *words]
+    timeout = _OUTPUT_TIMEOUT
     try:
-        said = subprocess.run(command, stdin=null, capture_output=True, timeout=_TIME, check=False)
+        done = subprocess.run(
+            command, stdin=null, capture_output=True, timeout=timeout, check=False
+        )
     except OSError as error:
         raise HostError(f"cannot run {program}", reason(error)) from error
     except subprocess.TimeoutExpired as error:
         raise HostError(f"cannot use {program}", f"it does not answer {words[0]}") from error
-    return said.stdout + said.stderr
+    return done.stdout + done.stderr
 
 
 @contextmanager
 def shortage() -> "Iterator[None]":
-    """Turn an OSError for what has run out here, at whichever step, into a HostError."""
+    """Raise a HostError in place of an OSError for a resource that is exhausted."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _SHORT:
+        if error.errno not in _SHORTAGE_HINTS:
             raise
-        raise HostError("cannot go on", reason(error), _SHORT[error.errno]) from error
+        raise HostError("cannot go on", reason(error), _SHORTAGE_HINTS[error.errno]) from error
+
+
+def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoReturn":
+    """Execute the program in this process, just forked; write the reason of a failure to a pipe."""
+    try:
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:  # the parent ended before `die_with_parent`
+            os._exit(1)
+        os.setsid()
+        _set_descriptors(program.descriptors, stderr)
+        program.before()
+        _reset_signals()
+        os.execvp(program.command[0], program.command)  # noqa: S606
+    except OSError as error:
+        why = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+        os.write(error_pipe, why.encode(errors="surrogateescape"))
+    except HostError as error:
+        os.write(error_pipe, str(error).encode(errors="surrogateescape"))
+    except BaseException:
+        # A bug in this program: print the traceback, which a bug report needs.
+        sys.excepthook(*sys.exc_info())
+    os._exit(125)
+
+
+def _set_descriptors(inherited: "tuple[int, ...]", stderr: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for number, descriptor in enumerate((null, null, stderr)):
+        os.dup2(descriptor, number)
+    for descriptor in inherited:
+        os.set_inheritable(descriptor, True)
+
+
+def _reset_signals() -> None:
+    """Give all signals their default actions, and block none."""
+    for name in _RESET_SIGNALS:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _write_result(function: "Callable[[], str]", writer: int, timeout: float) -> "NoReturn":
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        os.write(writer, function().encode())
+    finally:
+        os._exit(0)

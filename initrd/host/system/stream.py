@@ -1,7 +1,8 @@
-"""Descriptors of ours as streams: how to use them without ever being stuck.
+"""Copy bytes between descriptors without blocking: sinks, sources, relays, a program's stderr.
 
-Standard output and its like are shared with other programs, so O_NONBLOCK must not be set on them:
-that would change them for everybody. They are opened a second time where that is possible.
+Other programs share standard output and the like, so O_NONBLOCK must not be set on these
+descriptors: it belongs to the open file description, which all of them have in common. A pipe or
+terminal is opened a second time through /proc instead, where that is possible.
 """
 
 import os
@@ -16,35 +17,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-_SAFE = 4096  # bytes that a pipe takes without blocking when it is writable (PIPE_BUF, pipe(7))
-_PIECE = 1 << 16  # bytes read at once
-_KEPT = 4096  # bytes
+_PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (pipe(7))
+_READ_SIZE = 1 << 16  # bytes read at once
+_STDERR_KEPT = 4096  # bytes
 
 
 class Sink:
-    """Something to write to. `write` takes what it can and never waits."""
+    """A descriptor to write to. `write` writes as much as is possible without waiting."""
 
     def __init__(self, descriptor: int) -> None:
         mode = os.fstat(descriptor).st_mode
-        opened = _open_again(descriptor, os.O_WRONLY)
-        self.descriptor = os.dup(descriptor) if opened < 0 else opened
-        self._careful = opened < 0 and not stat.S_ISREG(mode)
+        reopened = _reopen_nonblocking(descriptor, os.O_WRONLY)
+        self.descriptor = os.dup(descriptor) if reopened < 0 else reopened
+        self._may_block = reopened < 0 and not stat.S_ISREG(mode)
         is_socket = stat.S_ISSOCK(mode)
         self._socket = socket.socket(fileno=self.descriptor) if is_socket else None
 
     def write(self, data: "bytes | memoryview") -> int:
-        """Write some of `data`; return how much. Raises OSError, BrokenPipeError among them."""
+        """Write the beginning of `data`; return the number of bytes written.
+
+        Raises OSError: BrokenPipeError when the reader has gone.
+        """
         try:
             if self._socket:
                 return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            if self._careful and not is_ready(self.descriptor, WRITABLE):
+            if self._may_block and not is_ready(self.descriptor, WRITABLE):
                 return 0
-            return os.write(self.descriptor, data[:_SAFE] if self._careful else data)
+            return os.write(self.descriptor, data[:_PIPE_BUF] if self._may_block else data)
         except BlockingIOError:
             return 0
 
     def close(self) -> None:
-        """Close our own descriptor; the one that was given stays open."""
+        """Close the copy of the descriptor; the descriptor that was passed in stays open."""
         if self._socket:
             self._socket.close()
         else:
@@ -53,71 +57,63 @@ class Sink:
 
 @contextmanager
 def open_source(descriptor: int) -> "Iterator[int]":
-    """Give a descriptor from which reading does not wait, where another program reads the same."""
-    opened = _open_again(descriptor, os.O_RDONLY)
+    """Yield a descriptor to read from that does not block when another program reads the same."""
+    reopened = _reopen_nonblocking(descriptor, os.O_RDONLY)
     try:
-        yield descriptor if opened < 0 else opened
+        yield descriptor if reopened < 0 else reopened
     finally:
-        if opened >= 0:
-            os.close(opened)
+        if reopened >= 0:
+            os.close(reopened)
 
 
-def _open_again(descriptor: int, mode: int) -> int:
-    """Return a non-blocking descriptor of the same pipe or terminal; -1 where there is none."""
-    if not (stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)):
-        return -1
-    try:
-        flags = mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        return os.open(f"/proc/self/fd/{descriptor}", flags)
-    except OSError:  # no /proc, or somebody else's: then it is written to in small pieces
-        return -1
-
-
-def _nothing(*_: object) -> None:
+def _do_nothing(*_: object) -> None:
     pass
 
 
 class Relay:
-    """One direction of one stream. `see` is shown every piece; the other calls come once."""
+    """Copies one descriptor to a sink, as a loop runs. Without a sink the data is dropped.
+
+    `see` is called with each piece that was read; `on_end` and `on_write_error` are called once.
+    """
 
     def __init__(
         self,
         loop: Loop,
         source: int,
         sink: Sink | None,
-        see: "Callable[[bytes], object]" = _nothing,
+        see: "Callable[[bytes], object]" = _do_nothing,
     ) -> None:
         self._loop, self._source, self._sink, self._see = loop, source, sink, see
-        self._held = memoryview(b"")
+        self._pending = memoryview(b"")  # read, and not written yet
         self.count = 0  # bytes read from the source
-        self.ended = False  # the source has no more, and all of it is written
-        self.on_end: Callable[[], object] = _nothing
-        self.on_write_error: Callable[[OSError], object] = _nothing  # the sink takes no more
-        loop.watch(source, READABLE, self._read)
+        self.ended = False  # the source is at its end, and all of it is written
+        self.on_end: Callable[[], object] = _do_nothing
+        self.on_write_error: Callable[[OSError], object] = _do_nothing
+        loop.watch(source, READABLE, self._on_readable)
 
     @property
     def idle(self) -> bool:
         """Whether everything that was read is written."""
-        return not self._held
+        return not self._pending
 
     def stop(self) -> None:
-        """Neither read nor write any more; what is held is lost."""
+        """Stop reading and writing; pending data is lost."""
         self._loop.ignore(self._source)
         if self._sink:
             self._loop.ignore(self._sink.descriptor)
         self._sink, self.ended = None, True
 
-    def read_now(self) -> None:
-        """Read what is there already."""
+    def read_available(self) -> None:
+        """Read all that can be read without waiting."""
         while not self.ended and self.idle and is_ready(self._source, READABLE):
-            self._read(0)
+            self._on_readable(0)
 
-    def _read(self, _: int) -> None:
+    def _on_readable(self, _: int) -> None:
         try:
-            data = os.read(self._source, _PIECE)
-        except BlockingIOError:  # somebody else who has the same stream was faster
+            data = os.read(self._source, _READ_SIZE)
+        except BlockingIOError:  # another reader of the same stream has read the data
             return
-        except OSError:  # ECONNRESET: QEMU is gone; EIO: the terminal is
+        except OSError:  # ECONNRESET: QEMU has ended; EIO: the terminal has gone
             data = b""
         if not data:
             self.stop()
@@ -125,39 +121,42 @@ class Relay:
             return
         self.count += len(data)
         self._see(data)
-        self._held = memoryview(data)
-        self._write()
-        if self._sink and self._held:  # it is full: nothing more is read until it takes this
+        self._pending = memoryview(data)
+        self._write_pending()
+        if self._sink and self._pending:  # the sink is full: read no more until this is written
             self._loop.ignore(self._source)
-            self._loop.watch(self._sink.descriptor, WRITABLE, self._write_rest)
+            self._loop.watch(self._sink.descriptor, WRITABLE, self._on_writable)
 
-    def _write(self) -> None:
+    def _write_pending(self) -> None:
         try:
-            written = self._sink.write(self._held) if self._sink else len(self._held)
-            self._held = self._held[written:]
-        except OSError as error:  # EPIPE: the reader has gone; ENOSPC: it is no use to go on
-            # What is read from here on is dropped: whoever writes to us must not be stopped.
-            sink, self._sink, self._held = self._sink, None, memoryview(b"")
+            written = self._sink.write(self._pending) if self._sink else len(self._pending)
+            self._pending = self._pending[written:]
+        except OSError as error:  # EPIPE: the reader has gone; ENOSPC: every write would fail
+            # Data is read and dropped from here on, so that the program that writes is not blocked.
+            sink, self._sink, self._pending = self._sink, None, memoryview(b"")
             if sink:
                 self._loop.ignore(sink.descriptor)
             self.on_write_error(error)
 
-    def _write_rest(self, _: int) -> None:
+    def _on_writable(self, _: int) -> None:
         sink = self._sink
-        self._write()
-        if not self._held and not self.ended:
+        self._write_pending()
+        if not self._pending and not self.ended:
             if sink:
                 self._loop.ignore(sink.descriptor)
-            self._loop.watch(self._source, READABLE, self._read)
+            self._loop.watch(self._source, READABLE, self._on_readable)
 
 
 class StderrPipe:
-    """A pipe for a program's standard error. `writer` is its end of it."""
+    """A pipe for a program's standard error; the program inherits `writer`.
+
+    `see` is called with each piece that the program writes.
+    """
 
     def __init__(self, loop: Loop, see: "Callable[[bytes], object]") -> None:
-        self._see, self._said = see, b""
+        self._see, self._output = see, b""
         self._reader, self.writer = os.pipe()
-        self._relay = Relay(loop, self._reader, None, self._hear)
+        self._relay = Relay(loop, self._reader, None, self._keep)
 
     def __enter__(self) -> "Self":
         return self
@@ -167,12 +166,23 @@ class StderrPipe:
         os.close(self._reader)
         os.close(self.writer)
 
-    def _hear(self, data: bytes) -> None:
-        self._said = (self._said + data)[-_KEPT:]
+    def last(self) -> str:
+        """Return the last lines that the program has written, joined into one."""
+        self._relay.read_available()
+        lines = self._output.decode(errors="replace").split("\n")
+        return "; ".join(line.strip() for line in lines[-4:] if line.strip())
+
+    def _keep(self, data: bytes) -> None:
+        self._output = (self._output + data)[-_STDERR_KEPT:]
         self._see(data)
 
-    def last(self) -> str:
-        """Return the last lines that were said so far, in one."""
-        self._relay.read_now()
-        lines = self._said.decode(errors="replace").split("\n")
-        return "; ".join(line.strip() for line in lines[-4:] if line.strip())
+
+def _reopen_nonblocking(descriptor: int, mode: int) -> int:
+    """Return a non-blocking descriptor of the same pipe or terminal; -1 where there is none."""
+    if not (stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)):
+        return -1
+    try:
+        flags = mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:  # no /proc, or another user's terminal: `Sink` writes small pieces to it
+        return -1

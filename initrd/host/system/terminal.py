@@ -1,6 +1,7 @@
-"""The user's terminal: raw while a guest has it, and put back whatever happens.
+"""The user's terminal: its state and size, raw mode that is always undone, and messages.
 
-Even `kill -9` of this process: a guard, a small process of its own, waits for that.
+While the terminal is raw, a small process of its own, the watchdog, waits for the end of this one
+and restores the modes, so that even `kill -9` leaves a usable terminal.
 """
 
 import os
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn, Self
 
-Modes = list["int | list[bytes | int]"]
 STDIN, STDOUT, STDERR = 0, 1, 2
+Modes = list["int | list[bytes | int]"]
 
 
 def is_terminal(*descriptors: int) -> bool:
-    """Tell whether all of them are terminals."""
+    """Return whether all of the descriptors are terminals."""
     return all(os.isatty(descriptor) for descriptor in descriptors)
 
 
 def in_foreground(descriptor: int) -> bool:
-    """Tell whether it may be read: a job in the background that reads its terminal is stopped."""
+    """Return whether this process may read a terminal: a background job that does is stopped."""
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # ENOTTY: it is no terminal, or none that controls us
+    except OSError:  # ENOTTY: no terminal, or not this process's controlling terminal
         return True
 
 
@@ -41,69 +42,13 @@ def size(descriptor: int) -> tuple[int, int]:
     return rows, columns
 
 
-class RawTerminal:
-    """A terminal that hands over every key as it is pressed, and prints bytes as they come.
-
-    When this process is in the background it is stopped here, as the shell's job control wants it.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> "Self":
-        self._modes: Modes = termios.tcgetattr(self._descriptor)
-        self._guard, self._leash = _start_guard(self._descriptor, self._modes)
-        tty.setraw(self._descriptor, termios.TCSADRAIN)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _set_modes(self._descriptor, self._modes)
-        os.write(self._leash, b"done")
-        os.close(self._leash)
-        os.waitpid(self._guard, 0)
-
-
-def _set_modes(descriptor: int, modes: Modes) -> None:
-    """Set a terminal's modes, also from the background."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
-    try:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, modes)
-    except termios.error:  # it is gone: there is nothing to put back
-        pass
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _start_guard(descriptor: int, modes: Modes) -> tuple[int, int]:
-    """Return the pid of the guard, and the descriptor whose closing wakes it."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        _guard(descriptor, modes, reader, writer)
-    os.close(reader)
-    return pid, writer
-
-
-def _guard(descriptor: int, modes: Modes, reader: int, writer: int) -> "NoReturn":
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in ENDING:  # as when all of a control group is ended: this one is the last
-            signal.signal(number, signal.SIG_IGN)
-        os.setsid()  # keys such as Ctrl-C are not for this one
-        os.close(writer)
-        os.closerange(3, reader)
-        os.closerange(reader + 1, 1 << 20)
-        if not os.read(reader, 4):
-            _set_modes(descriptor, modes)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    os._exit(0)
-
-
 def print_output(text: str) -> None:
-    """Print what the user asked to be shown. Raises HostError; ends us when nobody reads it."""
+    """Print output that the user has asked for.
+
+    Raises HostError. When the reader of standard output has gone, SIGPIPE ends this process.
+    """
     try:
-        with open(STDOUT, "wb", closefd=False) as output:  # whatever the locale is
+        with open(STDOUT, "wb", closefd=False) as output:  # bytes: the locale does not matter
             output.write(os.fsencode(f"{text}\n"))
     except BrokenPipeError:
         die_of_signal(signal.SIGPIPE)
@@ -112,9 +57,9 @@ def print_output(text: str) -> None:
 
 
 def escape_controls(text: str) -> str:
-    r"""Return `text` with what would move a cursor, or do worse, written as `\x1b`.
+    r"""Return `text` with control characters, which can move the cursor, written as `\x1b`.
 
-    Line breaks stay, and so do bytes that are no UTF-8: file names have them.
+    Line breaks stay, and so do bytes that are not UTF-8, because file names may have them.
     """
     return "".join(
         char
@@ -124,29 +69,92 @@ def escape_controls(text: str) -> str:
     )
 
 
+class RawTerminal:
+    """A terminal in raw mode inside a `with`: each key is readable at once, output is unchanged.
+
+    A process in the background is stopped on entry (SIGTTOU), as the shell's job control does.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> "Self":
+        self._modes: Modes = termios.tcgetattr(self._descriptor)
+        self._watchdog, self._watchdog_pipe = _start_watchdog(self._descriptor, self._modes)
+        tty.setraw(self._descriptor, termios.TCSADRAIN)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _set_modes(self._descriptor, self._modes)
+        os.write(self._watchdog_pipe, b"done")
+        os.close(self._watchdog_pipe)
+        os.waitpid(self._watchdog, 0)
+
+
 class MessageWriter:
-    """Speaks to the user."""
+    """Writes messages to standard error, also while the terminal is raw."""
 
     def __init__(self) -> None:
-        self._end = b"\n"
+        self._newline = b"\n"
 
     def say(self, text: str) -> None:
-        """Say something as chrootvm. Some of it may be the guest's words: it gets no escapes."""
+        """Write a message of chrootvm. Control characters are escaped: the guest may send them."""
         self.write_bytes(f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape"))
 
     def write_bytes(self, data: bytes) -> None:
-        """Print what a program of ours said."""
+        """Write what QEMU or virtiofsd printed, unchanged but for the line ends."""
         try:
-            os.write(STDERR, data.replace(b"\n", self._end))
-        except OSError:  # nobody reads it; there is nobody else to tell
+            os.write(STDERR, data.replace(b"\n", self._newline))
+        except OSError:  # standard error is closed, and errors have no other place to go to
             pass
 
     @contextmanager
     def raw(self) -> "Iterator[None]":
-        """Give the terminal to the guest, as long as the `with` lasts."""
+        """Set standard input's terminal to raw mode inside the `with`."""
         with RawTerminal(STDIN):
-            self._end = b"\r\n"  # the terminal does not add the return now
+            self._newline = b"\r\n"  # a raw terminal does not add the carriage return
             try:
                 yield
             finally:
-                self._end = b"\n"
+                self._newline = b"\n"
+
+
+def _set_modes(descriptor: int, modes: Modes) -> None:
+    """Set a terminal's modes, also from the background."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+    try:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, modes)
+    except termios.error:  # the terminal has gone
+        pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _start_watchdog(descriptor: int, modes: Modes) -> tuple[int, int]:
+    """Return the watchdog's pid, and the writing end of the pipe that it reads.
+
+    The end of this process closes the pipe; `RawTerminal` writes to it when it is done itself.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _run_watchdog(descriptor, modes, reader, writer)
+    os.close(reader)
+    return pid, writer
+
+
+def _run_watchdog(descriptor: int, modes: Modes, reader: int, writer: int) -> "NoReturn":
+    """Wait for the pipe; set the terminal's modes when it closes without data."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in ENDING:  # a signal to the whole control group must not end the watchdog first
+            signal.signal(number, signal.SIG_IGN)
+        os.setsid()  # Ctrl-C and the like do not reach another session
+        os.close(writer)
+        os.closerange(3, reader)
+        os.closerange(reader + 1, 1 << 20)
+        if not os.read(reader, 4):
+            _set_modes(descriptor, modes)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(0)

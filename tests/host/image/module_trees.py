@@ -1,12 +1,12 @@
-"""Module directories made for tests: as a kernel's package and depmod leave them."""
+"""Make module directories for tests, as a kernel's package and depmod make them."""
 
 import os
 
 from initrd.host.image import compress
 
 BY_SUFFIX = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
-# What every image needs, in a tree where nothing depends on anything.
-BARE = {"virtiofs.ko": (), "virtio_pci.ko": ()}
+# The modules that every image requires, without dependencies.
+REQUIRED = {"virtiofs.ko": (), "virtio_pci.ko": ()}
 
 
 def write_tree(
@@ -18,13 +18,13 @@ def write_tree(
 ) -> str:
     """Write a module directory; return its path.
 
-    `files` are the modules' files and what modules.dep says that they need; `others` are the
+    `files` are the modules' files, each with its dependencies for modules.dep; `others` are the
     contents of further files: `softdep`, `alias`, `builtin_modinfo`.
     """
     top = os.fspath(folder)
     for file in files:
         write(os.path.join(top, file), compressed(file, content(file)))
-    lines = [f"{file}: {' '.join(needs)}".rstrip() + "\n" for file, needs in files.items()]
+    lines = [f"{file}: {' '.join(deps)}".rstrip() + "\n" for file, deps in files.items()]
     write(os.path.join(top, "modules.dep"), "".join(lines).encode())
     write(os.path.join(top, "modules.builtin"), "".join(f"{b}\n" for b in builtin).encode())
     for name, text in others.items():

@@ -1,3 +1,5 @@
+"""Images with /init and modules, and the inputs that are refused."""
+
 import random
 from pathlib import Path
 
@@ -8,17 +10,17 @@ from initrd.host.image import lsinitramfs, modules
 from initrd.host.image.build import build_image, read_init, read_module
 from initrd.host.image.compress import METHODS
 from initrd.host.image.modules import Module, choose_modules
-from tests.host.image.module_trees import BARE, content, write_tree
+from tests.host.image.module_trees import REQUIRED, content, write_tree
 
 INIT = b"\x7fELF" + bytes(999)
 
 
 def build_from(folder: str, *names: str, compression: str = "none") -> bytes:
-    wanted = [*modules.ALWAYS, *(modules.module_requirement(name) for name in names)]
-    return build_image(INIT, choose_modules(folder, wanted), compression)
+    requirements = [*modules.ALWAYS, *(modules.module_requirement(name) for name in names)]
+    return build_image(INIT, choose_modules(folder, requirements), compression)
 
 
-def test_the_image_holds_init_the_modules_and_nothing_else(tmp_path: Path) -> None:
+def test_an_image_holds_init_and_the_required_modules_only(tmp_path: Path) -> None:
     files = {
         "virtiofs.ko": ("virtio-ring.ko.zst",),
         "virtio-ring.ko.zst": (),
@@ -44,13 +46,13 @@ def test_the_image_holds_init_the_modules_and_nothing_else(tmp_path: Path) -> No
     assert entries[0].data == INIT
 
 
-def test_a_kernel_with_everything_built_in_needs_no_modules(tmp_path: Path) -> None:
+def test_an_image_for_a_kernel_with_built_in_drivers_holds_no_modules(tmp_path: Path) -> None:
     folder = write_tree(tmp_path, {}, builtin=("kernel/virtiofs.ko", "kernel/virtio-mmio.ko"))
     assert [entry.path for entry in lsinitramfs.read_entries(build_from(folder))] == [b"init"]
 
 
 @pytest.mark.parametrize(
-    ("files", "complaint"),
+    ("files", "message"),
     [
         pytest.param({"virtio_pci.ko": ()}, "no module virtiofs in", id="no virtiofs"),
         pytest.param(
@@ -60,16 +62,16 @@ def test_a_kernel_with_everything_built_in_needs_no_modules(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_kernel_that_cannot_boot_from_a_directory_is_told(
-    tmp_path: Path, files: dict[str, tuple[str, ...]], complaint: str
+def test_a_kernel_without_virtiofs_or_a_transport_is_refused(
+    tmp_path: Path, files: dict[str, tuple[str, ...]], message: str
 ) -> None:
-    with pytest.raises(HostError, match=complaint):
+    with pytest.raises(HostError, match=message):
         build_from(write_tree(tmp_path, files))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, method: str) -> None:
-    files = {**BARE, **{f"m{n}.ko": () for n in range(9)}}
+def test_images_of_the_same_inputs_are_identical(tmp_path: Path, method: str) -> None:
+    files = {**REQUIRED, **{f"m{n}.ko": () for n in range(9)}}
     names = list(files)
     images = set()
     for seed in range(5):
@@ -79,15 +81,15 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, method: str) -> Non
     assert len(images) == 1
 
 
-def test_the_image_is_hardly_larger_than_what_it_holds(tmp_path: Path) -> None:
+def test_an_image_is_at_most_4_kb_larger_than_its_files(tmp_path: Path) -> None:
     names = [f"module_with_a_long_name_{n}" for n in range(15)]
     files = {f"{name}.ko": () for name in names}
-    image = build_from(write_tree(tmp_path, {**files, **BARE}), *names)
-    held = len(INIT) + sum(len(content(file)) for file in [*files, *BARE])
-    assert held < len(image) <= held + 4096
+    image = build_from(write_tree(tmp_path, {**files, **REQUIRED}), *names)
+    content_size = len(INIT) + sum(len(content(file)) for file in [*files, *REQUIRED])
+    assert content_size < len(image) <= content_size + 4096
 
 
-def test_the_names_of_many_modules_still_sort_in_the_order_of_loading(tmp_path: Path) -> None:
+def test_the_names_of_1001_modules_sort_in_the_order_of_loading(tmp_path: Path) -> None:
     (tmp_path / "m.ko").write_bytes(b"\x7fELF")
     modules = [Module(f"m{n}", f"{tmp_path}/m.ko") for n in range(1001)]
     names = [entry.path for entry in lsinitramfs.read_entries(build_image(INIT, modules))]
@@ -96,21 +98,21 @@ def test_the_names_of_many_modules_still_sort_in_the_order_of_loading(tmp_path: 
     assert names[-1].endswith(b"/1000-m1000.ko")
 
 
-def test_what_is_no_module_does_not_get_into_an_image(tmp_path: Path) -> None:
+def test_a_module_file_that_is_no_elf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.ko").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     with pytest.raises(HostError, match="it is no ELF file"):
         build_image(INIT, [Module("m", f"{tmp_path}/m.ko")])
 
 
-def test_a_module_that_modules_dep_knows_and_nobody_has_is_named(tmp_path: Path) -> None:
-    folder = write_tree(tmp_path, {**BARE, "a.ko": ("sub/b.ko.xz",), "sub/b.ko.xz": ()})
+def test_a_module_of_modules_dep_without_a_file_is_named_in_the_error(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path, {**REQUIRED, "a.ko": ("sub/b.ko.xz",), "sub/b.ko.xz": ()})
     (tmp_path / "sub/b.ko.xz").unlink()
     with pytest.raises(HostError, match=f"{folder}/sub/b.ko.xz: No such file or directory"):
         build_from(folder, "a")
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz", "zst"])
-def test_a_damaged_module_is_named(tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_module_is_named_in_the_error(tmp_path: Path, suffix: str) -> None:
     write_tree(tmp_path, {f"a.ko.{suffix}": ()})
     path = tmp_path / f"a.ko.{suffix}"
     path.write_bytes(path.read_bytes()[:-5])
@@ -118,7 +120,7 @@ def test_a_damaged_module_is_named(tmp_path: Path, suffix: str) -> None:
         read_module(str(path))
 
 
-def test_a_program_is_read(tmp_path: Path) -> None:
+def test_read_init_returns_an_elf_program(tmp_path: Path) -> None:
     (tmp_path / "init").write_bytes(INIT)
     assert read_init(f"{tmp_path}/init") == INIT
 
@@ -133,7 +135,9 @@ def test_a_program_is_read(tmp_path: Path) -> None:
         pytest.param("nul", "it is no regular file", id="a device"),
     ],
 )
-def test_what_cannot_be_init_is_named(tmp_path: Path, name: str, why: str) -> None:
+def test_read_init_refuses_files_that_are_no_elf_program(
+    tmp_path: Path, name: str, why: str
+) -> None:
     (tmp_path / "script").write_bytes(b"#!/bin/sh\n")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "nul").symlink_to("/dev/null")

@@ -1,3 +1,5 @@
+"""Compression: round trips, damaged data, and headers that the kernel requires."""
+
 import lzma
 import random
 
@@ -7,7 +9,7 @@ from initrd.errors import HostError
 from initrd.host.image import compress
 from initrd.host.image.compress import METHODS, CompressError, decompress
 
-REAL_METHODS = METHODS[1:]
+COMPRESSORS = METHODS[1:]
 NOISE = random.Random(1).randbytes(5000)
 DATA = {
     "empty": b"",
@@ -19,14 +21,14 @@ DATA = {
 
 
 @pytest.mark.parametrize("data", DATA.values(), ids=DATA.keys())
-@pytest.mark.parametrize("method", REAL_METHODS)
-def test_what_was_compressed_comes_back(method: str, data: bytes) -> None:
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_compressed_data_is_decompressed_to_the_same_bytes(method: str, data: bytes) -> None:
     stream = compress.compress(data, method)
     assert decompress(stream) == (data, len(stream))
 
 
-@pytest.mark.parametrize("method", REAL_METHODS)
-def test_what_follows_a_stream_is_left_alone(method: str) -> None:
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_decompressing_stops_at_the_end_of_the_first_stream(method: str) -> None:
     stream = compress.compress(NOISE, method)
     assert decompress(stream + bytes(4) + NOISE) == (NOISE, len(stream))
 
@@ -36,15 +38,15 @@ def test_compressing_twice_gives_the_same_bytes(method: str) -> None:
     assert compress.compress(NOISE, method) == compress.compress(NOISE, method)
 
 
-@pytest.mark.parametrize("method", REAL_METHODS)
-def test_a_stream_that_was_cut_short_is_told(method: str) -> None:
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_a_truncated_stream_raises_an_error(method: str) -> None:
     stream = compress.compress(NOISE, method)
     with pytest.raises(CompressError, match="cut short"):
         decompress(stream[: len(stream) // 2])
 
 
 @pytest.mark.parametrize("method", ["gzip", "xz", "zstd"])
-def test_a_damaged_stream_is_told(method: str) -> None:
+def test_a_damaged_stream_raises_an_error(method: str) -> None:
     stream = bytearray(compress.compress(b"text " * 999, method))
     stream[6:] = bytes(byte ^ 0x5A for byte in stream[6:])
     with pytest.raises(CompressError, match=f"the {method} data is damaged"):
@@ -52,7 +54,7 @@ def test_a_damaged_stream_is_told(method: str) -> None:
 
 
 @pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\x10\0\0\0"], ids=["huge", "nonsense"])
-def test_a_damaged_lz4_block_is_told(size: bytes) -> None:
+def test_an_lz4_block_with_a_wrong_size_raises_an_error(size: bytes) -> None:
     with pytest.raises(CompressError, match="damaged, or what follows"):
         decompress(b"\x02\x21\x4c\x18" + size + b"\xff" * 99)
 
@@ -62,22 +64,22 @@ def test_a_damaged_lz4_block_is_told(size: bytes) -> None:
     [b"", b"\x7fELF", b"\x1f\x9d", b"\x04\x22\x4d\x18"],
     ids=["empty", "ELF", ".Z", "LZ4 frame"],
 )
-def test_an_unknown_format_is_told(data: bytes) -> None:
+def test_data_in_an_unknown_format_raises_an_error(data: bytes) -> None:
     with pytest.raises(CompressError, match="not compressed by gzip, xz, zstd or lz4 --legacy"):
         decompress(data)
 
 
-def test_gzip_carries_no_time_and_no_name() -> None:
+def test_gzip_data_has_no_time_and_no_name() -> None:
     assert compress.compress(NOISE, "gzip")[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
 
 
-def test_xz_has_the_check_that_the_kernel_knows() -> None:
+def test_xz_data_has_a_crc32_check_which_the_kernel_supports() -> None:
     stream = lzma.LZMADecompressor()
     stream.decompress(compress.compress(NOISE, "xz"))
     assert stream.check == lzma.CHECK_CRC32
 
 
-def test_a_missing_library_is_named_with_its_packages() -> None:
+def test_the_error_for_a_missing_library_names_its_packages() -> None:
     with pytest.raises(HostError) as caught:
         compress.load_library("libnowhere.so.1", debian="libnowhere1", fedora="nowhere-libs")
     assert str(caught.value).startswith("cannot load the library libnowhere.so.1: ")

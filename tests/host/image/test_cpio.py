@@ -1,3 +1,5 @@
+"""Archives that `cpio` packs, read back by `lsinitramfs`."""
+
 import random
 import stat
 
@@ -5,7 +7,15 @@ import pytest
 
 from initrd.host.image import cpio, lsinitramfs
 
-UGLY_NAMES = (b"a b", b"\xff\xfe", b"line\nbreak", b"-dash", "käse".encode(), b"x" * 4095, b"*?[")
+UNUSUAL_NAMES = (
+    b"a b",
+    b"\xff\xfe",
+    b"line\nbreak",
+    b"-dash",
+    "käse".encode(),
+    b"x" * 4095,
+    b"*?[",
+)
 
 
 def members(image: bytes) -> list[cpio.Entry]:
@@ -16,7 +26,7 @@ def paths(image: bytes) -> list[bytes]:
     return [entry.path for entry in members(image)]
 
 
-def test_an_archive_gives_back_every_kind_of_file() -> None:
+def test_every_kind_of_file_survives_packing_and_reading() -> None:
     entries = [
         cpio.device("console", stat.S_IFCHR | 0o600, 5, 1),
         cpio.directory("empty", 0o1777),
@@ -27,24 +37,24 @@ def test_an_archive_gives_back_every_kind_of_file() -> None:
     assert members(cpio.pack(entries)) == entries
 
 
-def test_owners_and_times_survive() -> None:
+def test_owners_and_times_survive_packing_and_reading() -> None:
     entry = cpio.file("f", b"x").replace(uid=1000, gid=0xFFFFFFFE, mtime=1_700_000_000)
     assert members(cpio.pack([entry])) == [entry]
 
 
-def test_missing_parents_are_added_before_their_children() -> None:
+def test_missing_parent_directories_are_added_before_their_children() -> None:
     assert paths(cpio.pack([cpio.file("usr/lib/x", b""), cpio.file("usr-1", b"")])) == [
         *(b"usr", b"usr-1", b"usr/lib", b"usr/lib/x"),
     ]
 
 
-def test_a_directory_that_is_spelt_out_keeps_its_mode() -> None:
+def test_a_directory_given_as_an_entry_keeps_its_mode() -> None:
     image = cpio.pack([cpio.file("root/.profile", b""), cpio.directory("root", 0o700)])
     assert members(image)[0] == cpio.directory("root", 0o700)
 
 
-def test_the_order_of_the_entries_does_not_matter() -> None:
-    entries = [cpio.file(name, name * 3) for name in UGLY_NAMES]
+def test_an_archive_does_not_depend_on_the_order_of_the_entries() -> None:
+    entries = [cpio.file(name, name * 3) for name in UNUSUAL_NAMES]
     entries += [cpio.hard_link("link", b"a b"), cpio.file("usr/lib/x", b"")]
     image = cpio.pack(entries)
     for seed in range(20):
@@ -52,15 +62,15 @@ def test_the_order_of_the_entries_does_not_matter() -> None:
         assert cpio.pack(iter(entries)) == image
 
 
-def test_ugly_names_and_contents_survive() -> None:
-    entries = [cpio.file(name, b"070701" + name) for name in UGLY_NAMES]
+def test_unusual_names_and_contents_survive_packing_and_reading() -> None:
+    entries = [cpio.file(name, b"070701" + name) for name in UNUSUAL_NAMES]
     entries.append(cpio.symlink("zz", b"TRAILER!!!\xff\n"))
-    assert {e.path: e.data for e in members(cpio.pack(entries))} == {
+    assert {member.path: member.data for member in members(cpio.pack(entries))} == {
         entry.path: entry.data for entry in entries
     }
 
 
-def test_the_names_of_a_hard_link_share_the_content_once() -> None:
+def test_the_names_of_a_hard_linked_file_share_mode_and_content() -> None:
     entries = [
         cpio.hard_link("a", "b"),
         cpio.file("b", b"content", 0o711),
@@ -72,13 +82,13 @@ def test_the_names_of_a_hard_link_share_the_content_once() -> None:
     assert {entry.mode for entry in (first, second, third)} == {stat.S_IFREG | 0o711}
 
 
-def test_a_trees_random_entries_survive() -> None:
+def test_random_trees_survive_packing_and_reading() -> None:
     for seed in range(100):
         entries = random_tree(random.Random(seed))
         image = cpio.pack(entries)
         assert len(image) % 4 == 0
-        found = {entry.path: entry for entry in members(image)}
-        assert {path: found[path] for path in (entry.path for entry in entries)} == {
+        read_back = {entry.path: entry for entry in members(image)}
+        assert {path: read_back[path] for path in (entry.path for entry in entries)} == {
             entry.path: entry for entry in entries
         }
 
@@ -102,7 +112,7 @@ def random_entry(rng: random.Random, name: bytes) -> cpio.Entry:
 
 
 @pytest.mark.parametrize(
-    ("entries", "complaint"),
+    ("entries", "message"),
     [
         pytest.param([cpio.file("/init", b"")], "not a plain relative path", id="absolute"),
         pytest.param([cpio.file("", b"")], "not a plain relative path", id="empty"),
@@ -110,7 +120,7 @@ def random_entry(rng: random.Random, name: bytes) -> cpio.Entry:
         pytest.param([cpio.file("a//b", b"")], "not a plain relative path", id="two slashes"),
         pytest.param([cpio.file("a/", b"")], "not a plain relative path", id="slash at the end"),
         pytest.param([cpio.file("a\0b", b"")], "not a plain relative path", id="NUL"),
-        pytest.param([cpio.file("TRAILER!!!", b"")], "cannot hold", id="the end mark"),
+        pytest.param([cpio.file("TRAILER!!!", b"")], "cannot hold", id="the trailer's name"),
         pytest.param(
             [cpio.file("x" * 4096, b"")], "cannot hold", id="longer than the kernel reads"
         ),
@@ -121,7 +131,7 @@ def random_entry(rng: random.Random, name: bytes) -> cpio.Entry:
         pytest.param(
             [cpio.symlink("a", "b"), cpio.file("a/c", b"")], "no directory", id="below a link"
         ),
-        pytest.param([cpio.hard_link("a", "b")], "hard link to b", id="link to nothing"),
+        pytest.param([cpio.hard_link("a", "b")], "hard link to b", id="link to a missing path"),
         pytest.param([cpio.hard_link("a", "a")], "hard link to a", id="link to itself"),
         pytest.param(
             [cpio.hard_link("a", "d"), cpio.directory("d")],
@@ -134,8 +144,10 @@ def random_entry(rng: random.Random, name: bytes) -> cpio.Entry:
         pytest.param([cpio.file("a", b"").replace(mtime=-1)], "32 bits", id="before 1970"),
     ],
 )
-def test_what_an_archive_cannot_hold_is_refused(entries: list[cpio.Entry], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_entries_that_an_archive_cannot_hold_are_refused(
+    entries: list[cpio.Entry], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         cpio.pack(entries)
 
 

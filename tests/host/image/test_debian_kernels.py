@@ -1,11 +1,11 @@
-"""Debian's own kernels: the modules chosen, against what modprobe would load."""
+"""Modules chosen from the kernels of Debian, compared with those that modprobe loads."""
 
 import subprocess
 
 import pytest
 
 from initrd.host.image import build, lsinitramfs, modules
-from initrd.host.image.kmod import name_of
+from initrd.host.image.kmod import module_name
 from initrd.host.image.modules import choose_modules
 from testbed import assets
 from tests.host.image.test_build import INIT
@@ -13,8 +13,8 @@ from tests.host.image.test_build import INIT
 pytestmark = pytest.mark.tools
 
 SUITES = pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-# Algorithms that these kernels have built in: modprobe adds a faster version of them.
-FASTER = {"crc32c_intel"}
+# Faster versions of algorithms that these kernels have built in: modprobe loads them as well.
+FASTER_VERSIONS = {"crc32c_intel"}
 CMDLINES = (
     "rootfs=x",
     "overlay_root=ram ip=dhcp console=hvc0",
@@ -23,28 +23,32 @@ CMDLINES = (
 )
 
 
-def by_modprobe(kernel: assets.Kernel, module: str) -> set[str]:
+def modules_of_modprobe(kernel: assets.Kernel, module: str) -> set[str]:
     top = kernel.modules.removesuffix(f"/lib/modules/{kernel.version}")
     command = ["/usr/sbin/modprobe", "--dirname", top, "--set-version", kernel.version]
     command += ["--config", "/dev/null", "--show-depends", module]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split() for line in done.stdout.splitlines()]
-    return {name_of(line[1]) for line in lines if line[0] == "insmod"}
+    return {module_name(line[1]) for line in lines if line[0] == "insmod"}
 
 
 @SUITES
 @pytest.mark.parametrize("module", ["virtiofs", "ext4", "cifs", "erofs", "isofs", "nf_nat", "vfio"])
-def test_a_module_brings_what_modprobe_would_load(suite: str, module: str) -> None:
+def test_the_dependencies_of_a_module_are_those_that_modprobe_loads(
+    suite: str, module: str
+) -> None:
     kernel = assets.kernel(suite)
-    ours = {
+    chosen = {
         found.name for found in choose_modules(kernel.modules, [modules.module_requirement(module)])
     }
-    assert ours == by_modprobe(kernel, module) - FASTER
+    assert chosen == modules_of_modprobe(kernel, module) - FASTER_VERSIONS
 
 
 @SUITES
 @pytest.mark.parametrize("cmdline", CMDLINES)
-def test_modules_for_a_command_line_are_found_and_decompressed(suite: str, cmdline: str) -> None:
+def test_the_modules_for_a_command_line_are_found_and_decompressed(
+    suite: str, cmdline: str
+) -> None:
     kernel = assets.kernel(suite)
     archive = build.build_image(
         INIT, choose_modules(kernel.modules, modules.requirements_of_cmdline(cmdline))

@@ -1,10 +1,12 @@
+"""Module directories: names, aliases, dependencies, damaged files, links out of the root."""
+
 import os
 from pathlib import Path
 
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.image.kmod import ModuleTree, SoftDependency, name_of
+from initrd.host.image.kmod import ModuleTree, SoftDependency, module_name
 from tests.host.image.module_trees import write_tree
 
 FILES = {
@@ -49,10 +51,10 @@ def tree(tmp_path: Path) -> ModuleTree:
         pytest.param("fs-virtiofs", ("virtiofs",), id="alias"),
         pytest.param("fs_virtiofs", ("virtiofs",), id="alias, _ for -"),
         pytest.param("crypto-crc32c", ("crc32c_generic", "crc32c_intel"), id="alias of two"),
-        pytest.param("fs-ext4", (), id="alias of what is built in"),
-        pytest.param("crypto-sha256", (), id="the last alias of what is built in"),
-        pytest.param("nowhere", None, id="nowhere"),
-        pytest.param("gone", None, id="alias of what is nowhere"),
+        pytest.param("fs-ext4", (), id="alias of a built-in module"),
+        pytest.param("crypto-sha256", (), id="last alias of a built-in module"),
+        pytest.param("nowhere", None, id="unknown name"),
+        pytest.param("gone", None, id="alias of an unknown module"),
         pytest.param("crypto", None, id="the beginning of an alias"),
         pytest.param("crypto.crc32c", None, id="not a pattern"),
         pytest.param("virtiofs.ko", None, id="a file's name"),
@@ -62,39 +64,43 @@ def tree(tmp_path: Path) -> ModuleTree:
         pytest.param("\udcff", None, id="not UTF-8"),
     ],
 )
-def test_a_word_stands_for_modules(
+def test_find_returns_the_modules_of_a_name_or_alias(
     tree: ModuleTree, word: str, modules: tuple[str, ...] | None
 ) -> None:
     assert tree.find(word) == modules
 
 
 def test_dependencies_come_in_the_order_of_loading(tree: ModuleTree) -> None:
-    assert tree.needs("virtiofs") == ("fuse", "virtio")
-    assert tree.needs("fuse") == ()
+    assert tree.dependencies("virtiofs") == ("fuse", "virtio")
+    assert tree.dependencies("fuse") == ()
 
 
-def test_the_file_of_a_module_is_known(tree: ModuleTree) -> None:
-    assert tree.file("snd_hda_intel") == f"{tree.directory}/updates/snd-hda-intel.ko.zst"
+def test_path_returns_the_file_of_a_module(tree: ModuleTree) -> None:
+    assert tree.path("snd_hda_intel") == f"{tree.directory}/updates/snd-hda-intel.ko.zst"
 
 
 def test_soft_dependencies_are_read_from_all_lines(tree: ModuleTree) -> None:
-    assert tree.soft("fuse") == SoftDependency(("crypto-crc32c", "b-c", "e"), ("d",))
-    assert tree.soft("cifs") == tree.soft("virtiofs") == SoftDependency()
+    assert tree.soft_dependencies("fuse") == SoftDependency(("crypto-crc32c", "b-c", "e"), ("d",))
+    assert tree.soft_dependencies("cifs") == tree.soft_dependencies("virtiofs") == SoftDependency()
 
 
-def test_similar_names_are_found(tree: ModuleTree) -> None:
-    assert tree.similar("virtio-fs") == ["virtiofs", "virtio", "virtio_ring"]
+def test_similar_names_are_found_for_a_misspelt_module(tree: ModuleTree) -> None:
+    assert tree.similar_names("virtio-fs") == ["virtiofs", "virtio", "virtio_ring"]
 
 
-def test_only_modules_dep_has_to_be_there(tmp_path: Path) -> None:
+def test_a_module_directory_needs_no_file_but_modules_dep(tmp_path: Path) -> None:
     (tmp_path / "modules.dep").write_text("a.ko:\n")
     tree = ModuleTree(str(tmp_path))
-    assert (tree.find("a"), tree.find("b"), tree.soft("a")) == (("a",), None, SoftDependency())
+    assert (tree.find("a"), tree.find("b"), tree.soft_dependencies("a")) == (
+        ("a",),
+        None,
+        SoftDependency(),
+    )
 
 
-def test_an_absolute_path_stays_in_the_tree(tmp_path: Path) -> None:
+def test_an_absolute_path_in_modules_dep_stays_in_the_module_directory(tmp_path: Path) -> None:
     (tmp_path / "modules.dep").write_text("/etc/passwd.ko:\n")
-    assert ModuleTree(str(tmp_path)).file("passwd") == f"{tmp_path}/etc/passwd.ko"
+    assert ModuleTree(str(tmp_path)).path("passwd") == f"{tmp_path}/etc/passwd.ko"
 
 
 @pytest.mark.parametrize(
@@ -106,15 +112,15 @@ def test_an_absolute_path_stays_in_the_tree(tmp_path: Path) -> None:
     ],
 )
 def test_a_module_is_named_after_its_file(path: str, name: str) -> None:
-    assert name_of(path) == name
+    assert module_name(path) == name
 
 
-def test_a_directory_that_is_not_there_is_named() -> None:
+def test_a_missing_module_directory_is_named_in_the_error() -> None:
     with pytest.raises(HostError, match=r"/nowhere/6\.1 is no .*: No such file or directory"):
         ModuleTree("/nowhere/6.1")
 
 
-def test_a_file_instead_of_a_directory_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_module_directory_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match=r"file/modules\.dep: Not a directory"):
         ModuleTree(str(tmp_path / "file"))
@@ -123,12 +129,12 @@ def test_a_file_instead_of_a_directory_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "command"),
     [
-        pytest.param("root/lib/modules/6.1", "depmod -b {top}/root 6.1", id="a root's"),
+        pytest.param("root/lib/modules/6.1", "depmod -b {top}/root 6.1", id="of a root"),
         pytest.param("r t/usr/lib/modules/6.1", "depmod -b '{top}/r t/usr' 6.1", id="with a blank"),
-        pytest.param("modules", "depmod", id="on its own"),
+        pytest.param("modules", "depmod", id="outside a root"),
     ],
 )
-def test_without_modules_dep_the_command_to_run_is_told(
+def test_the_error_for_a_missing_modules_dep_gives_the_depmod_command(
     tmp_path: Path, folder: str, command: str
 ) -> None:
     (tmp_path / folder / "kernel").mkdir(parents=True)
@@ -138,7 +144,7 @@ def test_without_modules_dep_the_command_to_run_is_told(
     assert str(caught.value).endswith("or run " + command.format(top=tmp_path))
 
 
-def test_the_directory_of_all_kernels_is_told_from_that_of_one(tmp_path: Path) -> None:
+def test_the_error_for_lib_modules_itself_lists_the_versions_in_it(tmp_path: Path) -> None:
     for version in ("6.1", "6.12"):
         write_tree(tmp_path / version, {})
     (tmp_path / "5.10").mkdir()
@@ -147,7 +153,7 @@ def test_the_directory_of_all_kernels_is_told_from_that_of_one(tmp_path: Path) -
     assert str(caught.value).endswith(f"try: {tmp_path}/6.1 or {tmp_path}/6.12")
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_read_is_named_in_the_error(tmp_path: Path) -> None:
     write_tree(tmp_path, {})
     os.unlink(tmp_path / "modules.builtin")
     (tmp_path / "modules.builtin").mkdir()
@@ -157,7 +163,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["usr/lib/modules/6.1", "lib/modules/6.1", "elsewhere"])
 @pytest.mark.parametrize("dep", ["leak.ko", "{dots}secret.ko", "up/secret.ko"])
-def test_no_link_and_no_dots_lead_out_of_the_root(tmp_path: Path, inside: str, dep: str) -> None:
+def test_a_module_outside_the_root_is_refused(tmp_path: Path, inside: str, dep: str) -> None:
     (tmp_path / "secret.ko").write_text("\x7fELF secret")
     top = tmp_path / "root" / inside
     top.mkdir(parents=True)
@@ -168,10 +174,10 @@ def test_no_link_and_no_dots_lead_out_of_the_root(tmp_path: Path, inside: str, d
     (top / "modules.dep").write_text(f"{file}:\n")
     tree = ModuleTree(str(top))
     with pytest.raises(HostError, match="leads out of"):
-        tree.file(name_of(file))
+        tree.path(module_name(file))
 
 
-def test_an_absolute_link_leads_into_the_root(tmp_path: Path) -> None:
+def test_an_absolute_link_is_resolved_inside_the_root(tmp_path: Path) -> None:
     real = tmp_path / "usr/lib/modules/6.0/extra"
     weak = tmp_path / "usr/lib/modules/6.1/weak-updates"
     for folder in (real, weak):
@@ -181,10 +187,10 @@ def test_an_absolute_link_leads_into_the_root(tmp_path: Path) -> None:
     (weak / "x.ko").symlink_to("/lib/modules/6.0/extra/x.ko")
     (weak.parent / "modules.dep").write_text("weak-updates/x.ko:\n")
     for directory in ("lib/modules/6.1", "usr/lib/modules/6.1"):
-        assert ModuleTree(f"{tmp_path}/{directory}").file("x") == str(real / "x.ko")
+        assert ModuleTree(f"{tmp_path}/{directory}").path("x") == str(real / "x.ko")
 
 
-def test_a_list_that_leads_out_of_the_root_is_not_read(tmp_path: Path) -> None:
+def test_a_link_of_modules_dep_out_of_the_root_is_refused(tmp_path: Path) -> None:
     top = tmp_path / "root/lib/modules/6.1"
     top.mkdir(parents=True)
     (tmp_path / "list").write_text("a.ko:\n")

@@ -1,10 +1,12 @@
+"""Images that `lsinitramfs` reads: formats, several archives, damaged images."""
+
 import pytest
 
 from initrd.host.image import compress, cpio, lsinitramfs
 
 FIRST = cpio.pack([cpio.file("first", b"1" * 100)])
 SECOND = cpio.pack([cpio.file("second", b"2"), cpio.hard_link("third", "second")])
-REAL_METHODS = compress.METHODS[1:]
+COMPRESSORS = compress.METHODS[1:]
 
 
 def paths(image: bytes) -> list[bytes]:
@@ -12,26 +14,26 @@ def paths(image: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("method", compress.METHODS)
-def test_an_image_is_read_compressed_or_not(method: str) -> None:
+def test_an_image_is_read_in_every_compression_format(method: str) -> None:
     assert list(lsinitramfs.read_entries(compress.compress(SECOND, method))) == list(
         lsinitramfs.read_entries(SECOND)
     )
 
 
 @pytest.mark.parametrize("method", compress.METHODS)
-def test_archives_in_a_row_are_all_read(method: str) -> None:
+def test_all_archives_of_an_image_are_read(method: str) -> None:
     first = compress.compress(FIRST, method)
     image = first + cpio.gap(len(first)) + SECOND
     image += cpio.gap(len(image)) + compress.compress(FIRST, "xz") + bytes(512)
     assert paths(image) == [b"first", b"second", b"third", b"first"]
 
 
-def test_archives_within_one_compressed_stream_are_all_read() -> None:
+def test_all_archives_in_one_compressed_stream_are_read() -> None:
     image = compress.compress(FIRST + bytes(512) + SECOND + bytes(3), "gzip")
     assert paths(image) == [b"first", b"second", b"third"]
 
 
-def test_hard_links_do_not_reach_into_the_next_archive() -> None:
+def test_a_hard_link_refers_to_a_file_of_its_own_archive() -> None:
     assert [entry.link for entry in lsinitramfs.read_entries(SECOND + SECOND)] == [
         b"",
         b"second",
@@ -43,7 +45,7 @@ def test_archives_with_checksums_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "complaint"),
+    ("image", "message"),
     [
         pytest.param(b"", "it is empty", id="empty"),
         pytest.param(b"#!/bin/sh\n", "byte 0: no cpio archive, and not compressed", id="a script"),
@@ -62,12 +64,12 @@ def test_archives_with_checksums_are_read() -> None:
         pytest.param(
             FIRST.replace(b"00000064", b"00000001"), "should start here", id="a wrong size"
         ),
-        pytest.param(FIRST + b"junk", "byte 340: no cpio archive", id="junk behind"),
+        pytest.param(FIRST + b"junk", "byte 340: no cpio archive", id="trailing junk"),
         pytest.param(FIRST + b"\0" + SECOND, "byte 341: no cpio", id="the second is not aligned"),
         pytest.param(
             compress.compress(FIRST + b"junk", "gzip"),
             "in what is compressed at byte 0: byte 340: no cpio archive",
-            id="junk behind, compressed",
+            id="trailing junk, compressed",
         ),
         pytest.param(
             compress.compress(compress.compress(FIRST, "gzip"), "gzip"),
@@ -76,12 +78,12 @@ def test_archives_with_checksums_are_read() -> None:
         ),
     ],
 )
-def test_a_damaged_image_is_told_from_a_whole_one(image: bytes, complaint: str) -> None:
-    with pytest.raises(lsinitramfs.ImageError, match=complaint):
+def test_a_damaged_image_raises_an_error_that_names_the_byte(image: bytes, message: str) -> None:
+    with pytest.raises(lsinitramfs.ImageError, match=message):
         paths(image)
 
 
-def test_what_comes_before_the_damage_is_yielded() -> None:
+def test_entries_before_the_damage_are_yielded() -> None:
     entries = lsinitramfs.read_entries(FIRST + SECOND[:-150])
     assert next(entries).path == b"first"
     assert next(entries).path == b"second"
@@ -89,8 +91,8 @@ def test_what_comes_before_the_damage_is_yielded() -> None:
         list(entries)
 
 
-@pytest.mark.parametrize("method", REAL_METHODS)
-def test_a_compressed_image_that_was_cut_short_is_told(method: str) -> None:
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_a_truncated_compressed_image_raises_an_error_at_every_length(method: str) -> None:
     image = compress.compress(FIRST, method)
     for size in range(6, len(image)):
         with pytest.raises(lsinitramfs.ImageError, match=r"cut short|damaged|without its last"):
@@ -98,12 +100,12 @@ def test_a_compressed_image_that_was_cut_short_is_told(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", compress.METHODS)
-def test_no_flipped_byte_brings_the_reader_down(method: str) -> None:
+def test_a_changed_byte_causes_no_error_but_image_error(method: str) -> None:
     image = compress.compress(SECOND, method)
     outcomes = set()
-    for at in range(len(image)):
+    for offset in range(len(image)):
         damaged = bytearray(image)
-        damaged[at] ^= 0x41
+        damaged[offset] ^= 0x41
         try:
             outcomes.add(len(paths(bytes(damaged))))
         except lsinitramfs.ImageError:

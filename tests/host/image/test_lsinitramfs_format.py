@@ -1,3 +1,5 @@
+"""The lines of `mkvirtinitrd --list`."""
+
 import stat
 from pathlib import Path
 
@@ -36,11 +38,11 @@ from initrd.host.image.lsinitramfs import format_entry, list_image
     ],
     ids=lambda value: "" if isinstance(value, str) else ascii(value.path),
 )
-def test_a_line_says_what_a_file_is(entry: Entry, line: str) -> None:
+def test_a_line_shows_mode_owner_size_name_and_link_target(entry: Entry, line: str) -> None:
     assert format_entry(entry) == line
 
 
-def test_an_image_is_listed(tmp_path: Path) -> None:
+def test_list_image_yields_a_line_for_each_file(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(cpio.pack([cpio.file("a", b""), cpio.file("b", b"")]))
     assert [line[-1] for line in list_image(f"{tmp_path}/image")] == ["a", "b"]
 
@@ -61,19 +63,21 @@ def test_a_damaged_image_is_listed_up_to_the_damage(tmp_path: Path) -> None:
         ("zero", "it is neither a file nor a pipe"),
     ],
 )
-def test_what_cannot_be_listed_is_named(tmp_path: Path, name: str, why: str) -> None:
+def test_a_file_that_cannot_be_listed_is_named_in_the_error(
+    tmp_path: Path, name: str, why: str
+) -> None:
     (tmp_path / "zero").symlink_to("/dev/zero")
     with pytest.raises(HostError, match=f"cannot read {tmp_path}/{name}: {why}"):
         list(list_image(f"{tmp_path}/{name}"))
 
 
-def test_what_does_not_fit_into_memory_is_named(
+def test_an_image_that_does_not_fit_into_memory_raises_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(_: bytes) -> None:
+    def raise_memory_error(_: bytes) -> None:
         raise MemoryError
 
     (tmp_path / "image").write_bytes(b"x")
-    monkeypatch.setattr(lsinitramfs, "read_entries", too_much)
+    monkeypatch.setattr(lsinitramfs, "read_entries", raise_memory_error)
     with pytest.raises(HostError, match="more memory than there is"):
         list(list_image(f"{tmp_path}/image"))

@@ -1,3 +1,5 @@
+"""The requirements of kernel command lines and boot options."""
+
 import pytest
 
 from initrd.host.image import modules
@@ -5,13 +7,14 @@ from initrd.host.image.modules import Requirement
 from initrd.options import BootOptions, CmdlineError, Share
 
 
-def required(found: tuple[Requirement, ...]) -> set[str]:
-    """One name of each need that has to be met: what a test can name."""
-    return {need.modules[0] for need in found if not need.optional}
+def required_names(found: tuple[Requirement, ...]) -> set[str]:
+    """Return the first module of each requirement that has to be met."""
+    return {requirement.modules[0] for requirement in found if not requirement.optional}
 
 
-def optional(found: tuple[Requirement, ...]) -> set[str]:
-    return {need.modules[0] for need in found if need.optional}
+def optional_names(found: tuple[Requirement, ...]) -> set[str]:
+    """Return the first module of each optional requirement."""
+    return {requirement.modules[0] for requirement in found if requirement.optional}
 
 
 BASE = {"virtio_pci", "virtiofs"}
@@ -20,7 +23,7 @@ BASE = {"virtio_pci", "virtiofs"}
 @pytest.mark.parametrize(
     ("cmdline", "expected"),
     [
-        pytest.param("", BASE, id="nothing said: a virtiofs root"),
+        pytest.param("", BASE, id="empty: a virtiofs root"),
         pytest.param("rootfs=x mount=y quiet foo=bar", BASE, id="shares"),
         pytest.param("overlay_root=ram", BASE | {"overlay"}, id="overlay in memory"),
         pytest.param(
@@ -54,24 +57,24 @@ BASE = {"virtio_pci", "virtiofs"}
         pytest.param("init=/bin/sh -- console=hvc0", BASE, id="init's arguments are not options"),
     ],
 )
-def test_a_command_line_tells_the_modules(cmdline: str, expected: set[str]) -> None:
-    assert required(modules.requirements_of_cmdline(cmdline)) == expected
+def test_a_command_line_has_the_expected_requirements(cmdline: str, expected: set[str]) -> None:
+    assert required_names(modules.requirements_of_cmdline(cmdline)) == expected
 
 
-def test_virtiofs_is_not_insisted_on_when_nothing_is_shared() -> None:
-    assert "virtiofs" in optional(modules.requirements_of_cmdline("root=/dev/vda"))
+def test_virtiofs_is_optional_when_no_directory_is_shared() -> None:
+    assert "virtiofs" in optional_names(modules.requirements_of_cmdline("root=/dev/vda"))
 
 
-def test_a_bundle_may_need_an_overlay() -> None:
-    assert "overlay" in optional(modules.requirements_of_cmdline("initrd.bundle=/c"))
+def test_the_overlay_module_is_optional_for_a_bundle() -> None:
+    assert "overlay" in optional_names(modules.requirements_of_cmdline("initrd.bundle=/c"))
 
 
-def test_a_disk_of_unknown_type_gets_all_that_are_probed() -> None:
+def test_a_disk_of_unknown_type_requires_any_file_system_that_is_probed() -> None:
     disk = modules.requirements_of_cmdline("root=LABEL=x")[-1]
     assert {"ext4", "fs-squashfs", "erofs"} <= set(disk.modules)
 
 
-def test_options_and_their_text_need_the_same() -> None:
+def test_options_and_their_command_line_have_the_same_requirements() -> None:
     options = BootOptions(shares=(Share("x"),), overlay="ram")
     assert modules.requirements_of_options(options) == modules.requirements_of_cmdline(
         "mount=x overlay_root=ram"

@@ -1,4 +1,4 @@
-"""Our images against other readers and writers: GNU cpio, bsdtar, the compressors."""
+"""Images exchanged with other programs: GNU cpio, bsdtar, and the compressors."""
 
 import os
 import stat
@@ -42,19 +42,19 @@ def run(*command: str, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
     return done.stdout
 
 
-def with_cpio(image: bytes, folder: Path) -> None:
+def unpack_with_cpio(image: bytes, folder: Path) -> None:
     run("cpio", "-id", "--quiet", "--preserve-modification-time", stdin=image, cwd=folder)
 
 
-def with_bsdtar(image: bytes, folder: Path) -> None:
+def unpack_with_bsdtar(image: bytes, folder: Path) -> None:
     run("bsdtar", "-xpf", "-", stdin=image, cwd=folder)
 
 
-READERS = pytest.mark.parametrize("extract", [with_cpio, with_bsdtar])
+UNPACKERS = pytest.mark.parametrize("unpack", [unpack_with_cpio, unpack_with_bsdtar])
 
 
-def tree_below(folder: Path) -> Tree:
-    """The mode and the content, or where a symbolic link leads, of all that is in a directory."""
+def tree_of_folder(folder: Path) -> Tree:
+    """Return the mode and the content, or the link target, of every file below a directory."""
     top = os.fsencode(folder)
     found: Tree = {}
     for parent, folders, files in os.walk(top):
@@ -70,8 +70,8 @@ def content_of(path: bytes) -> bytes:
     return Path(os.fsdecode(path)).read_bytes() if os.path.isfile(path) else b""
 
 
-def tree_in(image: bytes) -> Tree:
-    """The same, as `unpack` has it; which name of a file has the content, its writer chose."""
+def tree_of_image(image: bytes) -> Tree:
+    """Return the same for an image; its writer chose which name of a file has the content."""
     entries = [entry for entry in lsinitramfs.read_entries(image) if entry.path != b"."]
     contents = {entry.link or entry.path: entry.data for entry in entries if entry.data}
     return {
@@ -90,22 +90,24 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-@READERS
-def test_others_unpack_what_we_packed(extract: Callable[[bytes, Path], None], folder: Path) -> None:
-    image = cpio.pack(ENTRIES)
-    extract(image, folder)
-    assert tree_below(folder) == tree_in(image)
-
-
-@READERS
-def test_others_take_our_hard_links_for_one_file(
-    extract: Callable[[bytes, Path], None], folder: Path
+@UNPACKERS
+def test_cpio_and_bsdtar_unpack_an_archive_of_this_program(
+    unpack: Callable[[bytes, Path], None], folder: Path
 ) -> None:
-    extract(cpio.pack(ENTRIES), folder)
+    image = cpio.pack(ENTRIES)
+    unpack(image, folder)
+    assert tree_of_folder(folder) == tree_of_image(image)
+
+
+@UNPACKERS
+def test_cpio_and_bsdtar_unpack_hard_links_as_one_file(
+    unpack: Callable[[bytes, Path], None], folder: Path
+) -> None:
+    unpack(cpio.pack(ENTRIES), folder)
     assert {os.stat(folder / name).st_nlink for name in "123"} == {3}
 
 
-def test_cpio_lists_our_device_nodes() -> None:
+def test_cpio_lists_the_device_nodes_of_an_archive() -> None:
     lines = run("cpio", "-itv", "--quiet", "--numeric-uid-gid", stdin=cpio.pack(NODES)).split(b"\n")
     words = [line.split() for line in lines if line]
     assert [(line[0], line[4], line[5], line[-1]) for line in words] == [
@@ -114,7 +116,7 @@ def test_cpio_lists_our_device_nodes() -> None:
     ]
 
 
-def test_bsdtar_lists_our_device_nodes() -> None:
+def test_bsdtar_lists_the_device_nodes_of_an_archive() -> None:
     lines = run("bsdtar", "-tvf", "-", stdin=cpio.pack(NODES)).split(b"\n")
     words = [line.split() for line in lines if line]
     assert [(line[0], line[4], line[-1]) for line in words] == [
@@ -124,17 +126,17 @@ def test_bsdtar_lists_our_device_nodes() -> None:
 
 
 @pytest.mark.parametrize("form", ["newc", "crc"])
-def test_we_read_what_gnu_cpio_packed(form: str, folder: Path) -> None:
-    with_cpio(cpio.pack(ENTRIES), folder)
+def test_an_archive_of_gnu_cpio_is_read(form: str, folder: Path) -> None:
+    unpack_with_cpio(cpio.pack(ENTRIES), folder)
     names = run("find", ".", "-mindepth", "1", "-print0", cwd=folder)
     image = run("cpio", "-o0", "--quiet", "-H", form, stdin=names, cwd=folder)
-    assert tree_in(image) == tree_below(folder)
+    assert tree_of_image(image) == tree_of_folder(folder)
 
 
-def test_we_read_what_bsdtar_packed(folder: Path) -> None:
-    with_cpio(cpio.pack(ENTRIES), folder)
+def test_an_archive_of_bsdtar_is_read(folder: Path) -> None:
+    unpack_with_cpio(cpio.pack(ENTRIES), folder)
     image = run("bsdtar", "-cf", "-", "--format", "newc", ".", cwd=folder)
-    assert tree_in(image) == tree_below(folder)
+    assert tree_of_image(image) == tree_of_folder(folder)
 
 
 COMPRESSORS = pytest.mark.parametrize(
@@ -153,11 +155,15 @@ IMAGE = cpio.pack(ENTRIES)
 
 
 @COMPRESSORS
-def test_others_decompress_what_we_compressed(method: str, command: tuple[str, ...]) -> None:
+def test_data_compressed_by_this_program_is_decompressed_by_the_usual_program(
+    method: str, command: tuple[str, ...]
+) -> None:
     assert run(command[0], "-dc", stdin=compress.compress(IMAGE, method)) == IMAGE
 
 
 @COMPRESSORS
-def test_we_decompress_what_others_compressed(method: str, command: tuple[str, ...]) -> None:
+def test_data_compressed_by_the_usual_program_is_decompressed(
+    method: str, command: tuple[str, ...]
+) -> None:
     stream = run(*command, stdin=IMAGE)
     assert compress.decompress(stream + bytes(8)) == (IMAGE, len(stream)), method

@@ -1,4 +1,4 @@
-"""The report of a boot: phases from marks and from what /init says, as JSON and as a picture."""
+"""The report of a boot: phases from marks and from the console, as JSON and as a picture."""
 
 import json
 from xml.etree import ElementTree
@@ -16,11 +16,16 @@ from initrd.host.report.report import render, version_of
 from initrd.host.report.svg import draw
 from initrd.host.report.timeline import Phase, Timeline, process_age
 
-ABOUT = {"kernel": "/boot/vmlinuz-6.1", "accelerator": "tcg", "qemu": "QEMU 7", "root": "/srv/<&>"}
+CONFIGURATION = {
+    "kernel": "/boot/vmlinuz-6.1",
+    "accelerator": "tcg",
+    "qemu": "QEMU 7",
+    "root": "/srv/<&>",
+}
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock, in seconds, that `advance` moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,16 +33,16 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def pass_by(self, milliseconds: float) -> None:
+    def advance(self, milliseconds: float) -> None:
         self.now += milliseconds / 1000
 
 
-def told(*events: tuple[float, str | bytes]) -> list[tuple[str, str, float, float]]:
-    """Play events, each after some milliseconds; return the phases."""
+def record(*events: tuple[float, str | bytes]) -> list[tuple[str, str, float, float]]:
+    """Record events, each some milliseconds after the one before; return the phases."""
     clock = Clock()
     timeline = Timeline(clock, age=0.05)
     for milliseconds, event in events:
-        clock.pass_by(milliseconds)
+        clock.advance(milliseconds)
         if isinstance(event, str):
             timeline.phase_started(event)
         else:
@@ -46,8 +51,8 @@ def told(*events: tuple[float, str | bytes]) -> list[tuple[str, str, float, floa
     return [(phase.name, phase.kind, round(phase.start), round(phase.length)) for phase in phases]
 
 
-def test_phases_follow_each_other_from_the_start_of_the_process_on() -> None:
-    assert told(
+def test_phases_of_a_boot_follow_each_other_from_the_start_of_the_process() -> None:
+    assert record(
         (30, PHASE_START),
         (20, PHASE_KERNEL),
         (1000, b"initrd: mount proc ...\r\ninitrd: mount proc [10.0 ms, at 0.8900 s]\r\n"),
@@ -70,8 +75,8 @@ def test_phases_follow_each_other_from_the_start_of_the_process_on() -> None:
     ]
 
 
-def test_a_boot_without_a_command_is_the_targets_from_the_last_step_on() -> None:
-    phases = told((0, PHASE_KERNEL), (100, b"initrd: a [8.0 ms, at 0.0900 s]\n"), (50, PHASE_END))
+def test_a_boot_without_a_command_ends_in_the_phase_of_the_target() -> None:
+    phases = record((0, PHASE_KERNEL), (100, b"initrd: a [8.0 ms, at 0.0900 s]\n"), (50, PHASE_END))
     assert phases[1:] == [
         ("QEMU and its firmware", "kernel", 50, 92),
         ("a", "init", 142, 8),
@@ -80,22 +85,22 @@ def test_a_boot_without_a_command_is_the_targets_from_the_last_step_on() -> None
     ]
 
 
-def test_a_boot_that_fails_early_has_a_report_too() -> None:
-    assert [name for name, *_ in told((1, PHASE_START), (1, PHASE_KERNEL), (500, b"panic"))][
+def test_a_boot_without_a_step_of_init_ends_in_the_kernel_phase() -> None:
+    assert [name for name, *_ in record((1, PHASE_START), (1, PHASE_KERNEL), (500, b"panic"))][
         -1
     ] == PHASE_KERNEL
 
 
-def test_by_default_nobody_listens() -> None:
-    watch = BootObserver()
-    watch.phase_started(PHASE_START)
-    watch.console_printed(b"initrd: a [8.0 ms]\n")
-    assert not vars(watch)
+def test_the_base_class_of_observers_records_nothing() -> None:
+    observer = BootObserver()
+    observer.phase_started(PHASE_START)
+    observer.console_printed(b"initrd: a [8.0 ms]\n")
+    assert not vars(observer)
 
 
-def test_json_has_every_phase_in_milliseconds() -> None:
+def test_the_json_report_has_every_phase_in_milliseconds() -> None:
     phases = (Phase("kernel", "kernel", 10.04, 90.06), Phase("a", "init", 100.1, 5))
-    report = json.loads(render("report.json", ABOUT, phases))
+    report = json.loads(render("report.json", CONFIGURATION, phases))
     assert report["total_ms"] == 105.1
     assert report["about"]["accelerator"] == "tcg"
     assert report["phases"][0] == {
@@ -109,13 +114,13 @@ def test_json_has_every_phase_in_milliseconds() -> None:
 @pytest.mark.parametrize(
     "phases",
     [
-        pytest.param((), id="nothing"),
+        pytest.param((), id="no phases"),
         pytest.param((Phase("x" * 300, "init", 0, 0),), id="no time, a long name"),
         pytest.param((Phase("<&'\">", "host", 0, 9), Phase("b", "command", 9, 1e6)), id="markup"),
     ],
 )
 def test_the_picture_is_well_formed_and_has_a_row_for_each_phase(phases: tuple[Phase, ...]) -> None:
-    picture = ElementTree.fromstring(render("boot.svg", ABOUT, phases))
+    picture = ElementTree.fromstring(render("boot.svg", CONFIGURATION, phases))
     assert picture.tag == "{http://www.w3.org/2000/svg}svg"
     rows = picture.findall("{http://www.w3.org/2000/svg}g")
     assert [row[0].text.partition(":")[0] for row in rows if row[0].text] == [
@@ -123,7 +128,7 @@ def test_the_picture_is_well_formed_and_has_a_row_for_each_phase(phases: tuple[P
     ]
 
 
-def test_bars_lie_where_their_time_is() -> None:
+def test_position_and_width_of_a_bar_are_proportional_to_time() -> None:
     picture = draw("t", "s", (Phase("a", "host", 0, 50), Phase("b", "init", 50, 50)))
     bars = [line for line in picture.splitlines() if "rx='2'" in line and "height='12'" in line]
     assert "x='400.0'" in bars[0]
@@ -131,10 +136,10 @@ def test_bars_lie_where_their_time_is() -> None:
     assert all("width='320.0'" in bar for bar in bars)
 
 
-def test_what_does_not_answer_has_no_version() -> None:
+def test_a_program_that_cannot_be_run_has_no_version() -> None:
     assert version_of("/no/such/program") == ""
     assert version_of("true") == "" or "true" in version_of("true")
 
 
-def test_the_age_of_this_process_is_known() -> None:
+def test_process_age_is_positive() -> None:
     assert 0 < process_age() < 100_000

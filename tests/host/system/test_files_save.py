@@ -1,3 +1,5 @@
+"""`save_file`: outputs that are replaced, and outputs that are refused."""
+
 import os
 import stat
 import subprocess
@@ -9,10 +11,10 @@ import pytest
 from initrd.errors import HostError
 from initrd.host.system.files import check_writable, save_file
 
-TOP = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[3]
 
 
-def test_a_new_file_has_the_content_and_the_usual_mode(tmp_path: Path) -> None:
+def test_a_new_file_has_the_content_and_the_mode_of_the_umask(tmp_path: Path) -> None:
     umask = os.umask(0o027)
     save_file(b"new", f"{tmp_path}/image")
     os.umask(umask)
@@ -21,7 +23,7 @@ def test_a_new_file_has_the_content_and_the_usual_mode(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["image"]
 
 
-def test_an_old_file_is_replaced_not_written_into(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(b"old")
     with (tmp_path / "image").open("rb") as reader:
         save_file(b"new", f"{tmp_path}/image")
@@ -29,7 +31,7 @@ def test_an_old_file_is_replaced_not_written_into(tmp_path: Path) -> None:
     assert (tmp_path / "image").read_bytes() == b"new"
 
 
-def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder/image")
     save_file(b"new", f"{tmp_path}/link")
@@ -38,15 +40,15 @@ def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["a b", "\udcff\n", "x" * 255], ids=ascii)
-def test_ugly_names_are_fine(tmp_path: Path, name: str) -> None:
+def test_a_file_name_may_contain_any_bytes_and_be_255_bytes_long(tmp_path: Path, name: str) -> None:
     save_file(b"new", f"{tmp_path}/{name}")
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_name_without_a_directory_is_fine(tmp_path: Path) -> None:
+def test_a_relative_name_is_written_in_the_working_directory(tmp_path: Path) -> None:
     code = "from initrd.host.system.files import save_file; save_file(b'new', 'image')"
     subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(TOP)}, check=True
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True
     )
     assert (tmp_path / "image").read_bytes() == b"new"
 
@@ -59,12 +61,14 @@ def test_a_name_without_a_directory_is_fine(tmp_path: Path) -> None:
         pytest.param("{}/nowhere/image", "No such file or directory", id="no such directory"),
         pytest.param("{}/file/image", "Not a directory", id="below a file"),
         pytest.param("{}/file/", "it is no regular file", id="a file with a slash"),
-        pytest.param("{}/new/", "it is no regular file", id="nothing with a slash"),
+        pytest.param("{}/new/", "it is no regular file", id="a missing file with a slash"),
         pytest.param("{}/" + "x" * 256, "File name too long", id="name too long"),
         pytest.param("", "it is no regular file", id="empty"),
     ],
 )
-def test_what_cannot_be_written_is_named(tmp_path: Path, output: str, why: str) -> None:
+def test_an_output_that_cannot_be_replaced_raises_an_error_and_changes_nothing(
+    tmp_path: Path, output: str, why: str
+) -> None:
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(HostError, match=why):
         save_file(b"new", output.format(tmp_path))
@@ -73,7 +77,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, output: str, why: str) 
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_a_disk_that_is_full_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(b"old")
     code = (
         "import resource; from initrd.host.system.files import save_file\n"
@@ -82,7 +86,7 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(tmp_path: Path) -> None
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=TOP,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -96,7 +100,9 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(tmp_path: Path) -> None
     ("path", "why"),
     [("missing/file", "it is not there"), ("", "no regular file"), ("d", "no regular file")],
 )
-def test_what_will_fail_can_be_told_before(tmp_path: Path, path: str, why: str) -> None:
+def test_check_writable_reports_an_unwritable_output_and_writes_nothing(
+    tmp_path: Path, path: str, why: str
+) -> None:
     (tmp_path / "d").mkdir()
     with pytest.raises(HostError, match=why):
         check_writable(f"{tmp_path}/{path}")

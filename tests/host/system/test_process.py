@@ -1,4 +1,4 @@
-"""Programs that we start: they end with us, and what goes wrong before they run is told."""
+"""`Process`: exit status, end, inheritance, and errors before the program runs."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from initrd.errors import HostError
 from initrd.host.system import process
 from initrd.host.system.process import Process, Program, fork
 
-TOP = os.path.abspath(f"{__file__}/../../../..")
+REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 
 
 def shell(script: str, *descriptors: int) -> Program:
@@ -22,7 +22,7 @@ def shell(script: str, *descriptors: int) -> Program:
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie whose parent does not care is as dead as one that is gone."""
+    """Return whether a process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -30,7 +30,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def eventually_dead(pid: int) -> bool:
+def dies_soon(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -40,102 +40,106 @@ def eventually_dead(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9), ("kill -15 $$", -15)]
 )
-def test_the_status_is_the_programs(script: str, status: int) -> None:
+def test_the_status_of_a_process_is_that_of_its_program(script: str, status: int) -> None:
     with Process(shell(script), 2) as process:
         assert process.wait(10) == status
         assert process.status() == status
 
 
-def test_a_program_that_runs_has_no_status() -> None:
+def test_the_status_is_none_while_the_program_runs() -> None:
     with Process(shell("sleep 60"), 2) as process:
         assert process.status() is None
         assert process.wait(0.01) is None
 
 
-def test_it_is_gone_when_the_block_ends() -> None:
+def test_a_program_is_ended_when_its_with_block_ends() -> None:
     with Process(shell("sleep 60"), 2) as process:
         pid = process.pid
     assert not is_alive(pid)
 
 
-def test_one_that_does_not_listen_is_killed() -> None:
+def test_a_program_that_ignores_sigterm_is_killed() -> None:
     with Process(shell("trap '' TERM; while :; do sleep 1; done"), 2) as process:
         time.sleep(0.1)
-        process.close(patience=0.2)
+        process.close(timeout=0.2)
     assert process.status() == -signal.SIGKILL
 
 
-def test_what_it_has_started_goes_with_it(tmp_path: Path) -> None:
-    note = tmp_path / "pid"
-    with Process(shell(f"sleep 60 & echo $! > {note}; exit 3"), 2) as process:
+def test_children_that_a_program_leaves_behind_are_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with Process(shell(f"sleep 60 & echo $! > {pid_file}; exit 3"), 2) as process:
         assert process.wait(10) == 3
-        child = int(note.read_text())
+        child = int(pid_file.read_text())
         assert is_alive(child)
-    assert eventually_dead(child)
+    assert dies_soon(child)
 
 
-def test_it_inherits_what_it_is_given_and_no_standard_input(tmp_path: Path) -> None:
+def test_a_program_inherits_only_the_given_descriptors_and_no_standard_input(
+    tmp_path: Path,
+) -> None:
     reader, writer = os.pipe()
-    secret = os.open(tmp_path, os.O_RDONLY)
+    not_given = os.open(tmp_path, os.O_RDONLY)
     script = f"exec >/proc/self/fd/{writer}; cat; for fd in /proc/self/fd/*; do readlink $fd; done"
     with Process(shell(script, writer), 2) as process:
         process.wait(10)
     os.close(writer)
-    os.close(secret)
+    os.close(not_given)
     with open(reader, encoding="utf-8") as pipe:
-        said = pipe.read()
-    assert "pipe:" in said
-    assert str(tmp_path) not in said
+        listed = pipe.read()
+    assert "pipe:" in listed
+    assert str(tmp_path) not in listed
 
 
-def test_signals_are_as_a_program_expects_them() -> None:
+def test_a_program_starts_with_no_signal_ignored_or_blocked() -> None:
     reader, writer = os.pipe()
     with Process(
         shell(f"exec grep -E 'Sig(Ign|Blk)' /proc/self/status >/proc/self/fd/{writer}", writer), 2
-    ) as it:
-        it.wait(10)
+    ) as process:
+        process.wait(10)
     os.close(writer)
     with open(reader, encoding="ascii") as pipe:
         masks = [int(line.split()[1], 16) for line in pipe]
-    # The two above SIGSYS are the C library's own, and not ours to change.
+    # The C library keeps the two signals above SIGSYS for itself and refuses to change them.
     assert [mask & (1 << signal.SIGSYS) - 1 for mask in masks] == [0, 0]
 
 
-def test_a_program_that_does_not_exist_is_named() -> None:
+def test_a_program_that_does_not_exist_is_named_in_the_error() -> None:
     with pytest.raises(HostError, match=r"cannot start gone: No such file"):
         Process(Program(("/nowhere/gone",)), 2)
 
 
-def test_what_fails_right_before_it_runs_is_told() -> None:
-    def refuse() -> None:
+def test_an_error_of_the_function_before_exec_is_raised_in_the_parent() -> None:
+    def raise_error() -> None:
         raise HostError("cannot share it", "not allowed", "something else")
 
     with pytest.raises(HostError, match="cannot share it: not allowed\ntry: something else"):
-        Process(Program(("/bin/true",), before=refuse), 2)
+        Process(Program(("/bin/true",), before=raise_error), 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies_with_us_however_we_die(number: int) -> None:
+def test_a_program_dies_when_its_parent_is_killed(number: int) -> None:
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from initrd.host.system.process import Process, Program\n"
-        "it = Process(Program(('/bin/sleep', '60')), 2)\n"
-        "print(it.pid, flush=True); time.sleep(60)\n"
+        "child = Process(Program(('/bin/sleep', '60')), 2)\n"
+        "print(child.pid, flush=True); time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", script, TOP]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as us:
-        assert us.stdout
-        pid = int(us.stdout.readline())
+    command = [sys.executable, "-c", script, REPOSITORY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
         assert is_alive(pid)
-        us.send_signal(number)
-    assert eventually_dead(pid)
+        parent.send_signal(number)
+    assert dies_soon(pid)
 
 
-def test_a_ctrl_c_at_the_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_during_the_fork_leaves_no_process_and_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pids = []
 
     def fork_during_ctrl_c() -> int:
-        os.kill(os.getpid(), signal.SIGINT)  # it is blocked, until the fork is over
+        os.kill(os.getpid(), signal.SIGINT)  # SIGINT is blocked until the fork is over
         pids.append(fork())
         return pids[-1]
 
@@ -147,18 +151,18 @@ def test_a_ctrl_c_at_the_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyP
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_fork_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_fork() -> int:
+def test_a_fork_that_fails_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing_fork() -> int:
         raise BlockingIOError(errno.EAGAIN, "no")
 
     before = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(process, "fork", no_fork)
+    monkeypatch.setattr(process, "fork", failing_fork)
     with pytest.raises(BlockingIOError):
         Process(shell("exit"), 2)
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_where_ends_are_not_told_nothing_is_started() -> None:
+def test_no_program_is_started_while_sigchld_is_ignored() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with pytest.raises(HostError, match="SIGCHLD is ignored"):

@@ -1,4 +1,4 @@
-"""What chrootvm says on a terminal."""
+"""Messages of chrootvm on a terminal."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from initrd.host.system.terminal import escape_controls
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         pytest.param("plain words\nin two lines", "plain words\nin two lines", id="plain"),
         pytest.param("größer … ✓", "größer … ✓", id="not ASCII"),
@@ -15,5 +15,5 @@ from initrd.host.system.terminal import escape_controls
         pytest.param("a\rb\x9bc", r"a\rb\x9bc", id="return and a C1 control"),
     ],
 )
-def test_a_guest_cannot_play_with_the_terminal(text: str, said: str) -> None:
-    assert escape_controls(text) == said
+def test_control_characters_of_a_guest_are_escaped(text: str, expected: str) -> None:
+    assert escape_controls(text) == expected
