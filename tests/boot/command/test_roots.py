@@ -1,4 +1,4 @@
-"""A command in overlay and FUSE union roots: writes are kept, and file systems end clean."""
+"""A command in overlay and FUSE union roots: writes are kept, and disks are clean afterwards."""
 
 import os
 import subprocess
