@@ -21,7 +21,7 @@ INVALID = {
     "missing": "No such file or directory",
 }
 
-# Debian's Python runs the bundle program `initrd.guest.bundle` from the source checkout.
+# Debian's Python runs the program `initrd.guest.roots.bundle` from the source checkout.
 SCRIPT = f"""
 import os, sys
 
@@ -30,7 +30,7 @@ os.dup2(report, 1)
 os.dup2(report, 2)
 os.environ["PATH"] = "/usr/sbin:/usr/bin"
 sys.path.insert(0, "/run/mnt/src")
-from initrd.guest.bundle import main
+from initrd.guest.roots.bundle import main
 
 
 def section(name, command=""):
