@@ -1,4 +1,4 @@
-"""The end of a command in a real machine: what it leaves is stopped, what it wrote is kept."""
+"""The end of a command in a real machine: remaining processes, late output, mounted disks."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.boot.ports import run
 
 pytestmark = pytest.mark.boot
 
-LEAVE_MUCH_BEHIND = """
+LEAVE_PROCESSES_BEHIND = """
 (trap 'echo stopped in time; exit' TERM; while :; do sleep 1; done) &
 (trap '' TERM; echo stubborn is up; while :; do sleep 1; done) &
 setsid sh -c 'trap "echo stopped elsewhere; exit" TERM; while :; do sleep 1; done' &
@@ -25,8 +25,8 @@ def sh(script: str) -> Command:
     return Command((b"sh", b"-c", os.fsencode(script)))
 
 
-def test_whatever_is_left_is_stopped_and_heard_out(tmp_path: Path) -> None:
-    ended = run(sh(LEAVE_MUCH_BEHIND), str(tmp_path))
+def test_remaining_processes_are_terminated_and_their_output_is_delivered(tmp_path: Path) -> None:
+    ended = run(sh(LEAVE_PROCESSES_BEHIND), str(tmp_path))
     assert ended.message == "exit 0"
     lines = ended.stdout.decode().splitlines()
     assert lines[:2] == ["stubborn is up", "over"]
@@ -34,14 +34,14 @@ def test_whatever_is_left_is_stopped_and_heard_out(tmp_path: Path) -> None:
     assert "initrd:" not in ended.console
 
 
-def test_who_is_spared_does_not_keep_the_machine_running(tmp_path: Path) -> None:
-    spare = "mkdir -p /run/sendsigs.omit.d; sleep 1000 & echo $! >/run/sendsigs.omit.d/sleep"
-    ended = run(sh(f"{spare}; seq 100000"), str(tmp_path))
+def test_process_in_sendsigs_omit_d_does_not_keep_the_machine_running(tmp_path: Path) -> None:
+    protect = "mkdir -p /run/sendsigs.omit.d; sleep 1000 & echo $! >/run/sendsigs.omit.d/sleep"
+    ended = run(sh(f"{protect}; seq 100000"), str(tmp_path))
     assert ended.message == "exit 0"
     assert ended.stdout.split()[-1] == b"100000"
 
 
-def test_a_disk_that_was_written_to_is_clean(tmp_path: Path) -> None:
+def test_disk_is_clean_though_processes_kept_it_busy(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     subprocess.run(["mkfs.ext4", "-q", disk, "32M"], check=True)
     script = "mount /dev/vda /mnt; "

@@ -1,4 +1,4 @@
-"""A boot that never gets to its command: the host is told why, as well as the console."""
+"""Boots that fail before the command starts: the host and the console get the reason."""
 
 from pathlib import Path
 
@@ -9,53 +9,63 @@ from tests.boot.ports import commanded, run
 
 pytestmark = pytest.mark.boot
 
-TRUE = Command((b"true",))
+TRUE_COMMAND = Command((b"true",))
 
 
 @pytest.mark.parametrize(
-    ("command", "append", "told", "words"),
+    ("command", "append", "prefix", "details"),
     [
-        pytest.param(TRUE, "rootfs=other", "failed boot failed: ", ("other", "no tag"), id="tag"),
         pytest.param(
-            TRUE.replace(user=b"eve"), "", "refused cannot run", ("eve", "/etc/passwd"), id="user"
+            TRUE_COMMAND,
+            "rootfs=other",
+            "failed boot failed: ",
+            ("other", "no tag"),
+            id="no such tag",
         ),
         pytest.param(
-            TRUE.replace(cwd=b"/nowhere"),
+            TRUE_COMMAND.replace(user=b"eve"),
+            "",
+            "refused cannot run",
+            ("eve", "/etc/passwd"),
+            id="no such user",
+        ),
+        pytest.param(
+            TRUE_COMMAND.replace(cwd=b"/nowhere"),
             "",
             "refused cannot enter",
             ("/nowhere", "No such"),
-            id="cwd",
+            id="no such directory",
         ),
     ],
 )
-def test_the_host_is_told(
-    command: Command, append: str, told: str, words: tuple[str, ...], tmp_path: Path
+def test_host_gets_the_reason_why_the_command_does_not_start(
+    command: Command, append: str, prefix: str, details: tuple[str, ...], tmp_path: Path
 ) -> None:
     ended = run(command, str(tmp_path), append=f"initrd.timeout=1 {append}")
-    assert ended.message.startswith(told)
-    for word in words:
-        assert word in ended.message
-        assert word in ended.console
+    assert ended.message.startswith(prefix)
+    for text in details:
+        assert text in ended.message
+        assert text in ended.console
     assert "powering off" in ended.console
     assert "Traceback" not in ended.console + ended.message
 
 
-def test_a_missing_port_is_told_through_the_others(tmp_path: Path) -> None:
+def test_missing_port_is_reported_to_the_host_through_the_control_port(tmp_path: Path) -> None:
     ports = ("initrd.control", "initrd.stdin", "initrd.stdout")
-    ended = run(TRUE, str(tmp_path), ports=ports, append="initrd.timeout=1")
+    ended = run(TRUE_COMMAND, str(tmp_path), ports=ports, append="initrd.timeout=1")
     assert "initrd.stderr: no such port after 1 s" in ended.message
     assert "initrd.control, initrd.stdin, initrd.stdout" in ended.message
 
 
-def test_without_a_line_to_the_host_the_console_has_to_do(tmp_path: Path) -> None:
-    with commanded(TRUE, str(tmp_path), ports=(), append="initrd.timeout=1") as host:
+def test_missing_control_port_is_reported_on_the_console(tmp_path: Path) -> None:
+    with commanded(TRUE_COMMAND, str(tmp_path), ports=(), append="initrd.timeout=1") as host:
         assert host.machine
         console = host.machine.wait().console
     assert "initrd: boot failed: cannot find port initrd.control" in console
     assert "there are none" in console
 
 
-def test_a_panic_can_be_asked_for_and_is_told_too(tmp_path: Path) -> None:
-    ended = run(TRUE.replace(user=b"eve"), str(tmp_path), append="initrd.onfail=panic")
+def test_onfail_panic_reports_the_reason_to_the_host_and_panics(tmp_path: Path) -> None:
+    ended = run(TRUE_COMMAND.replace(user=b"eve"), str(tmp_path), append="initrd.onfail=panic")
     assert "eve" in ended.message
     assert "Kernel panic" in ended.console

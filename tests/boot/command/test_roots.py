@@ -1,4 +1,4 @@
-"""A command in roots with layers: they are brought to rest when it has ended."""
+"""A command in overlay and FUSE union roots: writes are kept, and disks are clean afterwards."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def sh(script: str) -> Command:
     return Command((b"sh", b"-c", os.fsencode(script)))
 
 
-def test_an_overlay_on_a_disk_is_at_rest_when_the_machine_is_off(tmp_path: Path) -> None:
+def test_overlay_disk_is_clean_after_power_off(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     subprocess.run(["mkfs.ext4", "-q", disk, "64M"], check=True)
     drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
@@ -38,7 +38,7 @@ def test_an_overlay_on_a_disk_is_at_rest_when_the_machine_is_off(tmp_path: Path)
 
 
 @pytest.mark.parametrize("union", ["fuse-overlayfs", "unionfs-fuse"])
-def test_a_root_that_a_process_serves_is_served_to_the_end(union: str, tmp_path: Path) -> None:
+def test_fuse_daemon_serves_the_root_until_the_machine_is_off(union: str, tmp_path: Path) -> None:
     ended = run(
         sh("echo kept >/file; sync; cat /file; trap '' TERM; sleep 1000 & sleep 1001 & exit 3"),
         str(tmp_path),

@@ -1,4 +1,4 @@
-"""How a command ends is what the host is told, in a real machine."""
+"""The exit status or signal of a command in a real machine is reported to the host."""
 
 import os
 from pathlib import Path
@@ -27,19 +27,21 @@ def sh(script: str) -> Command:
         pytest.param(Command((b"/etc",)), "exit 126", id="a directory"),
     ],
 )
-def test_the_status_reaches_the_host(command: Command, message: str, tmp_path: Path) -> None:
+def test_exit_status_or_signal_of_the_command_reaches_the_host(
+    command: Command, message: str, tmp_path: Path
+) -> None:
     ended = run(command, str(tmp_path))
     assert ended.message == message
     assert ended.message == ended.messages[-1]
-    assert_quiet(ended)
+    assert_init_reports_no_error(ended)
 
 
-def test_why_a_command_cannot_be_executed_is_said(tmp_path: Path) -> None:
+def test_host_gets_a_warning_why_the_command_cannot_be_executed(tmp_path: Path) -> None:
     ended = run(Command((b"no-such-command",), (b"PATH=/a:/b",)), str(tmp_path))
     assert "warning cannot run no-such-command: not found in PATH (/a:/b)" in ended.messages
     assert (ended.stdout, ended.stderr) == (b"", b"")
 
 
-def assert_quiet(ended: Ended) -> None:
+def assert_init_reports_no_error(ended: Ended) -> None:
     assert "initrd:" not in ended.console
     assert "Kernel panic" not in ended.console

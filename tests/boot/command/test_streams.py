@@ -1,4 +1,4 @@
-"""The streams of a command in a real machine: every byte, in both directions, and both ends."""
+"""The streams of a command in a real machine: data, flow control, end of file, closing."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ def sh(script: str) -> Command:
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-def test_every_byte_comes_back(tmp_path: Path, suite: str) -> None:
+def test_standard_input_copied_by_cat_arrives_complete(tmp_path: Path, suite: str) -> None:
     data = random.Random(2).randbytes(10_000_001)
     ended = run(sh("cat; echo end >&2"), str(tmp_path), data, suite=suite)
     assert hashlib.sha256(ended.stdout).digest() == hashlib.sha256(data).digest()
@@ -28,7 +28,7 @@ def test_every_byte_comes_back(tmp_path: Path, suite: str) -> None:
     assert ended.message == "exit 0"
 
 
-def test_the_end_of_input_is_seen_at_its_last_byte(tmp_path: Path) -> None:
+def test_command_sees_end_of_input_only_after_the_last_announced_byte(tmp_path: Path) -> None:
     with commanded(sh("wc -c; wc -c"), str(tmp_path)) as host:
         host.expect("started")
         host.tell("eof stdin 100000")
@@ -40,8 +40,8 @@ def test_the_end_of_input_is_seen_at_its_last_byte(tmp_path: Path) -> None:
         assert host.end().stdout.split() == [b"100000", b"0"]
 
 
-def test_the_writer_waits_for_the_reader_and_nothing_is_lost(tmp_path: Path) -> None:
-    """The host reads nothing until the command has long stopped to get on, and then everything."""
+def test_command_blocks_while_the_host_does_not_read_and_loses_no_output(tmp_path: Path) -> None:
+    """The host reads no output until the command has stopped making progress, then all of it."""
     write = "dd if=/dev/zero bs=64k count=1 2>/dev/null; echo $i >&2"
     script = f"i=0; while [ $i -lt {WRITES} ]; do i=$((i+1)); {write}; done"
     with commanded(sh(script), str(tmp_path)) as host:
@@ -60,7 +60,7 @@ def test_the_writer_waits_for_the_reader_and_nothing_is_lost(tmp_path: Path) -> 
     assert ended.message == "exit 0"
 
 
-def test_output_is_delivered_though_the_command_has_ended_long_ago(tmp_path: Path) -> None:
+def test_output_is_delivered_after_the_command_has_ended(tmp_path: Path) -> None:
     with commanded(sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)) as host:
         host.paused = {"stdout"}
         host.expect("started")
@@ -70,13 +70,13 @@ def test_output_is_delivered_though_the_command_has_ended_long_ago(tmp_path: Pat
         assert host.end().stdout == bytes(40 * 65536)
 
 
-def test_each_side_notices_when_the_other_hangs_up(tmp_path: Path) -> None:
+def test_port_closed_by_the_host_ends_its_stream_and_finally_the_machine(tmp_path: Path) -> None:
     script = "cat; yes; echo writer: $? >&2; exec <&-; sleep 1000"
     with commanded(sh(script), str(tmp_path)) as host:
-        host.feed("stdin", b"last words\n")
-        host.expect_output("stdout", b"last words\n")
+        host.feed("stdin", b"last line\n")
+        host.expect_output("stdout", b"last line\n")
         host.hang_up("stdin")
-        host.expect_output("stdout", b"last words\ny\n")
+        host.expect_output("stdout", b"last line\ny\n")
         host.hang_up("stdout")
         host.expect_output("stderr", b"writer: 141\n")
         host.hang_up("control")
@@ -85,7 +85,7 @@ def test_each_side_notices_when_the_other_hangs_up(tmp_path: Path) -> None:
     assert "initrd:" not in console
 
 
-def test_a_reader_can_be_done_with_it_while_the_machine_runs_on(tmp_path: Path) -> None:
+def test_closed_message_ends_a_stream_while_the_machine_keeps_running(tmp_path: Path) -> None:
     with commanded(sh("exec <&-; yes; echo writer: $? >&2; exit 5"), str(tmp_path)) as host:
         assert host.expect("closed") == "stdin"
         host.expect_output("stdout", b"y\n")

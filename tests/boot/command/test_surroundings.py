@@ -1,4 +1,4 @@
-"""What a command finds in its machine."""
+"""The environment of a command: its user, variables, arguments, descriptors, mounts."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.boot
 
 PASSWD = "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/ash\n"
 GROUP = "root:x:0:\nusers:x:100:\naudio:x:29:ann\n"
-LOOK = """
+INSPECT = """
 section() { echo "=== $1"; }
 section id; id -u; id -g; id -G
 section where; pwd; umask
@@ -35,8 +35,8 @@ section init; readlink /proc/1/exe; ls -l /proc/1/fd 2>/dev/null | wc -l
 
 
 @dataclass
-class Surroundings:
-    """What a command printed."""
+class Report:
+    """The output of the script INSPECT, by section."""
 
     ended: Ended
 
@@ -48,32 +48,33 @@ class Surroundings:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    top = tmp_path_factory.mktemp("root")
-    assets.make_busybox_root(str(top))
-    (top / "etc/passwd").write_text(PASSWD)
-    (top / "etc/group").write_text(GROUP)
-    (top / "etc/hostname").write_text("box\n")
-    (top / "home/ann").mkdir(parents=True)
-    top.chmod(0o755)
-    return str(top)
+    path = tmp_path_factory.mktemp("root")
+    assets.make_busybox_root(str(path))
+    (path / "etc/passwd").write_text(PASSWD)
+    (path / "etc/group").write_text(GROUP)
+    (path / "etc/hostname").write_text("box\n")
+    (path / "home/ann").mkdir(parents=True)
+    path.chmod(0o755)
+    return str(path)
 
 
 @pytest.fixture(scope="module")
-def ann(root: str, tmp_path_factory: pytest.TempPathFactory) -> Surroundings:
+def report(root: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Run INSPECT as the user ann."""
     directory = str(tmp_path_factory.mktemp("machine"))
-    words = (b"sh", b"-c", LOOK.encode(), b"look", b"", b"two words", b"\xff\n\"'$")
+    words = (b"sh", b"-c", INSPECT.encode(), b"look", b"", b"two words", b"\xff\n\"'$")
     environ = (b"A=b=c", b"ODD=\xfe", b"LONG=" + b"x" * 100_000)
     command = Command(words, environ, b"/home/ann", b"ann")
-    return Surroundings(run(command, directory, b"standard input\n", root=root))
+    return Report(run(command, directory, b"standard input\n", root=root))
 
 
-def test_it_is_who_was_asked_for(ann: Surroundings) -> None:
-    assert ann["id"] == ["1000", "100", "100 29"]
-    assert ann["where"] == ["/home/ann", "0022"]
+def test_command_runs_as_the_given_user_with_its_groups_and_home(report: Report) -> None:
+    assert report["id"] == ["1000", "100", "100 29"]
+    assert report["where"] == ["/home/ann", "0022"]
 
 
-def test_its_environment_is_what_was_given_and_what_a_login_adds(ann: Surroundings) -> None:
-    assert sorted(ann["environment"]) == [
+def test_command_environment_has_the_given_and_the_login_variables(report: Report) -> None:
+    assert sorted(report["environment"]) == [
         "A=b=c",
         "HOME=/home/ann",
         "LOGNAME=ann",
@@ -82,41 +83,41 @@ def test_its_environment_is_what_was_given_and_what_a_login_adds(ann: Surroundin
         "SHELL=/bin/ash",
         "USER=ann",
     ]
-    assert ann["long"] == ["100000"]
+    assert report["long"] == ["100000"]
 
 
-def test_its_arguments_are_any_bytes(ann: Surroundings) -> None:
-    assert ann["arguments"] == ["<>", "<two words>", "<\udcff", "\"'$>"]
+def test_command_arguments_may_be_any_bytes(report: Report) -> None:
+    assert report["arguments"] == ["<>", "<two words>", "<\udcff", "\"'$>"]
 
 
-def test_it_is_a_child_of_pid_1_and_leads_a_session_without_a_terminal(ann: Surroundings) -> None:
-    (stat, pid) = ann["stat"]
+def test_command_is_a_child_of_pid_1_and_leads_a_session_without_a_terminal(report: Report) -> None:
+    (stat, pid) = report["stat"]
     assert stat.split() == ["1", pid, "0"]
-    assert ann["descriptors"] == ["0", "1", "2"]
-    assert ann["signals"] == ["0" * 16] * 2
+    assert report["descriptors"] == ["0", "1", "2"]
+    assert report["signals"] == ["0" * 16] * 2
 
 
-def test_it_has_cgroups_a_loopback_and_a_name(ann: Surroundings) -> None:
-    assert "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime 0 0" in ann["mounts"]
-    assert ann["network"] == ["0x9"]  # IFF_UP, IFF_LOOPBACK
-    assert ann["name"] == ["box"]
+def test_machine_has_cgroups_a_loopback_interface_and_a_host_name(report: Report) -> None:
+    assert "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime 0 0" in report["mounts"]
+    assert report["network"] == ["0x9"]  # IFF_UP, IFF_LOOPBACK
+    assert report["name"] == ["box"]
 
 
-def test_it_can_open_its_streams_again_though_it_is_not_root(ann: Surroundings) -> None:
-    assert ann["again"] == ["opened", "standard input"]
+def test_unprivileged_command_can_reopen_its_streams(report: Report) -> None:
+    assert report["again"] == ["opened", "standard input"]
 
 
-def test_nothing_of_the_image_is_left(ann: Surroundings) -> None:
-    assert ann["left"] == []
+def test_files_of_the_image_are_deleted(report: Report) -> None:
+    assert report["left"] == []
 
 
-def test_nothing_goes_to_the_console(ann: Surroundings) -> None:
-    assert ann.ended.message == "exit 0"
-    assert ann.ended.stderr == b""
-    assert "initrd:" not in ann.ended.console
+def test_init_prints_nothing_on_the_console(report: Report) -> None:
+    assert report.ended.message == "exit 0"
+    assert report.ended.stderr == b""
+    assert "initrd:" not in report.ended.console
 
 
-def test_a_share_is_there_and_written_to_when_the_machine_is_off(root: str, tmp_path: Path) -> None:
+def test_files_written_to_a_share_are_complete_after_power_off(root: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     script = "echo $(cat /run/mnt/data/given) and back >/run/mnt/data/made; dd if=/dev/zero "
     script += "of=/run/mnt/data/big bs=1M count=30 2>/dev/null; cd /run/mnt/data; sleep 1000 &"

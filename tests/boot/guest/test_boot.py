@@ -1,4 +1,7 @@
-"""One rich boot of each kernel with each virtiofsd family, looked at from every side."""
+"""Boot each kernel with each virtiofsd family, shares, modules and target arguments.
+
+The target and its script report what they find: processes, mounts, modules, devices, links.
+"""
 
 import os
 import re
@@ -18,6 +21,7 @@ COMBINATIONS = [
     for suite in ("bookworm", "trixie")
     for family in machine.FAMILIES
 ]
+# Tags: the first two are mounted at /run/mnt/TAG, the others at /srv/TAG.
 SHARES = ("plain", "readonly", "there", "look")
 OPTIONS = (
     "mount=plain mount-ro=readonly mount=there:/srv/there mount-ro=look:/srv/look "
@@ -65,7 +69,7 @@ def boot(request: pytest.FixtureRequest, shared_directory: str) -> machine.Boot:
         machine.Machine(
             kernel=kernel.image,
             append=f'rootfs=root {OPTIONS} panic=-1 init=/probe -- one "two  words" --four=4 #5',
-            initrd=rich_image(kernel, f"{directory}/image"),
+            initrd=make_image_with_extra_entries(kernel, f"{directory}/image"),
             shares=(machine.Share("root", root, family), *shares),
         ),
         directory,
@@ -74,8 +78,8 @@ def boot(request: pytest.FixtureRequest, shared_directory: str) -> machine.Boot:
     return boot
 
 
-def rich_image(kernel: assets.Kernel, path: str) -> str:
-    """Make an image with more modules than needed: a broken one first, a compressed one last."""
+def make_image_with_extra_entries(kernel: assets.Kernel, path: str) -> str:
+    """Make an image with more modules: broken ones sorted first, a compressed one sorted last."""
     images.make(kernel, path, "--module", "dummy", "--module", "overlay")
     extra = [
         images.module("000-broken.ko", b"this is no module"),
@@ -90,8 +94,8 @@ def rich_image(kernel: assets.Kernel, path: str) -> str:
     return images.change(path, extra=extra)
 
 
-def mounts(boot: machine.Boot) -> dict[str, tuple[str, set[str], set[str]]]:
-    """Return type, flags and data of each mount, by where it is."""
+def parse_mountinfo(boot: machine.Boot) -> dict[str, tuple[str, set[str], set[str]]]:
+    """Return type, flags and data of each mount, by its mount point."""
     found = {}
     for line in boot.section("mountinfo").splitlines():
         left, _, right = line.partition(" - ")
@@ -103,32 +107,34 @@ def mounts(boot: machine.Boot) -> dict[str, tuple[str, set[str], set[str]]]:
     return found
 
 
-def test_the_target_is_pid_1_and_has_its_arguments(boot: machine.Boot) -> None:
+def test_target_is_pid_1_and_has_its_arguments(boot: machine.Boot) -> None:
     assert boot.status == 0
     assert boot.section("pid") == "1"
     assert boot.section("cmdline").splitlines() == ["/probe", "one", "two  words", "--four=4", "#5"]
     assert boot.section("exe") == "/probe"
 
 
-def test_the_environment_has_what_is_not_ours(boot: machine.Boot) -> None:
+def test_target_environment_has_no_options_of_init(boot: machine.Boot) -> None:
     assert set(boot.section("environ").splitlines()) == {"HOME=/", "TERM=linux", "other=1"}
 
 
-def test_debug_says_every_step_and_how_long_it_took(boot: machine.Boot) -> None:
+def test_debug_option_logs_each_step_with_its_duration(boot: machine.Boot) -> None:
     for step in ("sysfs.*on /sys", "load module 0", "on /srv/look", "free the initramfs"):
         assert re.search(rf"initrd: .*{step}.*\[[0-9.]+ ms, at [0-9.]+ s\]", boot.console)
 
 
-def test_nothing_else_runs(boot: machine.Boot) -> None:
+def test_target_is_the_only_user_space_process(boot: machine.Boot) -> None:
     lines = boot.section("processes").splitlines()
     assert [line for line in lines if not re.fullmatch(r"\d+ sh .*", line)] == [
         "1 /probe one two  words --four=4 #5 "
     ]
 
 
-def test_no_process_was_created_before(boot: machine.Boot, request: pytest.FixtureRequest) -> None:
+def test_init_creates_no_process_before_the_target(
+    boot: machine.Boot, request: pytest.FixtureRequest
+) -> None:
     first = int(boot.section("first child"))
-    assert first < 100 or "trixie" in request.node.callspec.id  # see test_target.py for that one
+    assert first < 100 or "trixie" in request.node.callspec.id  # test_target.py compares trixie
     numbers = [int(line) for line in boot.section("children").splitlines()]
     assert numbers == sorted(numbers)
 
@@ -145,17 +151,18 @@ def test_no_process_was_created_before(boot: machine.Boot, request: pytest.Fixtu
         ("/dev/shm", "tmpfs", {"nosuid", "nodev"}, set()),
     ],
 )
-def test_an_api_file_system_is_mounted(
+def test_api_file_system_is_mounted_with_its_flags_and_data(
     boot: machine.Boot, path: str, kind: str, flags: set[str], data: set[str]
 ) -> None:
-    found_kind, found_flags, found_data = mounts(boot)[path]
+    found_kind, found_flags, found_data = parse_mountinfo(boot)[path]
     assert found_kind == kind
     assert found_flags - {"relatime"} == {"rw", *flags}
     assert found_data >= data
 
 
-def test_the_root_and_the_shares_are_mounted_and_nothing_else(boot: machine.Boot) -> None:
-    shares = {path: flags for path, (kind, flags, _) in mounts(boot).items() if kind == "virtiofs"}
+def test_root_shares_and_api_file_systems_are_the_only_mounts(boot: machine.Boot) -> None:
+    mounts = parse_mountinfo(boot)
+    shares = {path: flags for path, (kind, flags, _) in mounts.items() if kind == "virtiofs"}
     writable = {path: "rw" in flags for path, flags in shares.items()}
     assert writable == {
         "/": False,
@@ -165,7 +172,7 @@ def test_the_root_and_the_shares_are_mounted_and_nothing_else(boot: machine.Boot
         "/srv/look": False,
     }
     api = {"/sys", "/dev", "/proc", "/run", "/tmp", "/dev/pts", "/dev/shm"}
-    assert set(mounts(boot)) == api | set(shares)
+    assert set(mounts) == api | set(shares)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,7 @@ def test_the_root_and_the_shares_are_mounted_and_nothing_else(boot: machine.Boot
         ("/srv/look", "look", False),
     ],
 )
-def test_a_share_can_be_read_and_only_a_writable_one_written(
+def test_share_is_readable_and_writable_unless_mounted_read_only(
     boot: machine.Boot, shared_directory: str, path: str, tag: str, writable: bool
 ) -> None:
     assert boot.section(f"read {path}") == f"hello from {tag}"
@@ -198,9 +205,9 @@ def test_modules_are_loaded_in_the_order_of_their_names(
         "trixie": "dummy overlay loop",
     }
     suite = "bookworm" if "bookworm" in request.node.callspec.id else "trixie"
-    said = re.findall(r"initrd: load module (\d\d\d-\w+)\.ko", boot.console)
-    assert said == sorted(said)
-    tried = [file.partition("-")[2] for file in dict.fromkeys(said)]
+    logged = re.findall(r"initrd: load module (\d\d\d-\w+)\.ko", boot.console)
+    assert logged == sorted(logged)
+    tried = [file.partition("-")[2] for file in dict.fromkeys(logged)]
     in_the_kernel = [name for name in loaded if name in tried]
     assert set(expected[suite].split()) <= set(in_the_kernel)
     assert in_the_kernel == [name for name in tried if name in loaded]
@@ -213,16 +220,20 @@ def test_a_broken_module_is_reported_and_the_boot_goes_on(boot: machine.Boot) ->
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
-def test_what_is_no_module_is_reported_and_not_waited_for(boot: machine.Boot, kind: str) -> None:
+def test_module_entry_that_is_no_regular_file_is_reported_without_blocking(
+    boot: machine.Boot, kind: str
+) -> None:
     assert f"initrd: cannot load module 000-{kind}.ko: " in boot.console
 
 
-def test_module_parameters_are_passed(boot: machine.Boot) -> None:
+def test_module_parameters_of_the_kernel_command_line_are_passed(boot: machine.Boot) -> None:
     assert boot.section("metacopy") == "Y"
     assert {"dummy0", "dummy1", "dummy2"} <= set(boot.section("devices").split())
 
 
-def test_devices_and_links_are_there(boot: machine.Boot, request: pytest.FixtureRequest) -> None:
+def test_device_nodes_and_links_that_devtmpfs_lacks_are_created(
+    boot: machine.Boot, request: pytest.FixtureRequest
+) -> None:
     # Debian 13's kernel has fuse built in, so devtmpfs has the node already; it is left alone.
     fuse = "600" if "trixie" in request.node.callspec.id else "666"
     assert boot.section("nodes").splitlines() == [
@@ -235,9 +246,9 @@ def test_devices_and_links_are_there(boot: machine.Boot, request: pytest.Fixture
     assert boot.section("links").splitlines() == links
 
 
-def test_pivot_root_works_afterwards(boot: machine.Boot) -> None:
+def test_pivot_root_works_in_the_new_root(boot: machine.Boot) -> None:
     assert boot.section("pivot") == "hello from look"
 
 
-def test_what_init_says_is_in_the_kernel_log_too(boot: machine.Boot) -> None:
+def test_init_messages_are_in_the_kernel_log_too(boot: machine.Boot) -> None:
     assert re.search(r"initrd: cannot load module 000-broken\.ko", boot.section("kernel log"))

@@ -1,4 +1,4 @@
-"""A Debian root directory: its systemd as the target, and a Python script from a share."""
+"""Boot a Debian root directory; the target is its systemd, or a Python script on a share."""
 
 import pytest
 
@@ -9,11 +9,11 @@ from tests.boot.conftest import write
 
 pytestmark = pytest.mark.boot
 
-SYSTEMD = "console=ttyS0 ro panic=-1 init=/sbin/init report"
-SYSTEMD_DEADLINE = 300.0  # seconds; on an idle machine a tenth of that
+SYSTEMD_APPEND = "console=ttyS0 ro panic=-1 init=/sbin/init report"
+SYSTEMD_DEADLINE = 300.0  # seconds; an idle machine needs a tenth of that
 
-# The traditional way, without anything of ours: a busybox shell script that switches root.
-PLAIN_INIT = """#!/bin/busybox sh
+# For comparison, without any program of this project: a busybox script that switches root.
+BUSYBOX_INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 for module in /usr/lib/modules/*.ko; do /bin/busybox insmod $module; done
 /bin/busybox mkdir /new
@@ -22,7 +22,7 @@ until /bin/busybox mount -t virtiofs -o ro rootfs /new; do /bin/busybox sleep 0.
 exec /bin/busybox switch_root -c /dev/console /new /sbin/init
 """
 
-SCRIPT = """#!/usr/bin/python3
+TARGET_SCRIPT = """#!/usr/bin/python3
 import ctypes, os, sys
 with open("/dev/ttyS1", "w") as report:
     sys.stdout = report
@@ -36,46 +36,48 @@ ctypes.CDLL(None).reboot(0x4321FEDC)
 
 
 @pytest.fixture(scope="module")
-def plain(shared_directory: str) -> machine.Boot:
-    """The same kernel and directory, booted without us."""
-    return _boot_systemd(f"{shared_directory}/plain", _plain_image(f"{shared_directory}/old"))
+def busybox_boot(shared_directory: str) -> machine.Boot:
+    """Boot the same kernel and directory without /init, with a busybox initramfs."""
+    return _boot_systemd(
+        f"{shared_directory}/plain", _make_busybox_image(f"{shared_directory}/old")
+    )
 
 
 @pytest.fixture(scope="module")
-def through_init(shared_directory: str) -> machine.Boot:
+def init_boot(shared_directory: str) -> machine.Boot:
     kernel = assets.kernel_in(assets.debian_root())
     image = images.make(kernel, f"{shared_directory}/image")
     return _boot_systemd(f"{shared_directory}/init", image)
 
 
-def test_systemd_reaches_multi_user(through_init: machine.Boot) -> None:
-    assert through_init.section("multi-user") == "active"
-    assert through_init.section("root").split() == ["rootfs", "virtiofs"]
+def test_systemd_reaches_multi_user_target(init_boot: machine.Boot) -> None:
+    assert init_boot.section("multi-user") == "active"
+    assert init_boot.section("root").split() == ["rootfs", "virtiofs"]
 
 
-def test_no_unit_fails_that_would_not_fail_in_a_plain_boot(
-    plain: machine.Boot, through_init: machine.Boot
+def test_systemd_units_fail_only_where_they_fail_with_a_busybox_initramfs(
+    busybox_boot: machine.Boot, init_boot: machine.Boot
 ) -> None:
-    assert plain.section("multi-user") == "active"
-    assert _failed(through_init) <= _failed(plain)
+    assert busybox_boot.section("multi-user") == "active"
+    assert _failed_units(init_boot) <= _failed_units(busybox_boot)
 
 
-def test_systemd_powers_the_machine_off(through_init: machine.Boot) -> None:
-    assert through_init.status == 0
-    assert "Power down" in through_init.console
+def test_systemd_powers_the_machine_off(init_boot: machine.Boot) -> None:
+    assert init_boot.status == 0
+    assert "Power down" in init_boot.console
 
 
-def test_a_python_script_on_a_share_is_the_target(directory: str) -> None:
-    write(f"{directory}/share/dir/vm.py", SCRIPT, 0o755)
+def test_python_script_on_a_share_runs_as_the_target(directory: str) -> None:
+    write(f"{directory}/share/dir/vm.py", TARGET_SCRIPT, 0o755)
     root = assets.debian_root()
     kernel = assets.kernel_in(root)
-    it = machine.Machine(
+    vm = machine.Machine(
         kernel.image,
         'mount=mnt0 init=/run/mnt/mnt0/dir/vm.py other=1 panic=-1 -- "one word" two',
         images.make(kernel, f"{directory}/image"),
         (machine.Share("rootfs", root, "c"), machine.Share("mnt0", f"{directory}/share", "c")),
     )
-    boot = machine.boot(it, directory)
+    boot = machine.boot(vm, directory)
     assert boot.section("pid") == "1"
     path = "/run/mnt/mnt0/dir/vm.py"
     assert boot.section("argv").splitlines() == [path, "one word", "two"]
@@ -87,12 +89,12 @@ def test_a_python_script_on_a_share_is_the_target(directory: str) -> None:
 def _boot_systemd(directory: str, image: str) -> machine.Boot:
     root = assets.debian_root()
     shares = (machine.Share("rootfs", root, "rust", readonly=True),)
-    it = machine.Machine(assets.kernel_in(root).image, SYSTEMD, image, shares, memory="512M")
-    return machine.boot(it, directory, SYSTEMD_DEADLINE)
+    vm = machine.Machine(assets.kernel_in(root).image, SYSTEMD_APPEND, image, shares, memory="512M")
+    return machine.boot(vm, directory, SYSTEMD_DEADLINE)
 
 
-def _plain_image(path: str) -> str:
-    """Make an initramfs as people wrote them before: busybox and a script."""
+def _make_busybox_image(path: str) -> str:
+    """Make an initramfs of the traditional kind: busybox, a shell script and modules."""
     images.make(assets.kernel_in(assets.debian_root()), path)
     with open(path, "rb") as file:
         modules = [
@@ -100,11 +102,11 @@ def _plain_image(path: str) -> str:
         ]
     with open(assets.busybox(), "rb") as file:
         busybox = cpio.file("bin/busybox", file.read(), 0o755)
-    init = cpio.file("init", PLAIN_INIT.encode(), 0o755)
+    init = cpio.file("init", BUSYBOX_INIT.encode(), 0o755)
     with open(path, "wb") as file:
         file.write(cpio.pack([*modules, busybox, init, cpio.directory("dev")]))
     return path
 
 
-def _failed(boot: machine.Boot) -> set[str]:
+def _failed_units(boot: machine.Boot) -> set[str]:
     return {line.split()[0] for line in boot.section("failed").splitlines()}

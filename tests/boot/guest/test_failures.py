@@ -1,4 +1,4 @@
-"""Boots that cannot succeed: each names what is wrong, and powers off long before the timeout."""
+"""Boots that fail: the message names the cause, and the machine powers off before the deadline."""
 
 import os
 from collections.abc import Callable
@@ -15,19 +15,19 @@ pytestmark = pytest.mark.boot
 
 @dataclass(frozen=True)
 class Case:
-    """A boot that fails, and what has to be on the console then."""
+    """A boot that fails, and the texts that must appear on the console."""
 
     name: str
     append: str
-    says: tuple[str, ...]
+    messages: tuple[str, ...]
     suite: str = "bookworm"
-    share: bool = True  # is there a tag `rootfs` at all
-    change: Callable[[str], object] = str  # to the root directory, by its path
-    without: tuple[str, ...] = ()  # modules that are left out of the image
-    cut: str = ""  # a module whose file is only half there
+    has_root_share: bool = True  # a share with the tag `rootfs`
+    change: Callable[[str], object] = str  # changes the root directory, given its path
+    missing_modules: tuple[str, ...] = ()  # left out of the image
+    truncated_module: str = ""  # its file is cut in half
 
 
-def _foreign_program(root: str) -> None:
+def _add_aarch64_program(root: str) -> None:
     with open(assets.probe(), "rb") as file:
         program = bytearray(file.read())
     program[18:20] = (183).to_bytes(2, "little")  # e_machine: AArch64
@@ -36,19 +36,19 @@ def _foreign_program(root: str) -> None:
     os.chmod(f"{root}/foreign", 0o755)
 
 
-def _script(root: str) -> None:
+def _add_script_without_interpreter(root: str) -> None:
     write(f"{root}/script", "#!/usr/bin/nothing -x\n", 0o755)
 
 
-def _plain_file(root: str) -> None:
+def _add_non_executable_file(root: str) -> None:
     write(f"{root}/file", "#!/bin/sh\n", 0o644)
 
 
-def _text(root: str) -> None:
+def _add_executable_text_file(root: str) -> None:
     write(f"{root}/text", "echo hello\n", 0o755)
 
 
-def _link_to_nowhere(root: str) -> None:
+def _add_dangling_link(root: str) -> None:
     os.symlink("/opt/nowhere", f"{root}/link")
 
 
@@ -74,68 +74,70 @@ CASES = [
         "no virtiofs device at all",
         "initrd.timeout=0.5",
         ("no tag rootfs after 0.5 s", "no virtiofs devices at all"),
-        share=False,
+        has_root_share=False,
     ),
     Case(
         "no transport in the image",
         "",
         ("no virtio transport", "virtio_pci", "mkvirtinitrd --module virtio_pci"),
-        without=("virtio_pci",),
+        missing_modules=("virtio_pci",),
     ),
     Case(
         "no virtiofs in the image",
         "",
         ("no virtiofs", "no module in the image brings it", "mkvirtinitrd"),
-        without=("virtiofs",),
+        missing_modules=("virtiofs",),
     ),
     Case(
         "a truncated module that the boot needs",
         "",
         ("cannot load module", "virtiofs.ko", "damaged", "no virtiofs"),
-        cut="virtiofs",
+        truncated_module="virtiofs",
     ),
-    Case("no target", "init=/no/where", ("/no/where", "no such file", "init=PATH")),
+    Case(
+        "a target that does not exist", "init=/no/where", ("/no/where", "no such file", "init=PATH")
+    ),
     Case(
         "a target that is a dangling link",
         "init=/link",
         ("/link", "no such file"),
-        change=_link_to_nowhere,
+        change=_add_dangling_link,
     ),
     Case(
         "a target that is not executable",
         "init=/file",
         ("/file", "it is not executable", "chmod +x /file"),
-        change=_plain_file,
+        change=_add_non_executable_file,
     ),
     Case(
-        "a target that is a named pipe",  # to open it would be to wait for ever
+        "a target that is a named pipe",  # open(2) would block
         "init=/pipe",
         ("/pipe", "it is a named pipe"),
         change=lambda root: os.mkfifo(f"{root}/pipe", 0o755),
     ),
     Case(
-        "a share in the place of a file",
+        "a share mounted on a file",
         "rw mount=rootfs:/probe",
         ("/probe is there, but leads to no directory",),
     ),
     Case("a target that is a directory", "init=/bin", ("/bin", "it is a directory")),
     Case(
-        "a target for another machine",
+        "a target for another architecture",
         "init=/foreign",
         ("/foreign", "it is a program for aarch64, this is x86_64"),
-        change=_foreign_program,
+        change=_add_aarch64_program,
     ),
     Case(
         "a script without its interpreter",
         "init=/script",
         ("/script", "it is a script for /usr/bin/nothing"),
-        change=_script,
+        change=_add_script_without_interpreter,
     ),
     Case(
-        "a target that is neither",
+        "a target that is neither an ELF file nor a script",
         "init=/text",
         ("/text", "neither an ELF program nor a script"),
-        change=_text,
+        change=_add_executable_text_file,
     ),
     Case(
         "a share whose directory is not in the root",
@@ -146,35 +148,40 @@ CASES = [
         "two different roots",
         "rootfs=one root=two rootfstype=virtiofs",
         ("two different roots asked for", "one", "two"),
-        share=False,
+        has_root_share=False,
     ),
-    Case("a tag with dots", "mount=../x", ("mount=../x", "'../x' cannot be a tag"), share=False),
-    Case("an empty tag", "mount=", ("mount=: a value is missing",), share=False),
+    Case(
+        "a tag with dots",
+        "mount=../x",
+        ("mount=../x", "'../x' cannot be a tag"),
+        has_root_share=False,
+    ),
+    Case("an empty tag", "mount=", ("mount=: a value is missing",), has_root_share=False),
     Case(
         "a path that is not absolute",
         "mount=a:relative",
         ("mount=a:relative", "not an absolute path"),
-        share=False,
+        has_root_share=False,
     ),
     Case(
-        "an unknown choice",
+        "an unknown value of initrd.onfail",
         "initrd.onfail=explode",
         ("initrd.onfail=explode", "choose one of poweroff, panic, shell"),
-        share=False,
+        has_root_share=False,
     ),
     Case(
-        "a shell, but no root to take it from",
+        "a shell without a mounted root",
         "rootfs=nosuch initrd.timeout=0.5 initrd.onfail=shell",
         ("no tag nosuch", "no root is mounted to run a shell from"),
-        share=False,
+        has_root_share=False,
     ),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_failed_boot_says_why_and_powers_off(case: Case, directory: str) -> None:
+def test_failed_boot_names_its_cause_and_powers_off(case: Case, directory: str) -> None:
     boot = machine.boot(_machine(case, directory), directory)
-    for text in ("initrd: boot failed: ", *case.says):
+    for text in ("initrd: boot failed: ", *case.messages):
         assert text in boot.console
     assert "powering off" in boot.console
     assert "Power down" in boot.console
@@ -183,7 +190,7 @@ def test_a_failed_boot_says_why_and_powers_off(case: Case, directory: str) -> No
     assert boot.status == 0
 
 
-def test_onfail_panic_leaves_it_to_the_kernel(directory: str) -> None:
+def test_onfail_panic_ends_in_a_kernel_panic(directory: str) -> None:
     case = Case("", "init=/no/where initrd.onfail=panic panic=-1", ())
     boot = machine.boot(_machine(case, directory), directory)
     assert "initrd: boot failed: cannot execute the target /no/where" in boot.console
@@ -191,27 +198,27 @@ def test_onfail_panic_leaves_it_to_the_kernel(directory: str) -> None:
     assert "Traceback" not in boot.console
 
 
-def test_onfail_shell_gives_a_shell_from_the_root(directory: str) -> None:
+def test_onfail_shell_runs_a_shell_of_the_root_after_the_switch_of_root(directory: str) -> None:
     case = Case("", "init=/no/where initrd.onfail=shell panic=-1", ())
-    with machine.running(_machine(case, directory), directory) as it:
-        it.expect("running /bin/sh from the root")
-        it.send("echo $$ $((40 + 2)) $PWD; ls -d /probe; poweroff -f\n")
-        boot = it.wait()
+    with machine.running(_machine(case, directory), directory) as guest:
+        guest.expect("running /bin/sh from the root")
+        guest.send("echo $$ $((40 + 2)) $PWD; ls -d /probe; poweroff -f\n")
+        boot = guest.wait()
     assert "initrd: boot failed: cannot execute the target /no/where" in boot.console
     assert "\n1 42 /\n/probe\n" in boot.console
 
 
-def test_onfail_shell_works_before_the_switch_of_root_too(directory: str) -> None:
+def test_onfail_shell_runs_a_shell_of_the_root_before_the_switch_of_root(directory: str) -> None:
     case = Case("", "mount=nosuch initrd.timeout=0.5 initrd.onfail=shell panic=-1", ())
-    with machine.running(_machine(case, directory), directory) as it:
-        it.expect("running /bin/sh from the root")
-        it.send("echo $$ $((40 + 2)) $PWD; ls -d /probe; poweroff -f\n")
-        boot = it.wait()
+    with machine.running(_machine(case, directory), directory) as guest:
+        guest.expect("running /bin/sh from the root")
+        guest.send("echo $$ $((40 + 2)) $PWD; ls -d /probe; poweroff -f\n")
+        boot = guest.wait()
     assert "no tag nosuch after 0.5 s" in boot.console
     assert "\n1 42 /\n/probe\n" in boot.console
 
 
-def test_a_root_without_proc_and_dev_gets_what_can_be_moved(directory: str) -> None:
+def test_root_without_proc_and_dev_directories_boots_without_those_mounts(directory: str) -> None:
     def change(root: str) -> None:
         os.rmdir(f"{root}/proc")
         os.rmdir(f"{root}/dev")
@@ -230,6 +237,6 @@ def _machine(case: Case, directory: str) -> machine.Machine:
     root = make_root(f"{directory}/root")
     case.change(root)
     image = images.make(kernel, f"{directory}/image")
-    images.change(image, without=case.without, cut=case.cut)
-    shares = (machine.Share("rootfs", root),) if case.share else ()
+    images.change(image, without=case.missing_modules, cut=case.truncated_module)
+    shares = (machine.Share("rootfs", root),) if case.has_root_share else ()
     return machine.Machine(kernel.image, f"init=/probe {case.append}", image, shares)

@@ -1,4 +1,4 @@
-"""What is in the image that boots: `/init` and the modules, and nothing else."""
+"""The entries of an image that `mkvirtinitrd` makes: `/init` and the modules only."""
 
 import pytest
 

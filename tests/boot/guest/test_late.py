@@ -1,4 +1,4 @@
-"""A tag that is not there yet: the device is plugged in when the kernel has long been up."""
+"""Plug in a virtiofs device after the kernel is up, while /init waits for its tag."""
 
 import pytest
 
@@ -12,7 +12,7 @@ SUITES = ("bookworm", "trixie")
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_root_that_appears_late_is_waited_for(suite: str, directory: str) -> None:
+def test_init_waits_for_a_root_tag_that_appears_late(suite: str, directory: str) -> None:
     root = make_root(f"{directory}/root")
     boot = _boot(suite, directory, "init=/probe", (), machine.Share("rootfs", root))
     assert boot.section("pid") == "1"
@@ -20,12 +20,12 @@ def test_a_root_that_appears_late_is_waited_for(suite: str, directory: str) -> N
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_share_that_appears_late_is_waited_for(suite: str, directory: str) -> None:
+def test_init_waits_for_a_share_tag_that_appears_late(suite: str, directory: str) -> None:
     root = make_root(f"{directory}/root", "echo; echo === share; cat /run/mnt/data/hello\n")
     write(f"{directory}/data/hello", "hello from afar\n")
     shares = (machine.Share("rootfs", root),)
-    late = machine.Share("data", f"{directory}/data")
-    boot = _boot(suite, directory, "init=/probe mount-ro=data", shares, late)
+    late_share = machine.Share("data", f"{directory}/data")
+    boot = _boot(suite, directory, "init=/probe mount-ro=data", shares, late_share)
     assert boot.section("share") == "hello from afar"
     assert boot.status == 0
 
@@ -35,15 +35,15 @@ def _boot(
     directory: str,
     append: str,
     shares: tuple[machine.Share, ...],
-    late: machine.Share,
+    late_share: machine.Share,
 ) -> machine.Boot:
-    """Boot, and plug the late share in once /init waits for it."""
+    """Boot, and plug in `late_share` once /init waits for its tag."""
     kernel = assets.kernel(suite)
     image = images.make(kernel, f"{directory}/image")
-    it = machine.Machine(
-        kernel.image, f"debug initrd.timeout=60 panic=-1 {append}", image, shares, (late,)
+    vm = machine.Machine(
+        kernel.image, f"debug initrd.timeout=60 panic=-1 {append}", image, shares, (late_share,)
     )
-    with machine.running(it, directory) as guest:
-        guest.expect(f"waiting for the tag {late.tag}")
-        guest.plug(late.tag)
+    with machine.running(vm, directory) as guest:
+        guest.expect(f"waiting for the tag {late_share.tag}")
+        guest.plug(late_share.tag)
         return guest.wait()

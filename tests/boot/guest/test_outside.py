@@ -1,7 +1,7 @@
-"""Started anywhere but by the kernel of a machine, /init refuses, and touches nothing.
+"""/init refuses to run, and changes nothing, unless the kernel of a machine has started it.
 
-Tried as root with all its powers, inside a virtual machine: as PID 1 of a PID namespace, whose root
-is a tmpfs, which is all that an initramfs and a container can look like to the program itself.
+The tests start /init inside a virtual machine, as root with all capabilities, as PID 1 of a PID
+namespace whose root is a tmpfs. No container looks more like an initramfs to the program.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.boot.conftest import make_root
 
 pytestmark = pytest.mark.boot
 
-SCRIPT = """
+INSPECT = """
 attempt() {
     echo; echo "=== $1"
     unshare -m sh -c '
@@ -35,28 +35,28 @@ echo; echo "=== version"; /run/mnt/tools/init --version
 @pytest.fixture(scope="module")
 def boot(shared_directory: str) -> machine.Boot:
     kernel = assets.kernel("bookworm")
-    root = make_root(f"{shared_directory}/root", SCRIPT)
+    root = make_root(f"{shared_directory}/root", INSPECT)
     os.mkdir(f"{shared_directory}/tools")
     shutil.copy(images.INIT, f"{shared_directory}/tools/init")
-    it = machine.Machine(
+    vm = machine.Machine(
         kernel.image,
         "mount-ro=tools panic=-1 init=/probe",
         images.make(kernel, f"{shared_directory}/image"),
         (machine.Share("rootfs", root), machine.Share("tools", f"{shared_directory}/tools")),
     )
-    return machine.boot(it, shared_directory)
+    return machine.boot(vm, shared_directory)
 
 
 @pytest.mark.parametrize(
-    ("where", "why"),
+    ("section", "reason"),
     [("with proc", "/proc is mounted already"), ("without proc", "this is a container")],
 )
-def test_it_refuses_in_a_container_and_leaves_it_as_it_was(
-    boot: machine.Boot, where: str, why: str
+def test_init_refuses_to_run_in_a_container_and_leaves_it_unchanged(
+    boot: machine.Boot, section: str, reason: str
 ) -> None:
-    refusal = f"initrd: {why}; /init only runs as the first program of an initramfs"
-    assert boot.section(where).splitlines() == [refusal, "status 2", "init", "proc", "1"]
+    refusal = f"initrd: {reason}; /init only runs as the first program of an initramfs"
+    assert boot.section(section).splitlines() == [refusal, "status 2", "init", "proc", "1"]
 
 
-def test_it_tells_its_version_anywhere(boot: machine.Boot) -> None:
+def test_init_prints_its_version_outside_an_initramfs(boot: machine.Boot) -> None:
     assert boot.section("version").startswith("initrd ")

@@ -1,4 +1,4 @@
-"""Where a share can be mounted, in a root that can be written to."""
+"""Mount shares at several kinds of paths in a writable root."""
 
 import os
 
@@ -11,12 +11,12 @@ from tests.boot.conftest import make_root, write
 pytestmark = pytest.mark.boot
 
 PATHS = {
-    "one": "/new/of/several/",  # made, whatever it ends with
-    "two": "/link/inside",  # an absolute link, which leads into the new root
+    "one": "/new/of/several/",  # missing directories are made; a trailing slash is allowed
+    "two": "/link/inside",  # an absolute symlink, resolved in the new root
     "three": "/new/of/several/below",  # below another share
-    "four": "/dev/shares/four",  # a mount of ours
+    "four": "/dev/shares/four",  # below a file system that /init mounts
 }
-SCRIPT = """
+INSPECT = """
 for path in /new/of/several /target/inside /new/of/several/below /dev/shares/four; do
     echo; echo "=== $path"; cat "$path/hello"
 done
@@ -26,20 +26,20 @@ done
 @pytest.fixture(scope="module")
 def boot(shared_directory: str) -> machine.Boot:
     kernel = assets.kernel("bookworm")
-    root = make_root(f"{shared_directory}/root", SCRIPT)
+    root = make_root(f"{shared_directory}/root", INSPECT)
     os.makedirs(f"{root}/target/inside")
     os.symlink("/target", f"{root}/link")
     for tag in PATHS:
         write(f"{shared_directory}/{tag}/hello", f"hello from {tag}\n")
-    tags = (machine.Share(tag, f"{shared_directory}/{tag}") for tag in PATHS)
-    words = " ".join(f"mount={tag}:{path}" for tag, path in PATHS.items())
-    it = machine.Machine(
+    tagged_shares = (machine.Share(tag, f"{shared_directory}/{tag}") for tag in PATHS)
+    options = " ".join(f"mount={tag}:{path}" for tag, path in PATHS.items())
+    vm = machine.Machine(
         kernel.image,
-        f"rw {words} panic=-1 init=/probe",
+        f"rw {options} panic=-1 init=/probe",
         images.make(kernel, f"{shared_directory}/image"),
-        (machine.Share("rootfs", root), *tags),
+        (machine.Share("rootfs", root), *tagged_shares),
     )
-    return machine.boot(it, shared_directory)
+    return machine.boot(vm, shared_directory)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,12 @@ def boot(shared_directory: str) -> machine.Boot:
         ("four", "/dev/shares/four"),
     ],
 )
-def test_a_share_is_mounted_at_its_path(boot: machine.Boot, tag: str, path: str) -> None:
+def test_share_is_mounted_at_its_path(boot: machine.Boot, tag: str, path: str) -> None:
     assert boot.section(path) == f"hello from {tag}"
 
 
-def test_directories_are_made_on_the_host_for_it(boot: machine.Boot, shared_directory: str) -> None:
+def test_missing_directories_of_a_mount_point_are_made_on_the_host(
+    boot: machine.Boot, shared_directory: str
+) -> None:
     assert boot.status == 0
     assert os.listdir(f"{shared_directory}/root/new/of/several") == []

@@ -1,4 +1,4 @@
-"""The kernel as the reader of our images: in every form, what it unpacks is what we packed."""
+"""The kernel unpacks the archives of `cpio`, with each compression method of `compress`."""
 
 import hashlib
 import stat
@@ -13,7 +13,7 @@ from tests.boot import machine
 
 pytestmark = pytest.mark.boot
 
-# Says of everything below /tree what it is, on the second serial port.
+# Reports type, owner, links and content of each file below /tree on the second serial port.
 INIT = b"""#!/bin/busybox sh
 exec >/report 2>&1
 cd /tree
@@ -41,7 +41,9 @@ SERIAL_PORT = cpio.device("report", stat.S_IFCHR | 0o600, 4, 65)  # ttyS1
     ("suite", "method"),
     [*(("bookworm", method) for method in compress.METHODS), ("trixie", "none"), ("trixie", "lz4")],
 )
-def test_the_kernel_unpacks_what_we_packed(suite: str, method: str, tmp_path: Path) -> None:
+def test_kernel_unpacks_the_same_tree_that_was_packed(
+    suite: str, method: str, tmp_path: Path
+) -> None:
     busybox = cpio.file("bin/busybox", Path(assets.busybox()).read_bytes(), 0o755)
     programs = cpio.pack([cpio.file("init", INIT, 0o755), busybox, SERIAL_PORT])
     image = compress.compress(programs, method)
@@ -53,16 +55,20 @@ def test_the_kernel_unpacks_what_we_packed(suite: str, method: str, tmp_path: Pa
     boot = machine.boot(
         machine.Machine(kernel.image, "quiet", initrd=f"{tmp_path}/image"), f"{tmp_path}/machine"
     )
-    assert set(boot.report.splitlines()) == expected()
+    assert set(boot.report.splitlines()) == expected_report()
 
 
-def expected() -> set[str]:
+def expected_report() -> set[str]:
+    """Return the lines that INIT reports of TREE."""
     by_path = {entry.path: entry for entry in TREE}
-    lines = {line for entry in TREE for line in described(entry, by_path.get(entry.link, entry))}
-    return lines | {"41ed 0 0 2 0,0 ./a b"}
+    lines = {
+        line for entry in TREE for line in describe_entry(entry, by_path.get(entry.link, entry))
+    }
+    return lines | {"41ed 0 0 2 0,0 ./a b"}  # the parent that cpio.pack adds
 
 
-def described(entry: Entry, inode: Entry) -> list[str]:
+def describe_entry(entry: Entry, inode: Entry) -> list[str]:
+    """Return the lines that INIT reports of one entry; `inode` is the target of a hard link."""
     name = entry.path.removeprefix(b"tree").decode(errors="replace")
     links = 3 if inode.data == b"content" else 1 + stat.S_ISDIR(inode.mode)
     major, minor = inode.device

@@ -1,4 +1,4 @@
-"""Roots on disks: every file system, by every name, on both kernels; and all that can be wrong."""
+"""Roots on disks: each file system, each way to name the disk, both kernels, and failures."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.boot.conftest import make_root
 
 pytestmark = pytest.mark.boot
 
-UNCHANGED = ",snapshot=on"  # the disk
+SNAPSHOT = ",snapshot=on"  # QEMU leaves the image file unchanged
 INSPECT = """
 echo; echo "=== mounts"; grep -E '^[^ ]+ (/|/rom|/overlay) ' /proc/mounts
 echo; echo "=== write"; echo hello 2>&1 >/written; cat /written
@@ -20,28 +20,28 @@ echo; echo "=== write"; echo hello 2>&1 >/written; cat /written
 
 
 @pytest.fixture(scope="module")
-def system(shared_directory: str) -> str:
+def root_directory(shared_directory: str) -> str:
     return make_root(f"{shared_directory}/root", INSPECT)
 
 
 @pytest.fixture(scope="module")
-def contents(system: str, shared_directory: str) -> dict[str, str]:
-    """The system as an image of each file system."""
+def file_systems(root_directory: str, shared_directory: str) -> dict[str, str]:
+    """Return images of the root directory, their paths by file system type."""
     options = ("-L", "my root")
     return {
-        "ext4": disks.ext4(f"{shared_directory}/ext4", system, options=options),
-        "squashfs": disks.squashfs(f"{shared_directory}/squashfs", system),
-        "erofs": disks.erofs(f"{shared_directory}/erofs", system),
+        "ext4": disks.ext4(f"{shared_directory}/ext4", root_directory, options=options),
+        "squashfs": disks.squashfs(f"{shared_directory}/squashfs", root_directory),
+        "erofs": disks.erofs(f"{shared_directory}/erofs", root_directory),
     }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A disk, the words that ask for it, and how it is then mounted."""
+    """A disk, the options that select it, and how the root is mounted then."""
 
-    content: str
-    append: str  # with {UUID} of the content, {GPT} and {MBR} for the PARTUUIDs of whole disks
-    mounted: str
+    fstype: str
+    append: str  # {UUID} is of the file system, {GPT} and {MBR} are PARTUUIDs of such disks
+    mounted: str  # the start of its line in /proc/mounts
     suite: str = "bookworm"
     writable: bool = False
 
@@ -78,21 +78,25 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_root_on_a_disk(case: Case, contents: dict[str, str], directory: str) -> None:
+def test_root_on_a_disk_is_mounted(
+    case: Case, file_systems: dict[str, str], directory: str
+) -> None:
     disk = f"{directory}/disk"
-    words = {"UUID": disks.uuid(contents[case.content])}
+    identifiers = {"UUID": disks.uuid(file_systems[case.fstype])}
     if "{GPT}" in case.append:
-        words["GPT"] = disks.gpt(disk, contents[case.content])
+        identifiers["GPT"] = disks.gpt(disk, file_systems[case.fstype])
     elif "{MBR}" in case.append:
-        words["MBR"] = disks.mbr(disk, contents[case.content])
+        identifiers["MBR"] = disks.mbr(disk, file_systems[case.fstype])
     else:
-        os.link(contents[case.content], disk)
-    boot = _boot(directory, case.append.format(**words), disk, suite=case.suite, options=UNCHANGED)
+        os.link(file_systems[case.fstype], disk)
+    boot = _boot(
+        directory, case.append.format(**identifiers), disk, suite=case.suite, options=SNAPSHOT
+    )
     assert re.search(rf"^{case.mounted}\b", boot.section("mounts"), re.M), boot.section("mounts")
-    said = "hello" if case.writable else "Read-only file system"
-    assert said in boot.section("write")
-    unwritable = "rw" in case.append.split() and not case.writable
-    assert ("squashfs cannot be written to, so the root is read-only" in boot.console) == unwritable
+    expected = "hello" if case.writable else "Read-only file system"
+    assert expected in boot.section("write")
+    warned = "rw" in case.append.split() and not case.writable
+    assert ("squashfs cannot be written to, so the root is read-only" in boot.console) == warned
     assert boot.status == 0
 
 
@@ -100,14 +104,14 @@ def test_a_root_on_a_disk(case: Case, contents: dict[str, str], directory: str) 
     ("suite", "name"),
     [("bookworm", "/dev/vda"), ("trixie", '"LABEL=my root"')],
 )
-def test_a_disk_that_appears_late_is_waited_for(
-    suite: str, name: str, contents: dict[str, str], directory: str
+def test_init_waits_for_a_disk_that_appears_late(
+    suite: str, name: str, file_systems: dict[str, str], directory: str
 ) -> None:
     append = f"debug initrd.timeout=60 root={name}"
     arguments = [*machine.FREE_SLOT]
-    arguments += ["-drive", f"file={contents['ext4']},format=raw,if=none,id=disk,readonly=on"]
-    it = _machine(directory, append, suite, tuple(arguments))
-    with machine.running(it, directory) as guest:
+    arguments += ["-drive", f"file={file_systems['ext4']},format=raw,if=none,id=disk,readonly=on"]
+    vm = _machine(directory, append, suite, tuple(arguments))
+    with machine.running(vm, directory) as guest:
         guest.expect(f"waiting for {name.strip(chr(34))}")
         guest.plug_device("virtio-blk-pci", drive="disk")
         boot = guest.wait()
@@ -127,27 +131,27 @@ FAILURES = {
         "root=/dev/vda rootfstype=squashfs",
         ("cannot mount /dev/vda (squashfs)", "the device holds ext4", "rootfstype=ext4"),
     ),
-    "no superblock left": (
-        "gone",
+    "an erased superblock": (
+        "erased",
         "root=/dev/vda",
         ("cannot mount /dev/vda", "no file system is recognized on it"),
     ),
-    "no superblock left where its type is given": (
-        "gone",
+    "an erased superblock with rootfstype": (
+        "erased",
         "root=/dev/vda rootfstype=ext4",
         ("cannot mount /dev/vda (ext4)", "no file system is recognized on it"),
     ),
-    "a superblock of nonsense": (
-        "nonsense",
+    "a damaged superblock": (
+        "damaged",
         "root=/dev/vda",
         ("cannot mount /dev/vda (ext4)", "its superblock is damaged"),
     ),
-    "an option of nonsense": (
+    "an unknown mount option": (
         "ext4",
         "root=/dev/vda rootflags=nonsense",
         ("cannot mount /dev/vda (ext4)", "nonsense", "an option is not understood"),
     ),
-    "a disk for itself and its overlay": (
+    "one disk for the root and the overlay": (
         "ext4",
         "root=/dev/vda overlay_root=vda",
         ("cannot keep the overlay on /dev/vda: it is the device of the root itself",),
@@ -155,25 +159,29 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("content", "append", "says"), FAILURES.values(), ids=FAILURES)
-def test_what_is_wrong_with_a_disk_is_said(
-    content: str, append: str, says: tuple[str, ...], contents: dict[str, str], directory: str
+@pytest.mark.parametrize(("content", "append", "messages"), FAILURES.values(), ids=FAILURES)
+def test_unusable_disk_fails_the_boot_and_names_the_cause(
+    content: str,
+    append: str,
+    messages: tuple[str, ...],
+    file_systems: dict[str, str],
+    directory: str,
 ) -> None:
     disk = f"{directory}/disk"
-    if content in contents:
-        os.link(contents[content], disk)
+    if content in file_systems:
+        os.link(file_systems[content], disk)
     else:
         disks.ext4(disk)
-        zeros, nonsense = (1024, bytes(1024)), (1024 + 0x18, b"\xff" * 4)  # s_log_block_size
-        disks.overwrite(disk, *(zeros if content == "gone" else nonsense))
-    boot = _boot(directory, f"initrd.timeout=0.5 {append}", disk, options=UNCHANGED)
-    for text in ("initrd: boot failed: ", *says):
+        erase, damage = (1024, bytes(1024)), (1024 + 0x18, b"\xff" * 4)  # s_log_block_size
+        disks.overwrite(disk, *(erase if content == "erased" else damage))
+    boot = _boot(directory, f"initrd.timeout=0.5 {append}", disk, options=SNAPSHOT)
+    for text in ("initrd: boot failed: ", *messages):
         assert text in boot.console
     assert "Power down" in boot.console
     assert "Traceback" not in boot.console
 
 
-def test_a_journal_that_cannot_be_read_in_is_said(directory: str) -> None:
+def test_unreplayed_journal_of_a_read_only_disk_fails_the_boot_with_advice(directory: str) -> None:
     disk = disks.ext4(f"{directory}/disk")
     disks.leave_journal(disk)
     boot = _boot(directory, "root=/dev/vda", disk, options=",readonly=on")
@@ -194,6 +202,6 @@ def _machine(
 def _boot(
     directory: str, append: str, disk: str, *, suite: str = "bookworm", options: str = ""
 ) -> machine.Boot:
-    """Boot with a disk, which has more options of QEMU's."""
+    """Boot with a disk; `options` is appended to its -drive argument."""
     arguments = disks.drives(disk, options=options)
     return machine.boot(_machine(directory, append, suite, arguments), directory)

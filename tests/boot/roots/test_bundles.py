@@ -1,8 +1,7 @@
-"""Container bundles: prepared by /init and by hand, run by crun, and undone without a trace."""
+"""Container bundles: prepared by /init or by the bundle program, run by crun, cleaned up."""
 
 import os
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,16 +12,16 @@ from tests.boot.conftest import make_root, write
 pytestmark = pytest.mark.boot
 
 READ_ONLY, WRITABLE = "/run/mnt/b/read-only", "/run/mnt/b/a, writable:one"
-BY_HAND = "/run/mnt/b/by hand"
+BY_HAND = "/run/mnt/b/by hand"  # prepared by the script, not by /init
 
-BAD = {
+INVALID = {
     "no rootfs": "rootfs: missing",
     "lower a file": "lower: that is no directory",
     "rootfs a link": "rootfs: that is no directory",
-    "nothing": "No such file or directory",
+    "missing": "No such file or directory",
 }
 
-# Debian's own Python runs the checkout, whose `initrd.guest.roots.bundle` is a program too.
+# Debian's Python runs the program `initrd.guest.roots.bundle` from the source checkout.
 SCRIPT = f"""
 import os, sys
 
@@ -31,7 +30,7 @@ os.dup2(report, 1)
 os.dup2(report, 2)
 os.environ["PATH"] = "/usr/sbin:/usr/bin"
 sys.path.insert(0, "/run/mnt/src")
-from initrd.guest.bundle import main
+from initrd.guest.roots.bundle import main
 
 
 def section(name, command=""):
@@ -44,16 +43,16 @@ def run(name, path):
         section(name, "{containers.RUN} 2>&1".format(f'"{{path}}"'))
 
 
-def table():
+def read_mountinfo():
     with open("/proc/self/mountinfo") as file:
         return file.read()
 
 
-def bundle(name, action, path="{BY_HAND}"):
+def run_bundle_program(name, action, path="{BY_HAND}"):
     section(name)
     print("status", main([action, path]), flush=True)
-    new = set(table().splitlines()) - set(before.splitlines())
-    print("same" if table() == before else "\\n".join(new))
+    new = set(read_mountinfo().splitlines()) - set(before.splitlines())
+    print("same" if read_mountinfo() == before else "\\n".join(new))
 
 
 section("mounts", "cat /proc/self/mountinfo")
@@ -63,19 +62,19 @@ run("read-only", "{READ_ONLY}")
 run("writable", "{WRITABLE}")
 section("upper", 'ls "{WRITABLE}/tmp/upper"')
 os.system("mount --make-rshared /")
-before = table()
-bundle("prepared", "prepare")
+before = read_mountinfo()
+run_bundle_program("prepared", "prepare")
 run("run by hand", "{BY_HAND}")
 if os.path.exists("{BY_HAND}/rootfs/bin"):
     os.system('mount -t tmpfs within "{BY_HAND}/rootfs/tmp"')
     os.chdir("{BY_HAND}/rootfs/bin")
-    bundle("busy", "cleanup")
+    run_bundle_program("busy", "cleanup")
     os.chdir("/")
-bundle("cleaned", "cleanup")
-bundle("again", "cleanup")
-for name in {tuple(BAD)}:
-    bundle(name, "prepare", f"/run/mnt/b/{{name}}")
-bundle("usage", "undo")
+run_bundle_program("cleaned", "cleanup")
+run_bundle_program("again", "cleanup")
+for name in {tuple(INVALID)}:
+    run_bundle_program(name, "prepare", f"/run/mnt/b/{{name}}")
+run_bundle_program("usage", "undo")
 os.close(1), os.close(2), os.close(report)
 os.system("/run/mnt/b/busybox poweroff -f")
 """
@@ -83,7 +82,7 @@ os.system("/run/mnt/b/busybox poweroff -f")
 
 @pytest.fixture(scope="module")
 def bundles(shared_directory: str) -> str:
-    """A directory with good bundles and bad ones."""
+    """Make a directory with valid and invalid bundles."""
     top = f"{shared_directory}/bundles"
     for name in (READ_ONLY, WRITABLE, BY_HAND):
         path = f"{top}/{os.path.basename(name)}"
@@ -104,34 +103,34 @@ def bundles(shared_directory: str) -> str:
 
 @pytest.fixture(scope="module")
 def boot(bundles: str, shared_directory: str) -> machine.Boot:
-    words = f'initrd.bundle={READ_ONLY} initrd.bundle="{WRITABLE}"'
-    return _boot(bundles, f"{shared_directory}/boot", words)
+    options = f'initrd.bundle={READ_ONLY} initrd.bundle="{WRITABLE}"'
+    return _boot(bundles, f"{shared_directory}/boot", options)
 
 
 @pytest.fixture(scope="module")
-def without_overlayfs(bundles: str, shared_directory: str) -> Iterator[machine.Boot]:
-    """The kernel refuses the module, and everything has to be told by hand."""
-    words = f"initrd.bundle={READ_ONLY} module_blacklist=overlay"
-    yield _boot(bundles, f"{shared_directory}/without", words)
+def without_overlayfs(bundles: str, shared_directory: str) -> machine.Boot:
+    """The kernel refuses the overlay module, and /init prepares only the read-only bundle."""
+    options = f"initrd.bundle={READ_ONLY} module_blacklist=overlay"
+    return _boot(bundles, f"{shared_directory}/without", options)
 
 
-def test_init_prepares_them(boot: machine.Boot) -> None:
-    mounts = mounts_of(boot.section("mounts"))
+def test_init_mounts_the_bundles_of_the_kernel_command_line(boot: machine.Boot) -> None:
+    mounts = parse_mountinfo(boot.section("mounts"))
     assert mounts[f"{READ_ONLY}/rootfs"][0] == "virtiofs"
     assert mounts[f"{WRITABLE}/rootfs"][0] == "overlay"
     kind, options = mounts[f"{WRITABLE}/tmp"]
     (size,) = [word for word in options.split(",") if word.startswith("size=")]
-    tenth = int(boot.section("memory").split()[1]) // 10
+    expected_kilobytes = int(boot.section("memory").split()[1]) // 10
     assert kind == "tmpfs"
-    assert abs(int(size.strip("size=k")) - tenth) <= 8  # kB: whole pages
+    assert abs(int(size.strip("size=k")) - expected_kilobytes) <= 8  # kB: whole pages
 
 
-def test_a_runtime_runs_a_read_only_one(boot: machine.Boot) -> None:
+def test_crun_runs_a_read_only_bundle(boot: machine.Boot) -> None:
     containers.check(boot.section("read-only"), fstype="virtiofs")
     assert "Read-only file system" in boot.section("read-only")
 
 
-def test_what_a_writable_one_writes_is_in_memory(boot: machine.Boot, bundles: str) -> None:
+def test_writes_to_a_writable_bundle_stay_in_memory(boot: machine.Boot, bundles: str) -> None:
     containers.check(boot.section("writable"), fstype="overlay")
     assert boot.section("writable").splitlines()[-1] == "written"
     assert "written" in boot.section("upper").split()
@@ -141,81 +140,87 @@ def test_what_a_writable_one_writes_is_in_memory(boot: machine.Boot, bundles: st
         assert os.listdir(f"{path}/tmp") == os.listdir(f"{path}/rootfs") == []
 
 
-def test_by_hand_it_is_the_same_and_private(boot: machine.Boot) -> None:
+def test_bundle_program_makes_the_same_mounts_and_they_are_private(boot: machine.Boot) -> None:
     assert "status 0" in boot.section("prepared")
     containers.check(boot.section("run by hand"), fstype="overlay")
-    places = {
+    mount_lines = {
         line.split()[4]: line for line in boot.section("prepared").splitlines() if "/" in line
     }
     escaped = BY_HAND.replace(" ", "\\040")
-    assert set(places) == {f"{escaped}/tmp", f"{escaped}/rootfs"}
-    for line in places.values():  # the mounts around it are shared
+    assert set(mount_lines) == {f"{escaped}/tmp", f"{escaped}/rootfs"}
+    for line in mount_lines.values():  # the mounts around the bundle are shared
         assert "shared:" not in line
         assert "master:" not in line
 
 
-def test_cleaning_up_leaves_no_trace(boot: machine.Boot) -> None:
+def test_cleanup_restores_the_mount_table(boot: machine.Boot) -> None:
     for heading in ("cleaned", "again"):
         assert boot.section(heading).splitlines() == ["status 0", "same"]
 
 
-def test_what_is_in_use_is_named(boot: machine.Boot) -> None:
-    said = boot.section("busy")
-    assert f"initrd: cannot clean up the bundle {BY_HAND}: {BY_HAND}/rootfs: " in said
-    assert "busy" in said
-    assert "status 1" in said
+def test_cleanup_names_a_busy_mount(boot: machine.Boot) -> None:
+    output = boot.section("busy")
+    assert f"initrd: cannot clean up the bundle {BY_HAND}: {BY_HAND}/rootfs: " in output
+    assert "busy" in output
+    assert "status 1" in output
 
 
-@pytest.mark.parametrize(("name", "why"), BAD.items())
-def test_what_is_no_bundle_is_left_alone(boot: machine.Boot, name: str, why: str) -> None:
-    said = boot.section(name).splitlines()
-    assert said[0].startswith("initrd: ")
-    assert why in said[0]
-    assert said[-2:] == ["status 1", "same"]
+@pytest.mark.parametrize(("name", "reason"), INVALID.items())
+def test_prepare_refuses_an_invalid_bundle_and_mounts_nothing(
+    boot: machine.Boot, name: str, reason: str
+) -> None:
+    output = boot.section(name).splitlines()
+    assert output[0].startswith("initrd: ")
+    assert reason in output[0]
+    assert output[-2:] == ["status 1", "same"]
 
 
-def test_the_program_tells_how_it_is_used(boot: machine.Boot) -> None:
+def test_bundle_program_prints_its_usage(boot: machine.Boot) -> None:
     assert "prepare|cleanup DIRECTORY" in boot.section("usage")
     assert "status 2" in boot.section("usage")
 
 
-def test_without_overlayfs_nothing_is_left(without_overlayfs: machine.Boot) -> None:
+def test_prepare_without_overlayfs_fails_and_leaves_no_mount(
+    without_overlayfs: machine.Boot,
+) -> None:
     containers.check(without_overlayfs.section("read-only"), fstype="virtiofs")
-    said = without_overlayfs.section("prepared")
-    assert "cannot mount overlay (overlay) on " in said
+    output = without_overlayfs.section("prepared")
+    assert "cannot mount overlay (overlay) on " in output
     assert (
-        "try: this kernel has no overlayfs: put it into the image, mkvirtinitrd --overlay" in said
+        "try: this kernel has no overlayfs: put it into the image, mkvirtinitrd --overlay" in output
     )
-    assert "status 1" in said
-    assert f"{BY_HAND}/" not in said.partition("status")[2]
+    assert "status 1" in output
+    assert f"{BY_HAND}/" not in output.partition("status")[2]
     assert without_overlayfs.section("cleaned").splitlines() == ["status 0", "same"]
 
 
-def test_a_bundle_that_is_none_fails_the_boot(directory: str) -> None:
+def test_missing_bundle_fails_the_boot(directory: str) -> None:
     root = make_root(f"{directory}/root")
     kernel = assets.kernel("bookworm")
     image = images.make(kernel, f"{directory}/image")
     shares = (machine.Share("rootfs", root),)
-    it = machine.Machine(kernel.image, "initrd.bundle=/srv/x panic=-1", image, shares)
-    said = machine.boot(it, directory).console
-    assert "initrd: boot failed: cannot prepare the bundle /srv/x: rootfs: missing" in said
-    assert "Power down" in said
+    vm = machine.Machine(kernel.image, "initrd.bundle=/srv/x panic=-1", image, shares)
+    output = machine.boot(vm, directory).console
+    assert "initrd: boot failed: cannot prepare the bundle /srv/x: rootfs: missing" in output
+    assert "Power down" in output
 
 
-def mounts_of(table: str) -> dict[str, tuple[str, str]]:
-    """Return type and options of each mount, by its place, the topmost last."""
+def parse_mountinfo(table: str) -> dict[str, tuple[str, str]]:
+    """Return type and options of each mount, by its mount point; the topmost mount wins."""
     found = {}
     for line in table.splitlines():
-        place, kind, options = line.split()[4], *line.partition(" - ")[2].split(" ")[::2]
-        found[place.replace("\\040", " ")] = (kind, options)
+        mount_point, kind, options = line.split()[4], *line.partition(" - ")[2].split(" ")[::2]
+        found[mount_point.replace("\\040", " ")] = (kind, options)
     return found
 
 
-def _boot(bundles: str, directory: str, words: str) -> machine.Boot:
+def _boot(bundles: str, directory: str, options: str) -> machine.Boot:
     os.makedirs(directory, exist_ok=True)
     root = assets.debian_root()
     kernel = assets.kernel_in(root)
-    append = f"mount=b mount-ro=src {words} panic=-1 init=/usr/bin/python3 -- -BS /run/mnt/b/script"
+    append = (
+        f"mount=b mount-ro=src {options} panic=-1 init=/usr/bin/python3 -- -BS /run/mnt/b/script"
+    )
     image = images.make(kernel, f"{directory}/image", "--cmdline", append)
     shares = (
         machine.Share("rootfs", root),

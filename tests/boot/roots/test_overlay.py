@@ -1,9 +1,8 @@
-"""Overlay roots: everything can be written, the host's directory never is, and disks remember."""
+"""Overlay roots: the guest can change files, the host's stay unchanged, disks keep changes."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -37,18 +36,18 @@ def make_tree(root: str) -> str:
     return root
 
 
-def digest(top: str) -> str:
-    """Everything that there is to know of a directory tree."""
-    told = hashlib.sha256()
+def hash_tree(top: str) -> str:
+    """Return a hash of the metadata of a directory tree, and of its files below 64 KiB."""
+    digest = hashlib.sha256()
     for folder, directories, names in sorted(os.walk(top)):
         for path in (folder, *(os.path.join(folder, name) for name in (*directories, *names))):
-            found = os.lstat(path)
-            fields = (found.st_mode, found.st_uid, found.st_gid, found.st_nlink, found.st_mtime_ns)
-            told.update(f"{path} {fields} {found.st_size}\n".encode())
-            if os.path.isfile(path) and not os.path.islink(path) and found.st_size < 1 << 16:
+            stat = os.lstat(path)
+            fields = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_nlink, stat.st_mtime_ns)
+            digest.update(f"{path} {fields} {stat.st_size}\n".encode())
+            if os.path.isfile(path) and not os.path.islink(path) and stat.st_size < 1 << 16:
                 with open(path, "rb") as file:
-                    told.update(file.read())
-    return told.hexdigest()
+                    digest.update(file.read())
+    return digest.hexdigest()
 
 
 @pytest.fixture(
@@ -59,14 +58,14 @@ def boot(request: pytest.FixtureRequest, shared_directory: str) -> machine.Boot:
     suite, family = request.param
     directory = f"{shared_directory}/{suite}"
     root = make_tree(f"{directory}/root")
-    before = digest(root)
+    before = hash_tree(root)
     append = "overlay_root=ram initrd.overlay_size=8m init=/probe panic=-1"
     boot = _boot(directory, append, suite=suite, shares=(machine.Share("rootfs", root, family),))
-    assert digest(root) == before, "the host's directory has changed"
+    assert hash_tree(root) == before, "the host's directory has changed"
     return boot
 
 
-def test_the_root_is_an_overlay_that_tells_where_its_layers_are(boot: machine.Boot) -> None:
+def test_root_is_an_overlay_with_its_layers_in_proc_mounts(boot: machine.Boot) -> None:
     mounts = dict(line.split()[1:3] for line in boot.section("mounts").splitlines())
     assert mounts == {"/": "overlay", "/rom": "virtiofs", "/overlay": "tmpfs"}
     assert "lowerdir=/rom,upperdir=/overlay/root,workdir=/overlay/work" in boot.section("mounts")
@@ -74,22 +73,22 @@ def test_the_root_is_an_overlay_that_tells_where_its_layers_are(boot: machine.Bo
     assert re.search(r"^tmpfs /overlay tmpfs rw,noatime\b", boot.section("mounts"), re.M)
 
 
-def test_everything_can_be_changed(boot: machine.Boot) -> None:
-    said = boot.section("changes").splitlines()
-    assert said[:4] == ["new", "in dir", "deep", "more"]
-    assert {"new", "renamed", "dangling", "fifo", "new.d", "rom", "volumes"} <= set(said)
-    assert not {"old", "dir", "deep"} & set(said[4:])
+def test_overlay_root_allows_files_to_be_made_changed_moved_and_removed(boot: machine.Boot) -> None:
+    output = boot.section("changes").splitlines()
+    assert output[:4] == ["new", "in dir", "deep", "more"]
+    assert {"new", "renamed", "dangling", "fifo", "new.d", "rom", "volumes"} <= set(output)
+    assert not {"old", "dir", "deep"} & set(output[4:])
 
 
-def test_rom_shows_the_untouched_root(boot: machine.Boot) -> None:
-    said = boot.section("rom").splitlines()
-    assert {"old", "dir", "deep"} <= set(said)
-    assert not {"new", "renamed", "rom", "volumes", "overlay"} & set(said)
-    assert said[-3:] == ["old", "in dir", "deep"]
+def test_rom_shows_the_unchanged_root_read_only(boot: machine.Boot) -> None:
+    output = boot.section("rom").splitlines()
+    assert {"old", "dir", "deep"} <= set(output)
+    assert not {"new", "renamed", "rom", "volumes", "overlay"} & set(output)
+    assert output[-3:] == ["old", "in dir", "deep"]
     assert "Read-only file system" in boot.section("rom is read-only")
 
 
-def test_owners_and_modes_are_kept(boot: machine.Boot) -> None:
+def test_overlay_keeps_owners_and_modes(boot: machine.Boot) -> None:
     assert boot.section("modes").splitlines() == [
         "/ 751 0:0",
         "/overlay 755 0:0",
@@ -99,15 +98,15 @@ def test_owners_and_modes_are_kept(boot: machine.Boot) -> None:
     ]
 
 
-def test_the_size_of_the_layer_holds(boot: machine.Boot) -> None:
+def test_overlay_size_limits_the_data_in_memory(boot: machine.Boot) -> None:
     assert "No space left on device" in boot.section("size")
     assert 7 << 20 < int(boot.section("size").splitlines()[-1]) <= 8 << 20
 
 
 @pytest.mark.parametrize("layer", ["ram", "vda"])
-def test_systemd_reaches_multi_user_on_an_overlay(layer: str, directory: str) -> None:
+def test_systemd_reaches_multi_user_target_on_an_overlay(layer: str, directory: str) -> None:
     root, disk = assets.debian_root(), disks.ext4(f"{directory}/disk", size=64)
-    before = digest(root)
+    before = hash_tree(root)
     append = f"ro overlay_root={layer} init=/sbin/init report panic=-1"
     boot = _boot(
         directory,
@@ -121,12 +120,13 @@ def test_systemd_reaches_multi_user_on_an_overlay(layer: str, directory: str) ->
     assert boot.section("root").split() == ["overlay", "overlay"]
     assert boot.section("failed") == ""
     assert "Power down" in boot.console
-    assert digest(root) == before
+    assert hash_tree(root) == before
     assert disks.is_at_rest(disk)
 
 
-# On a disk: the first boot is switched off, the second is cut off, the third shows what is left.
-WRITER = """#!/bin/sh
+# Three boots with one overlay disk: the first writes files and powers off, the second is killed
+# while it writes and syncs (`count`), the third reports the files (`look`).
+DISK_SCRIPT = """#!/bin/sh
 echo; echo "=== before"; ls /mnt
 case $(cat /proc/cmdline) in
 *count*)
@@ -140,79 +140,78 @@ case $(cat /proc/cmdline) in
 *) echo hello >/mnt/hello; mv /dir /mnt/moved ;;
 esac
 """
-SYNCED = 12
+SYNCED_FILES = 12  # before the power cut
 
 
 @pytest.fixture(scope="module")
-def after_power_cut(shared_directory: str) -> Iterator[machine.Boot]:
+def boot_after_power_cut(shared_directory: str) -> machine.Boot:
     directory = f"{shared_directory}/disk"
-    root = make_root(f"{directory}/root", WRITER)
+    root = make_root(f"{directory}/root", DISK_SCRIPT)
     write(f"{root}/dir/file", "in dir\n")
-    it = {
+    settings = {
         "shares": (machine.Share("rootfs", root),),
         "qemu_arguments": disks.drives(disks.ext4(f"{shared_directory}/disk.img")),
     }
     append = "overlay_root=vda init=/probe panic=-1"
-    first = _boot(f"{directory}/1", append, **it)
+    first = _boot(f"{directory}/1", append, **settings)
     assert first.status == 0
-    second = _machine(f"{directory}/2", f"{append} count", **it)
+    second = _machine(f"{directory}/2", f"{append} count", **settings)
     with machine.running(second, f"{directory}/2") as guest:
-        guest.expect(f"synced {SYNCED}")  # and the power is cut, in the middle of more
-    yield _boot(f"{directory}/3", f"{append} look", **it)
+        guest.expect(f"synced {SYNCED_FILES}")  # the machine is killed here, while it writes more
+    return _boot(f"{directory}/3", f"{append} look", **settings)
 
 
-def test_a_disk_remembers_what_was_written(after_power_cut: machine.Boot) -> None:
-    assert {"hello", "moved"} <= set(after_power_cut.section("before").split())
+def test_overlay_disk_keeps_files_for_the_next_boot(boot_after_power_cut: machine.Boot) -> None:
+    assert {"hello", "moved"} <= set(boot_after_power_cut.section("before").split())
 
 
-def test_a_power_cut_loses_nothing_that_was_synced(after_power_cut: machine.Boot) -> None:
-    files = {int(number) for number in after_power_cut.section("files").split() if number}
-    assert set(range(1, SYNCED + 1)) <= files
-    assert int(after_power_cut.section("last")) >= SYNCED
-    assert after_power_cut.status == 0
+def test_overlay_keeps_synced_files_through_a_power_cut(boot_after_power_cut: machine.Boot) -> None:
+    files = {int(number) for number in boot_after_power_cut.section("files").split() if number}
+    assert set(range(1, SYNCED_FILES + 1)) <= files
+    assert int(boot_after_power_cut.section("last")) >= SYNCED_FILES
+    assert boot_after_power_cut.status == 0
 
 
 @pytest.mark.parametrize(
-    ("what", "says"),
+    ("content", "message"),
     [
-        ("nothing", "cannot find /dev/vda: not there after 0.5 s; there are no block devices"),
+        ("no disk", "cannot find /dev/vda: not there after 0.5 s; there are no block devices"),
         ("squashfs", "cannot keep the overlay on /dev/vda: it holds squashfs, not ext4"),
         ("zeros", "cannot keep the overlay on /dev/vda: no file system is recognized on it"),
     ],
 )
-def test_a_disk_that_will_not_do_is_fatal_before_anything_is_mounted(
-    what: str, says: str, directory: str
+def test_unusable_overlay_disk_fails_the_boot_before_the_first_mount(
+    content: str, message: str, directory: str
 ) -> None:
     root = make_root(f"{directory}/root")
     image = f"{directory}/disk.img"
-    if what == "squashfs":
+    if content == "squashfs":
         disks.squashfs(image, root)
     else:
         write(image, "\0" * (1 << 20))
-    arguments = () if what == "nothing" else disks.drives(image)
+    arguments = () if content == "no disk" else disks.drives(image)
     append = "debug quiet overlay_root=vda initrd.timeout=0.5 panic=-1"
     shares = (machine.Share("rootfs", root),)
     boot = _boot(directory, append, shares=shares, qemu_arguments=arguments)
-    assert f"initrd: boot failed: {says}" in boot.console
-    assert "initrd: load module" in boot.console  # so steps are told
+    assert f"initrd: boot failed: {message}" in boot.console
+    assert "initrd: load module" in boot.console  # so each step is logged
     assert not re.search(r"initrd: mount .* on /(rom|overlay|sysroot)", boot.console)
     assert "Power down" in boot.console
 
 
-def test_without_overlayfs_the_ways_out_are_told(directory: str) -> None:
+def test_kernel_without_overlayfs_fails_the_boot_with_alternatives(directory: str) -> None:
     root = make_root(f"{directory}/root")
-    image = images.make(assets.kernel("bookworm"), f"{directory}/image")  # for a plain boot
+    kernel = assets.kernel("bookworm")
+    image = images.make(kernel, f"{directory}/image")  # without the overlay module
     shares = (machine.Share("rootfs", root),)
-    it = machine.Machine(
-        assets.kernel("bookworm").image, "overlay_root=ram panic=-1", image, shares
-    )
-    boot = machine.boot(it, directory)
+    vm = machine.Machine(kernel.image, "overlay_root=ram panic=-1", image, shares)
+    boot = machine.boot(vm, directory)
     for text in ("has no overlay file system", "mkvirtinitrd --overlay", "initrd.union=unionfs"):
         assert text in boot.console
     assert "Power down" in boot.console
 
 
-def test_what_the_layers_hide_is_said(directory: str) -> None:
+def test_root_files_that_rom_hides_are_reported(directory: str) -> None:
     root = make_root(f"{directory}/root", "echo; echo === rom; cat /rom/rom/file\n")
     write(f"{root}/rom/file", "hidden\n")
     append = "overlay_root=ram init=/probe panic=-1"
@@ -241,5 +240,5 @@ def _machine(
 def _boot(
     directory: str, append: str, *, seconds: float = machine.DEADLINE, **fields: object
 ) -> machine.Boot:
-    it = _machine(directory, append, **fields)  # type: ignore[arg-type]
-    return machine.boot(it, directory, seconds)
+    vm = _machine(directory, append, **fields)  # type: ignore[arg-type]
+    return machine.boot(vm, directory, seconds)

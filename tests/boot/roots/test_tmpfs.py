@@ -1,7 +1,7 @@
-"""root=tmpfs: what the initramfs holds becomes the root, unchanged, and hardly more memory is used.
+"""root=tmpfs: the files of the initramfs become the root, unchanged, with little extra memory.
 
-The image is one that nobody would make on purpose: every kind of file, every mode, names of any
-bytes, and 200 MB of data, which must not be in memory twice.
+The image holds every kind of file, unusual modes and owners, names of arbitrary bytes, and 200 MiB
+of data, which must not be in memory twice.
 """
 
 import gzip
@@ -19,10 +19,10 @@ from tests.boot.conftest import make_root
 
 pytestmark = pytest.mark.boot
 
-DATA = 200 << 20  # bytes
-FILES = 4  # that the data is in
-BLOCK = 1 << 14  # bytes: each of them is another
-KERNELS_OWN = (b".", b"dev/console")  # in every initramfs, before anything is unpacked
+DATA_SIZE = 200 << 20  # bytes
+DATA_FILES = 4  # files that hold the data
+BLOCK_SIZE = 1 << 14  # bytes; no two blocks are equal
+KERNEL_ENTRIES = (b".", b"dev/console")  # the kernel makes these before it unpacks an initramfs
 
 INSPECT = (
     trees.TELL
@@ -48,8 +48,8 @@ section container; {containers.RUN.format("/c")} 2>&1
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What was packed, and the compressed archive of it."""
+class PackedTree:
+    """The entries of an archive, and the compressed archive."""
 
     entries: list[cpio.Entry]
     archive: bytes
@@ -57,7 +57,7 @@ class Sent:
 
 @pytest.fixture(scope="module")
 def system(shared_directory: str) -> str:
-    """A directory with a small system that can run containers."""
+    """Make a directory with a small system that can run containers; return its path."""
     root = make_root(f"{shared_directory}/root", INSPECT)
     containers.add_runtime(root)
     containers.make_bundle(f"{root}/c")
@@ -65,29 +65,29 @@ def system(shared_directory: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def sent(system: str) -> Sent:
-    there = trees.entries_of(system)
-    paths = {entry.path for entry in there}
-    odd = [entry for entry in odd_entries(system) if entry.path not in paths]
-    entries = [*there, *odd, *data_entries()]
-    # The image of mkvirtinitrd has these directories too, and the kernel sets each time once.
+def packed_tree(system: str) -> PackedTree:
+    system_entries = trees.entries_of(system)
+    paths = {entry.path for entry in system_entries}
+    unusual = [entry for entry in make_unusual_entries(system) if entry.path not in paths]
+    entries = [*system_entries, *unusual, *make_data_entries()]
+    # mkvirtinitrd's image has these directories too, and the kernel sets each time only once.
     shared = {b"usr", b"usr/lib", b"usr/lib/modules"}
     entries = [entry.replace(mtime=0) if entry.path in shared else entry for entry in entries]
-    return Sent(entries, gzip.compress(cpio.pack(entries), 1, mtime=0))
+    return PackedTree(entries, gzip.compress(cpio.pack(entries), 1, mtime=0))
 
 
-def data_entries() -> list[cpio.Entry]:
+def make_data_entries() -> list[cpio.Entry]:
     """Return files whose data is easily compressed, and of which no two blocks are the same."""
-    noise = os.urandom(BLOCK - 8)
-    blocks = [number.to_bytes(8) + noise for number in range(DATA // BLOCK)]
-    files = [cpio.file(f"data/{at}", b"".join(blocks[at::FILES])) for at in range(FILES)]
+    noise = os.urandom(BLOCK_SIZE - 8)
+    blocks = [number.to_bytes(8) + noise for number in range(DATA_SIZE // BLOCK_SIZE)]
+    files = [cpio.file(f"data/{at}", b"".join(blocks[at::DATA_FILES])) for at in range(DATA_FILES)]
     return [entry.replace(mtime=trees.EPOCH + 5) for entry in (cpio.directory("data"), *files)]
 
 
-def odd_entries(system: str) -> list[cpio.Entry]:
+def make_unusual_entries(system: str) -> list[cpio.Entry]:
     with open(f"{system}/bin/busybox", "rb") as file:
         program = file.read()
-    odd = [
+    unusual = [
         cpio.directory("odd"),
         cpio.directory("odd/sticky", 0o1777),
         cpio.directory("odd/setgid", 0o2755).replace(gid=50),
@@ -119,11 +119,11 @@ def odd_entries(system: str) -> list[cpio.Entry]:
         cpio.device("odd/block", stat.S_IFBLK | 0o660, 259, 70_000),
         cpio.device("odd/pipe", stat.S_IFIFO | 0o602, 0, 0),
         cpio.device("odd/socket", stat.S_IFSOCK | 0o700, 0, 0),
-        # Hidden below what /init mounts, as in any root that was made by hand.
+        # Hidden below the mounts of /init, as in any root that was made by hand.
         cpio.device("dev/null", stat.S_IFCHR | 0o666, 1, 3),
         cpio.file("run/left/over", b"below /run"),
         cpio.directory("run/left"),
-        # Not ours: a kernel's modules lie in a directory of its version.
+        # Not modules for /init to load: these are in a directory named by a kernel version.
         cpio.directory("usr"),
         cpio.directory("usr/lib"),
         cpio.directory("usr/lib/modules"),
@@ -131,24 +131,26 @@ def odd_entries(system: str) -> list[cpio.Entry]:
         cpio.directory("usr/lib/modules/6.1"),
         cpio.file("usr/lib/modules/6.1/kernel/x.ko", b"module"),
     ]
-    return [entry.replace(mtime=trees.EPOCH + number) for number, entry in enumerate(odd)]
+    return [entry.replace(mtime=trees.EPOCH + number) for number, entry in enumerate(unusual)]
 
 
 @pytest.fixture(scope="module")
-def boot(sent: Sent, shared_directory: str) -> machine.Boot:
-    return _boot(sent.archive, f"{shared_directory}/boot", "bookworm", memory="512M")
+def boot(packed_tree: PackedTree, shared_directory: str) -> machine.Boot:
+    return _boot(packed_tree.archive, f"{shared_directory}/boot", "bookworm", memory="512M")
 
 
-def test_everything_arrives_as_it_was(sent: Sent, boot: machine.Boot) -> None:
-    found, wanted = trees.told(boot.section("tree")), trees.expected(sent.entries)
-    for path in KERNELS_OWN:
+def test_initramfs_files_arrive_in_the_tmpfs_unchanged(
+    packed_tree: PackedTree, boot: machine.Boot
+) -> None:
+    found, expected = trees.told(boot.section("tree")), trees.expected(packed_tree.entries)
+    for path in KERNEL_ENTRIES:
         del found[path]
-    assert {path: row for path, row in found.items() if wanted.get(path) != row} == {}
-    assert wanted.keys() - found.keys() == set()
-    assert boot.section("contents").split()[0] == trees.contents(sent.entries, found)
+    assert {path: row for path, row in found.items() if expected.get(path) != row} == {}
+    assert expected.keys() - found.keys() == set()
+    assert boot.section("contents").split()[0] == trees.contents(packed_tree.entries, found)
 
 
-def test_the_target_runs_in_a_tmpfs(boot: machine.Boot) -> None:
+def test_target_runs_in_a_writable_tmpfs_root(boot: machine.Boot) -> None:
     assert boot.section("pid") == "1"
     mounts = [line.split() for line in boot.section("mounts").splitlines()]
     (root,) = [fields for fields in mounts if fields[1] == "/" and fields[2] != "rootfs"]
@@ -160,19 +162,19 @@ def test_the_target_runs_in_a_tmpfs(boot: machine.Boot) -> None:
     assert boot.status == 0
 
 
-def test_nothing_is_in_memory_twice_afterwards(boot: machine.Boot) -> None:
+def test_initramfs_data_is_in_memory_only_once_after_the_boot(boot: machine.Boot) -> None:
     lines = (line.split() for line in boot.section("memory").splitlines())
     kilobytes = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
-    # Pages of a tmpfs; those of an initramfs that is none are what cannot be evicted.
-    assert kilobytes["Shmem"] + kilobytes["Unevictable"] < (DATA >> 10) + (40 << 10)
+    # Shmem is the pages of a tmpfs; Unevictable has those of an initramfs on a ramfs.
+    assert kilobytes["Shmem"] + kilobytes["Unevictable"] < (DATA_SIZE >> 10) + (40 << 10)
 
 
-def test_a_container_runtime_can_pivot_root(boot: machine.Boot) -> None:
+def test_container_runtime_can_pivot_root_in_a_tmpfs_root(boot: machine.Boot) -> None:
     assert {"bin", "proc", "old"} <= set(boot.section("pivot").split())
     containers.check(boot.section("container"))
 
 
-def test_the_same_container_starts_in_a_directory(system: str, directory: str) -> None:
+def test_container_runtime_can_pivot_root_in_a_virtiofs_root(system: str, directory: str) -> None:
     kernel = assets.kernel("bookworm")
     append = "init=/probe panic=-1 rw"
     image = images.make(kernel, f"{directory}/image", "--cmdline", append)
@@ -182,14 +184,16 @@ def test_the_same_container_starts_in_a_directory(system: str, directory: str) -
     containers.check(boot.section("container"))
 
 
-def test_there_is_no_memory_for_two_copies(sent: Sent, directory: str) -> None:
-    boot = _boot(sent.archive, directory, "trixie", "ro brief", memory="336M")
-    assert boot.section("data").split()[-2:] == [str(DATA), "total"]
+def test_tmpfs_root_boots_without_memory_for_two_copies(
+    packed_tree: PackedTree, directory: str
+) -> None:
+    boot = _boot(packed_tree.archive, directory, "trixie", "ro brief", memory="336M")
+    assert boot.section("data").split()[-2:] == [str(DATA_SIZE), "total"]
     assert "Read-only file system" in boot.section("write")
     assert boot.status == 0
 
 
-def test_too_little_memory_is_said_to_be_so(system: str, directory: str) -> None:
+def test_full_tmpfs_fails_the_boot_and_advises_more_memory(system: str, directory: str) -> None:
     archive = cpio.pack(trees.entries_of(system))
     boot = _boot(archive, directory, "bookworm", "rootflags=size=1m", memory="256M")
     assert re.search("initrd: boot failed: cannot move /[^ ]+ from the initramfs", boot.console)
@@ -199,7 +203,7 @@ def test_too_little_memory_is_said_to_be_so(system: str, directory: str) -> None
 
 
 def _boot(
-    archive: bytes, directory: str, suite: str, words: str = "", *, memory: str
+    archive: bytes, directory: str, suite: str, options: str = "", *, memory: str
 ) -> machine.Boot:
     os.makedirs(directory, exist_ok=True)
     kernel = assets.kernel(suite)
@@ -207,6 +211,6 @@ def _boot(
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
         file.write(cpio.gap(file.tell()) + archive)
-    append = f"root=tmpfs init=/probe panic=-1 {words}"
-    it = machine.Machine(kernel.image, append, image, memory=memory)
-    return machine.boot(it, directory)
+    append = f"root=tmpfs init=/probe panic=-1 {options}"
+    vm = machine.Machine(kernel.image, append, image, memory=memory)
+    return machine.boot(vm, directory)

@@ -1,4 +1,4 @@
-"""Options that meet: what each of them promises holds beside the others, or is said not to."""
+"""Root options in combination: each one works with the others, or is reported as ignored."""
 
 import os
 
@@ -31,8 +31,8 @@ def system(shared_directory: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def on_disks(system: str, shared_directory: str) -> machine.Boot:
-    """A read-only disk, a late one for what is written, a share at /volumes, and a bundle."""
+def boot_on_disks(system: str, shared_directory: str) -> machine.Boot:
+    """Boot with a read-only disk, a late overlay disk, a share in /volumes, and a bundle."""
     directory = f"{shared_directory}/disks"
     write(f"{directory}/data/file", "from the share\n")
     lower = disks.squashfs(f"{shared_directory}/lower", system)
@@ -42,7 +42,7 @@ def on_disks(system: str, shared_directory: str) -> machine.Boot:
         "mount=data:/volumes/data initrd.bundle=/c debug init=/probe panic=-1"
     )
     kernel = assets.kernel("trixie")
-    it = machine.Machine(
+    vm = machine.Machine(
         kernel.image,
         append,
         images.make(kernel, f"{directory}/image", "--cmdline", append),
@@ -53,66 +53,76 @@ def on_disks(system: str, shared_directory: str) -> machine.Boot:
             *("-drive", f"file={layer},format=raw,if=none,id=late-disk"),
         ),
     )
-    with machine.running(it, directory) as guest:
+    with machine.running(vm, directory) as guest:
         guest.expect("waiting for /dev/vdb")
         guest.plug_device("virtio-blk-pci", drive="late-disk")
         return guest.wait()
 
 
 @pytest.fixture(scope="module")
-def in_memory(system: str, shared_directory: str) -> machine.Boot:
-    """The initramfs as the lower layer, which has directories where the layers are shown."""
+def boot_in_memory(system: str, shared_directory: str) -> machine.Boot:
+    """Boot with the initramfs as the lower layer; /rom, /overlay and /sysroot exist in it."""
     directory = f"{shared_directory}/memory"
     os.makedirs(directory)
     append = "root=tmpfs rw overlay_root=ram initrd.bundle=/c init=/probe panic=-1"
     kernel = assets.kernel("bookworm")
     image = images.make(kernel, f"{directory}/image", "--cmdline", append)
-    own = [cpio.file("rom/mine", b"x"), cpio.directory("overlay"), cpio.file("sysroot/mine", b"x")]
+    colliding = [
+        cpio.file("rom/mine", b"x"),
+        cpio.directory("overlay"),
+        cpio.file("sysroot/mine", b"x"),
+    ]
     with open(image, "ab") as file:
-        file.write(cpio.gap(file.tell()) + cpio.pack([*trees.entries_of(system), *own]))
+        file.write(cpio.gap(file.tell()) + cpio.pack([*trees.entries_of(system), *colliding]))
     return machine.boot(machine.Machine(kernel.image, append, image), directory)
 
 
-def mounts(boot: machine.Boot) -> dict[str, list[str]]:
+def parse_mounts(boot: machine.Boot) -> dict[str, list[str]]:
     rows = (line.split() for line in boot.section("mounts").splitlines())
     return {row[1]: [row[0], *row[2:4]] for row in rows}
 
 
-def test_an_overlay_of_two_disks(on_disks: machine.Boot) -> None:
-    there = mounts(on_disks)
-    assert there["/"][:2] == ["overlay", "overlay"]
-    assert there["/rom"][:2] == ["/dev/vda", "squashfs"]
-    assert there["/rom"][2].startswith("ro")
-    assert there["/overlay"][:2] == ["/dev/vdb", "ext4"]
+def test_overlay_of_two_disks_mounts_both_and_ignores_the_size_option(
+    boot_on_disks: machine.Boot,
+) -> None:
+    mounts = parse_mounts(boot_on_disks)
+    assert mounts["/"][:2] == ["overlay", "overlay"]
+    assert mounts["/rom"][:2] == ["/dev/vda", "squashfs"]
+    assert mounts["/rom"][2].startswith("ro")
+    assert mounts["/overlay"][:2] == ["/dev/vdb", "ext4"]
     assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in (
-        on_disks.console
+        boot_on_disks.console
     )
 
 
-def test_an_overlay_of_the_initramfs(in_memory: machine.Boot) -> None:
-    there = mounts(in_memory)
-    assert there["/"][:2] == ["overlay", "overlay"]
-    assert there["/rom"][:2] == ["tmpfs", "tmpfs"]
-    assert there["/rom"][2].startswith("ro")
-    assert there["/overlay"][:2] == ["tmpfs", "tmpfs"]
-    assert "the root has files in /rom: they are hidden now, see /rom/rom" in in_memory.console
-    names = set(in_memory.section("rom").split())
+def test_overlay_of_the_initramfs_reports_files_hidden_by_rom(boot_in_memory: machine.Boot) -> None:
+    mounts = parse_mounts(boot_in_memory)
+    assert mounts["/"][:2] == ["overlay", "overlay"]
+    assert mounts["/rom"][:2] == ["tmpfs", "tmpfs"]
+    assert mounts["/rom"][2].startswith("ro")
+    assert mounts["/overlay"][:2] == ["tmpfs", "tmpfs"]
+    assert "the root has files in /rom: they are hidden now, see /rom/rom" in boot_in_memory.console
+    names = set(boot_in_memory.section("rom").split())
     assert {"rom", "overlay", "sysroot", "probe"} <= names
     assert "init" not in names
 
 
-@pytest.mark.parametrize("name", ["on_disks", "in_memory"])
-def test_the_layers_do_what_they_always_do(name: str, request: pytest.FixtureRequest) -> None:
-    boot: machine.Boot = request.getfixturevalue(name)
-    said = boot.section("write").splitlines()
-    assert said[0] == "hello"
-    assert said[1].endswith("/rom/written: Read-only file system")
+@pytest.mark.parametrize("fixture", ["boot_on_disks", "boot_in_memory"])
+def test_overlay_is_writable_above_a_read_only_rom_and_bundles_work(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    boot: machine.Boot = request.getfixturevalue(fixture)
+    lines = boot.section("write").splitlines()
+    assert lines[0] == "hello"
+    assert lines[1].endswith("/rom/written: Read-only file system")
     assert boot.section("bundle").split()[:3] == ["new", "old", "/c/tmp/upper:"]
-    assert mounts(boot)["/c/rootfs"][1] == "overlay"
+    assert parse_mounts(boot)["/c/rootfs"][1] == "overlay"
     assert boot.status == 0
 
 
-def test_a_share_below_volumes_that_are_a_link(on_disks: machine.Boot) -> None:
-    said = on_disks.section("volumes").splitlines()
-    assert said == ["/srv", "from the share", "/srv/data"]
-    assert mounts(on_disks)["/srv/data"][:2] == ["data", "virtiofs"]
+def test_share_below_a_symlink_volumes_is_mounted_at_its_target(
+    boot_on_disks: machine.Boot,
+) -> None:
+    lines = boot_on_disks.section("volumes").splitlines()
+    assert lines == ["/srv", "from the share", "/srv/data"]
+    assert parse_mounts(boot_on_disks)["/srv/data"][:2] == ["data", "virtiofs"]

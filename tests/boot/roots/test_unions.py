@@ -1,4 +1,4 @@
-"""Unions in user space: Debian boots from one, without overlayfs, and shuts down cleanly."""
+"""FUSE union roots: Debian boots from one, without overlayfs, and shuts down cleanly."""
 
 import os
 
@@ -7,12 +7,12 @@ import pytest
 from testbed import assets
 from tests.boot import disks, images, machine
 from tests.boot.conftest import make_root, write
-from tests.boot.roots.test_overlay import digest
+from tests.boot.roots.test_overlay import hash_tree
 
 pytestmark = pytest.mark.boot
 
-DEADLINE = 400.0  # seconds; on an idle machine a tenth of that
-# The kernel refuses the module whoever loads it, from the image or from the root.
+DEADLINE = 400.0  # seconds; an idle machine needs a tenth of that
+# The kernel refuses to load the module, from the image and from the root.
 WITHOUT_OVERLAYFS = "module_blacklist=overlay"
 UNIT = """[Unit]
 Before=report.service
@@ -40,7 +40,7 @@ section rom; cat /rom/etc/debian_version; ls -d /rom/etc/skel /rom/media; cat /r
 section user; setpriv --reuid 1234 --regid 1234 --clear-groups sh -c '
     head -n 1 /etc/passwd; cat /etc/moved; echo x >/etc/passwd; touch /srv/a/b/mine && echo mine
     setpriv --dump | grep Capab; su --version >/dev/null && stat -c %A /bin/su' 2>&1
-# Some unions have a message for each of these, and have stood still over it.
+# Some union daemons print a message for each of these, and have hung because of it.
 for _ in 1 2 3 4; do
     (n=0; while [ $n -lt 100 ]; do [ -t 0 ] </etc/passwd; n=$((n+1)); done) &
 done; wait
@@ -75,11 +75,11 @@ def boot(union: tuple[str, str], disk: str, shared_directory: str) -> machine.Bo
     os.mkdir(f"{units}/multi-user.target.wants")
     os.symlink("../inspect.service", f"{units}/multi-user.target.wants/inspect.service")
     root = assets.debian_root()
-    before = digest(root)
-    words = f"overlay_root={layer} initrd.union={program} {WITHOUT_OVERLAYFS}"
-    append = f"{words} mount-ro=units:/run/systemd/system init=/sbin/init report panic=-1"
+    before = hash_tree(root)
+    options = f"overlay_root={layer} initrd.union={program} {WITHOUT_OVERLAYFS}"
+    append = f"{options} mount-ro=units:/run/systemd/system init=/sbin/init report panic=-1"
     kernel = assets.kernel_in(root)
-    it = machine.Machine(
+    vm = machine.Machine(
         kernel.image,
         append,
         images.make(kernel, f"{directory}/image", "--cmdline", append),
@@ -87,12 +87,12 @@ def boot(union: tuple[str, str], disk: str, shared_directory: str) -> machine.Bo
         memory="512M",
         qemu_arguments=disks.drives(disk),
     )
-    boot = machine.boot(it, directory, DEADLINE)
-    assert digest(root) == before, "the host's directory has changed"
+    boot = machine.boot(vm, directory, DEADLINE)
+    assert hash_tree(root) == before, "the host's directory has changed"
     return boot
 
 
-def test_debian_boots_from_it(boot: machine.Boot, union: tuple[str, str]) -> None:
+def test_debian_boots_from_a_union_root(boot: machine.Boot, union: tuple[str, str]) -> None:
     program, layer = union
     assert boot.section("overlayfs").splitlines()[-1] == "none"
     assert boot.section("multi-user") == "active"
@@ -100,15 +100,17 @@ def test_debian_boots_from_it(boot: machine.Boot, union: tuple[str, str]) -> Non
     mounts = dict(line.split()[1:3] for line in boot.section("mounts").splitlines())
     assert mounts.pop("/overlay") == ("tmpfs" if layer == "ram" else "ext4")
     assert mounts.pop("/") == f"fuse.{program}"
-    wanted = {"/rom": "virtiofs", "/dev": "devtmpfs", "/proc": "proc", "/sys": "sysfs"}
-    assert mounts == wanted
+    expected = {"/rom": "virtiofs", "/dev": "devtmpfs", "/proc": "proc", "/sys": "sysfs"}
+    assert mounts == expected
 
 
-def test_its_daemon_is_marked_as_one_to_spare(boot: machine.Boot, union: tuple[str, str]) -> None:
+def test_union_daemon_is_marked_to_survive_the_shutdown_of_processes(
+    boot: machine.Boot, union: tuple[str, str]
+) -> None:
     assert boot.section("daemon").splitlines()[0] == f"@/usr/bin/{union[0]}"
 
 
-def test_everything_can_be_changed(boot: machine.Boot) -> None:
+def test_union_root_allows_files_to_be_made_changed_moved_and_removed(boot: machine.Boot) -> None:
     assert boot.section("changes").splitlines() == [
         "new",
         ".bash_logout  .bashrc  .profile",
@@ -121,54 +123,56 @@ def test_everything_can_be_changed(boot: machine.Boot) -> None:
     assert all("No such file or directory" in line for line in gone)
 
 
-def test_rom_shows_the_untouched_root(boot: machine.Boot) -> None:
-    said = boot.section("rom").splitlines()
-    assert said[0].startswith("12.")
-    assert said[1:] == [
+def test_rom_shows_the_unchanged_root(boot: machine.Boot) -> None:
+    output = boot.section("rom").splitlines()
+    assert output[0].startswith("12.")
+    assert output[1:] == [
         "/rom/etc/skel  /rom/media",
         "cat: /rom/etc/new: No such file or directory",
     ]
 
 
-def test_the_kernel_checks_the_modes_of_files(boot: machine.Boot) -> None:
-    said = boot.section("user").splitlines()
-    assert said[0].startswith("root:")
-    assert [line.rpartition(": ")[2] for line in said[1:3]] == ["Permission denied"] * 2
-    assert said[3] == "mine"
-    assert said[-1] == "-rwsr-xr-x"
+def test_kernel_enforces_file_modes_on_a_union_root(boot: machine.Boot) -> None:
+    output = boot.section("user").splitlines()
+    assert output[0].startswith("root:")
+    assert [line.rpartition(": ")[2] for line in output[1:3]] == ["Permission denied"] * 2
+    assert output[3] == "mine"
+    assert output[-1] == "-rwsr-xr-x"
 
 
-def test_it_shuts_down_cleanly(boot: machine.Boot, disk: str) -> None:
+def test_debian_shuts_down_cleanly_from_a_union_root(boot: machine.Boot, disk: str) -> None:
     assert "systemd-shutdown[1]: All filesystems unmounted." in boot.console
-    for trouble in ("Failed to", "still running", "timed out"):
-        assert trouble not in boot.console.partition("systemd-shutdown[1]")[2]
+    for message in ("Failed to", "still running", "timed out"):
+        assert message not in boot.console.partition("systemd-shutdown[1]")[2]
     assert "Power down" in boot.console
     assert boot.status == 0
     assert disks.is_at_rest(disk)
 
 
 FAILURES = {
-    "a program that the root does not have": (
+    "no union program in the root": (
         "overlay_root=ram initrd.union=unionfs-fuse",
         ("cannot merge the layers with unionfs-fuse: the root has no unionfs-fuse or unionfs in",),
     ),
-    "a target that the root does not have": (
+    "no target in the root": (
         "overlay_root=ram initrd.union=fuse-overlayfs init=/sbin/no-such-init",
         ("cannot execute the target /sbin/no-such-init: there is no such file in the root",),
     ),
 }
 
 
-@pytest.mark.parametrize(("words", "says"), FAILURES.values(), ids=FAILURES)
-def test_what_is_missing_is_said(words: str, says: tuple[str, ...], directory: str) -> None:
+@pytest.mark.parametrize(("options", "messages"), FAILURES.values(), ids=FAILURES)
+def test_program_missing_from_the_root_fails_the_boot_and_is_named(
+    options: str, messages: tuple[str, ...], directory: str
+) -> None:
     kernel = assets.kernel("bookworm")
-    root = assets.debian_root() if "init=" in words else make_root(f"{directory}/root")
-    append = f"{words} {WITHOUT_OVERLAYFS} debug panic=-1"
+    root = assets.debian_root() if "init=" in options else make_root(f"{directory}/root")
+    append = f"{options} {WITHOUT_OVERLAYFS} debug panic=-1"
     image = images.make(kernel, f"{directory}/image", "--cmdline", append)
     shares = (machine.Share("rootfs", root),)
-    it = machine.Machine(kernel.image, append, image, shares, memory="384M")
-    said = machine.boot(it, directory).console
-    for text in ("initrd: boot failed: ", *says):
-        assert text in said
-    assert "initrd: move the mount" not in said
-    assert "Power down" in said
+    vm = machine.Machine(kernel.image, append, image, shares, memory="384M")
+    output = machine.boot(vm, directory).console
+    for text in ("initrd: boot failed: ", *messages):
+        assert text in output
+    assert "initrd: move the mount" not in output
+    assert "Power down" in output
