@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from initrd.guest.failure import reason
+from initrd.errors import reason
 
 _ELF_HEADER = 64  # bytes; elf(5)
 _SCRIPT_LINE_SIZE = 256  # BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h, since Linux 5.1

@@ -1,6 +1,7 @@
 """Apply the steps of a plan: log each one with its duration, and turn OSError into BootError."""
 
-from initrd.guest.failure import BootError, reason
+from initrd.errors import reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.steps import Step
 

@@ -1,7 +1,6 @@
 """A boot that cannot go on: the error, what the user reads of it, what the machine then does."""
 
-from initrd.errors import ExplainedError
-from initrd.errors import reason as reason
+from initrd.errors import ExplainedError, reason
 from initrd.guest.log import Log
 from initrd.record import Record
 

@@ -5,9 +5,9 @@ Dependencies are not resolved: `mkvirtinitrd` numbers the files in the order of 
 
 import errno
 
+from initrd.errors import reason
 from initrd.guest._syscalls import MODULE_INIT_COMPRESSED_FILE
 from initrd.guest.execute import timed
-from initrd.guest.failure import reason
 from initrd.guest.log import Log
 from initrd.text import encode
 

@@ -7,9 +7,10 @@ file system that is now `/`.
 Source: the kernel's `Documentation/filesystems/ramfs-rootfs-initramfs.rst`.
 """
 
+from initrd.errors import reason
 from initrd.guest._syscalls import RAMFS_MAGIC, TMPFS_MAGIC
 from initrd.guest.execute import execute, timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.plan import MOVED, SYSROOT, api_mount_moves
 from initrd.guest.steps import Move

@@ -2,8 +2,9 @@
 
 import errno
 
+from initrd.errors import reason
 from initrd.guest.execute import timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.steps import Mount
 from initrd.guest.wait import check_transport, wait_until

@@ -4,7 +4,8 @@ The device numbers of ports vary. The name of a port appears in sysfs a moment a
 Source: the kernel's `drivers/char/virtio_console.c`.
 """
 
-from initrd.guest.failure import BootError, reason
+from initrd.errors import reason
+from initrd.guest.failure import BootError
 from initrd.guest.wait import check_transport, wait_until
 
 TYPE_CHECKING = False

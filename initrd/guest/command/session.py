@@ -7,6 +7,7 @@ the host, and needs neither the initramfs nor /dev later. See `docs/command.md`.
 import posix as os
 
 from initrd.command import Command, CommandError, load
+from initrd.errors import reason
 from initrd.guest._syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from initrd.guest.command.control import ControlPort
 from initrd.guest.command.loop import Loop
@@ -23,7 +24,7 @@ from initrd.guest.command.spawn import (
 from initrd.guest.command.streams import Streams
 from initrd.guest.command.supervise import Supervisor
 from initrd.guest.command.users import UserError, build_environment, find_user, parse_hostname
-from initrd.guest.failure import BootError, CommandRefused, describe_failure, reason
+from initrd.guest.failure import BootError, CommandRefused, describe_failure
 from initrd.guest.steps import Mount
 from initrd.options import COMMAND_FILE
 from initrd.text import decode

@@ -4,8 +4,8 @@ File systems in memory are skipped: their content is lost at power-off in any ca
 Source of the format: the kernel's `Documentation/filesystems/proc.rst`, section 3.5.
 """
 
+from initrd.errors import reason
 from initrd.guest._syscalls import MS_RDONLY, MS_REMOUNT
-from initrd.guest.failure import reason
 from initrd.record import Record
 
 TYPE_CHECKING = False

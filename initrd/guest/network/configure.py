@@ -1,7 +1,8 @@
 """Configure the network interfaces as `ip=` requests, with static addresses or by DHCP."""
 
+from initrd.errors import reason
 from initrd.guest.execute import timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.network import interfaces, ipv4
 from initrd.guest.network.dhcp import DhcpExchange, NoLeaseError
 from initrd.guest.network.dhcp_packets import DhcpClient, DhcpReply

@@ -5,9 +5,10 @@ This module does not write to devices. A writable mount by `mount_device` lets t
 
 import errno
 
+from initrd.errors import reason
 from initrd.guest._syscalls import MS_RDONLY
 from initrd.guest.execute import timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.blkid import LENGTH, Superblock, partition_uuid, probe
 from initrd.guest.roots.steps import split_options

@@ -12,9 +12,10 @@ Source: the OCI runtime specification, `bundle.md`.
 import errno
 import sys
 
+from initrd.errors import reason
 from initrd.guest._syscalls import MS_BIND, UMOUNT_NOFOLLOW
 from initrd.guest.execute import execute
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.overlay import OVERLAY_OPTIONS
 from initrd.guest.roots.steps import Directory, DirectoryLike, MakePrivate

@@ -11,9 +11,10 @@ Sources: fuse-overlayfs(1), unionfs(8); systemd's `docs/ROOT_STORAGE_DAEMONS.md`
 
 import stat
 
+from initrd.errors import reason
 from initrd.guest._syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from initrd.guest.execute import execute, timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.plan import MOVED, SYSROOT
 from initrd.guest.roots.overlay import LAYER, LOWER, UPPER, WORK

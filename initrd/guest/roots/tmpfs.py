@@ -6,10 +6,11 @@ and the modules that it loads. What it holds below the API mounts (/dev, /run â€
 
 import errno
 
+from initrd.errors import reason
 from initrd.guest import frozen
 from initrd.guest._syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT
 from initrd.guest.execute import execute, timed
-from initrd.guest.failure import BootError, reason
+from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.steps import RemoveDirectory, split_options
 from initrd.guest.steps import Mount, Unmount

@@ -19,7 +19,6 @@ from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
 from initrd.options import COMMAND_FILE
-from initrd.record import Record
 
 INIT = "init"
 MODULES = "usr/lib/modules"
