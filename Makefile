@@ -89,10 +89,14 @@ bench: build $(INSTALLED) packages-check ## measure instructions, times and size
 bench-short:
 	@$(MAKE) --no-print-directory bench BENCH=--short
 
-lint: $(INSTALLED) ## style and types
+# Every C file is compiled without output: unused functions, variables and macros are errors.
+C_SOURCES := $(wildcard initrd/*/*.c bench/*.c testbed/*.c)
+lint: $(INSTALLED) ## style, types and unused code, in Python and C
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/vulture
+	$(CC) -fsyntax-only -Werror -Wunused -Wunused-macros $(FREEZE_CFLAGS) $(C_SOURCES)
 	$(foreach script,$(wildcard scripts/*),$(VENV)/bin/mypy $(script) &&) true
 	$(foreach script,tools/packages tools/demo demo/hello .ci/run $(wildcard bench/*.sh),sh -n $(script) &&) true
 

@@ -1,6 +1,6 @@
 """`/init`: PID 1 from the kernel's first instruction in user space to the target's.
 
-The boot, told as a story. Each step is a call; what it decides and does is in `initrd.guest`.
+The boot, one call for each step, in order. The code of the steps is in `initrd.guest`.
 """
 
 import sys
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Boot:
-    """One boot, and how far it has come: a failure is handled by where it struck."""
+    """One boot, and its state: how a failure is handled depends on how far the boot has come."""
 
     def __init__(self, kernel: "Kernel", arguments: list[str]) -> None:
         self.kernel = kernel
@@ -39,11 +39,11 @@ class Boot:
         self.options = BootOptions()
         self.failure = FailurePolicy()
         self.interfaces: tuple[Interface, ...] = ()
-        self.names: ResolverSettings | None = None
+        self.resolver: ResolverSettings | None = None
         self.session: Session | None = None
 
     def run(self) -> "NoReturn":
-        """Boot. Never returns: becomes the target, or gives up."""
+        """Boot. Never returns: this process becomes the target, or the boot fails."""
         try:
             self.mount_api()
             self.read_options()
@@ -59,7 +59,7 @@ class Boot:
             free_initramfs(old_root, self.kernel, self.log)
             self.run_command()
             execute_target(self.options.init, self.arguments, self.kernel, self.log)
-        except Exception as error:  # whatever it is, PID 1 must not die of it
+        except Exception as error:  # of any kind: the kernel panics when PID 1 ends
             self.give_up(error)
 
     def mount_api(self) -> None:
@@ -84,7 +84,7 @@ class Boot:
         self.log.set_verbose(self.options.debug)
 
     def read_ip(self) -> None:
-        """Parse `ip=`. Without it, nothing of the network's code is even unpacked."""
+        """Parse `ip=`. Without that option none of the network code is unpacked."""
         if self.options.ip:
             add_network()
             from initrd.guest.network.ipconfig import parse_ip  # noqa: PLC0415 - on request
@@ -97,16 +97,16 @@ class Boot:
         load_modules(self.kernel, self.options.module_params, self.log)
 
     def open_command_session(self) -> None:
-        """Get ready to run a command for the host, if the image holds one."""
+        """Prepare to run a command for the host, if the image holds a command file."""
         if self.kernel.exists(COMMAND_FILE):
             import_session()
-            from initrd.guest.command.session import Session  # noqa: PLC0415 - other boots do not pay for it
+            from initrd.guest.command.session import Session  # noqa: PLC0415 - for command boots only
 
             self.session = Session(self.kernel, self.log, self.options.timeout)
             self.session.prepare()
 
     def mount_root(self) -> None:
-        """Mount the new root at /sysroot: a single tag, or what takes more than that."""
+        """Mount the new root at /sysroot: a plain virtiofs tag, or any other root."""
         root = self.options.root
         if root.kind.is_share and not self.options.overlay:
             self.mount_share(Share(root.source, writable=root.writable), SYSROOT, root.flags)
@@ -129,17 +129,17 @@ class Boot:
             from initrd.guest.network.netlink import NetworkStack  # noqa: PLC0415 - on request
 
             setup = NetworkSetup(self.options.timeout, self.kernel, self.log, NetworkStack())
-            self.names = setup.configure(self.interfaces)
+            self.resolver = setup.configure(self.interfaces)
 
     def write_resolver_settings(self) -> None:
         """Make name resolution work in the new root."""
-        if self.names:
+        if self.resolver:
             from initrd.guest.network.resolv import write_resolver_settings  # noqa: PLC0415 - on request
 
-            write_resolver_settings(self.names, self.kernel, self.log)
+            write_resolver_settings(self.resolver, self.kernel, self.log)
 
     def mount_shares_at_paths(self) -> None:
-        """Mount the extra shares that have a path: in the new root, whose links lead there."""
+        """Mount the extra shares that have a path, in the new root: its symbolic links apply."""
         for share in self.options.shares:
             if share.path:
                 self.mount_share(share, share.path)
@@ -152,7 +152,7 @@ class Boot:
             prepare_all(self.options.bundles, self.kernel, self.log)
 
     def mount_share(self, share: Share, target: str, flags: str = "") -> None:
-        """Mount one tag, as late as it may appear."""
+        """Mount one tag, waiting for it if it is not there yet."""
         mount = share_mount(share, target, flags)
         mount_share(mount, self.options.timeout, self.kernel, self.log)
 
@@ -164,12 +164,12 @@ class Boot:
         return old_root
 
     def run_command(self) -> None:
-        """Stay PID 1 and run the host's command, if there is one. Does not return then."""
+        """Run the host's command as a child, if there is one. Returns only if there is none."""
         if self.session:
             self.session.run()
 
     def give_up(self, error: Exception) -> "NoReturn":
-        """Say why the boot failed, and do what `initrd.onfail` asks for."""
+        """Report why the boot failed, and do what `initrd.onfail` asks for."""
         if self.options.debug:
             sys.__excepthook__(type(error), error, error.__traceback__)
         self.log.fail(describe_failure(error))
