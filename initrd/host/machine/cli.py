@@ -5,11 +5,12 @@ program in the guest, so none of these can be taken for an option of chrootvm.
 """
 
 import os
+from functools import partial
 
 from initrd.cmdline import Word, split
 from initrd.errors import HostError
 from initrd.host.qemu.accel import CHOICES
-from initrd.options import OVERLAY_IN_MEMORY
+from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
 from initrd.text import parse_natural
 
@@ -76,6 +77,20 @@ def _parse_append(text: str) -> str:
     return text
 
 
+def parse_share(tag: str, text: str, *, writable: bool) -> Share:
+    """Return the share for TAG and PATH[:DEST]. Raises HostError.
+
+    DEST is absolute, so a colon that no slash follows belongs to PATH. Where there is a directory
+    of the whole name, PATH is all of it.
+    """
+    if ":" in tag:
+        raise HostError(f"cannot use {tag!r} as a tag", "it has a colon")
+    source, colon, destination = text.rpartition(":/")
+    if not colon or not source or os.path.isdir(text):
+        return Share(tag, writable=writable, source=text)
+    return Share(tag, f"/{destination}", writable, source)
+
+
 # --- the table of options ------------------------------------------------------------------------
 
 
@@ -90,15 +105,29 @@ class Option(Record):
     help: str = ""
     default: str = ""  # the value when the option is not given; empty: none
     field: str = ""
-    read: "Callable[[str], Any]" = staticmethod(str)  # from the value to that of the field
+    read: "Callable[..., Any]" = staticmethod(str)  # from the values to that of the field
     optional: bool = False  # the value may be left out; with one, the option is written with `=`
-    many: bool = False  # each use of the option adds a value; of others the last one counts
+    many: bool = False  # each use adds to the field, a tuple; of other options the last one counts
     may_be_empty: bool = False
 
 
 OPTIONS = (
-    Option("--mount", ("TAG", "PATH[:DEST]"), "share PATH with the guest", many=True),
-    Option("--mount-ro", ("TAG", "PATH[:DEST]"), "the same, read-only", many=True),
+    Option(
+        "--mount",
+        ("TAG", "PATH[:DEST]"),
+        "share PATH with the guest",
+        field="shares",
+        read=partial(parse_share, writable=True),
+        many=True,
+    ),
+    Option(
+        "--mount-ro",
+        ("TAG", "PATH[:DEST]"),
+        "the same, read-only",
+        field="shares",
+        read=partial(parse_share, writable=False),
+        many=True,
+    ),
     Option("--rw", help="make the root writable, through to this machine"),
     Option(
         "--overlay",
@@ -196,16 +225,22 @@ class Arguments(Record):
         return tuple(values[0] for values in self.given.get(name, ()))
 
     def fields(self) -> "dict[str, Any]":
-        """Return the fields of Machine that were given as options. Raises HostError."""
-        given = (option for option in OPTIONS if option.field and self.has(option.name))
-        return {option.field: self._field(option) for option in given}
+        """Return the fields of Machine that were given, and its root. Raises HostError."""
+        if not self.root:
+            raise HostError("no directory to boot", "ROOTFS is missing", "chrootvm --help")
+        found: dict[str, Any] = {
+            "root": Share(Root.source, writable=self.has("--rw"), source=self.root)
+        }
+        for option in OPTIONS:
+            if option.field and option.many:
+                values = (option.read(*words) for words in self.given.get(option.name, ()))
+                found[option.field] = (*found.get(option.field, ()), *values)
+            elif option.field and self.has(option.name):
+                found[option.field] = self._field(option)
+        return found
 
     def _field(self, option: Option) -> "Any":
-        if not option.values:
-            return True
-        if option.many:
-            return tuple(option.read(value) for value in self.values(option.name))
-        return option.read(self.value(option.name))
+        return option.read(self.value(option.name)) if option.values else True
 
 
 def parse(words: "Sequence[str]") -> Arguments:

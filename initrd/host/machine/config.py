@@ -10,7 +10,7 @@ from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
 from initrd.host.system import terminal
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
-from initrd.options import BootOptions, Root, Share
+from initrd.options import BootOptions, Share
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -51,45 +51,19 @@ class Machine(Record):
 
 def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:
     """Return the machine that was asked for, with the command to run in it if there is one."""
-    if not arguments.root:
-        raise HostError("no directory to boot", "ROOTFS is missing", "chrootvm --help")
+    fields = arguments.fields()
     init = arguments.init or (BootOptions.init,)
     shows_console = arguments.has("--verbose") and arguments.command is not None
     machine = Machine(
-        root=Share(Root.source, source=arguments.root, writable=arguments.has("--rw")),
-        shares=parse_shares(arguments),
         init=init[0],
         arguments=init[1:],
         command=command,
         quiet=not (arguments.has("--debug") or shows_console),
-        **arguments.fields(),
+        **fields,
     )
     if arguments.has("--report"):
         machine = machine.replace(append=(*machine.append, *_REPORT_WORDS))
     return machine
-
-
-def parse_shares(arguments: Arguments) -> tuple[Share, ...]:
-    """Return the directories of --mount and --mount-ro."""
-    writable = (parse_share(*words, writable=True) for words in arguments.given.get("--mount", ()))
-    readonly = (
-        parse_share(*words, writable=False) for words in arguments.given.get("--mount-ro", ())
-    )
-    return (*writable, *readonly)
-
-
-def parse_share(tag: str, text: str, *, writable: bool) -> Share:
-    """Return the share for TAG and PATH[:DEST].
-
-    DEST is absolute, so a colon that no slash follows belongs to PATH. Where there is a directory
-    of the whole name, PATH is all of it.
-    """
-    if ":" in tag:
-        raise HostError(f"cannot use {tag!r} as a tag", "it has a colon")
-    source, colon, destination = text.rpartition(":/")
-    if not colon or not source or os.path.isdir(text):
-        return Share(tag, writable=writable, source=text)
-    return Share(tag, f"/{destination}", writable, source)
 
 
 def parse_command(
