@@ -1,4 +1,4 @@
-"""The kernel command line, in both directions."""
+"""The kernel command line: parsed to options, and written from options."""
 
 import random
 import string
@@ -13,24 +13,30 @@ from initrd.options import BLOCK, TMPFS, VIRTIOFS, BootOptions, CmdlineError, Ro
     ("text", "words"),
     [
         pytest.param("", [], id="empty"),
-        pytest.param("  a \t b\n", ["a", "b"], id="any white space separates"),
+        pytest.param("  a \t b\n", ["a", "b"], id="white space"),
         pytest.param('a="b c" d', ["a=b c", "d"], id="quoted value"),
         pytest.param('"a=b c" d', ["a=b c", "d"], id="quoted word"),
         pytest.param('a=b" "c', ['a=b" "c'], id="quotes inside a value group and stay"),
         pytest.param('a="b', ["a=b"], id="unclosed quote"),
         pytest.param('a=""', ["a="], id="empty quoted value"),
         pytest.param("a=b=c", ["a=b=c"], id="second equals sign belongs to the value"),
-        pytest.param("a -- b", ["a"], id="what follows -- is not ours"),
-        pytest.param("a\xa0b \u2003 \x1c", ["a\udcc2", "b", "\u2003", "\x1c"], id="by bytes"),
-        pytest.param('"\xe0" \udcff', ["\xe0", "\udcff"], id="odd bytes"),
-        pytest.param("a --b", ["a", "--b"], id="only a bare -- ends the options"),
+        pytest.param("a -- b", ["a"], id="words after --"),
+        pytest.param(
+            "a\xa0b \u2003 \x1c",
+            ["a\udcc2", "b", "\u2003", "\x1c"],
+            id="white space is found by bytes",
+        ),
+        pytest.param(
+            '"\xe0" \udcff', ["\xe0", "\udcff"], id="quoted letter, byte that is not UTF-8"
+        ),
+        pytest.param("a --b", ["a", "--b"], id="word that begins with --"),
     ],
 )
-def test_words_are_split_as_the_kernel_does(text: str, words: list[str]) -> None:
+def test_command_line_is_split_into_words_as_by_the_kernel(text: str, words: list[str]) -> None:
     assert [str(word) for word in split(text)] == words
 
 
-def test_names_are_the_same_with_dashes_and_underscores() -> None:
+def test_dash_and_underscore_are_equal_in_option_names() -> None:
     assert Word("mount-ro", "x").key == Word("mount_ro", "x").key
     assert parse("mount_ro=a").shares == parse("mount-ro=a").shares
 
@@ -40,13 +46,15 @@ def test_names_are_the_same_with_dashes_and_underscores() -> None:
     [
         pytest.param("", Root(VIRTIOFS, "rootfs"), id="default tag"),
         pytest.param("rootfs=r", Root(VIRTIOFS, "r"), id="tag"),
-        pytest.param("root=r rootfstype=virtiofs", Root(VIRTIOFS, "r"), id="kernel's own words"),
+        pytest.param("root=r rootfstype=virtiofs", Root(VIRTIOFS, "r"), id="root and rootfstype"),
         pytest.param(
-            "rootfs=r root=r rootfstype=virtiofs", Root(VIRTIOFS, "r"), id="twice the same"
+            "rootfs=r root=r rootfstype=virtiofs",
+            Root(VIRTIOFS, "r"),
+            id="rootfs and the same root",
         ),
         pytest.param("rw", Root(writable=True), id="writable"),
-        pytest.param("rw ro", Root(), id="the last of ro and rw holds"),
-        pytest.param("ro rw", Root(writable=True), id="the last of rw and ro holds"),
+        pytest.param("rw ro", Root(), id="rw before ro"),
+        pytest.param("ro rw", Root(writable=True), id="ro before rw"),
         pytest.param("root=tmpfs", Root(TMPFS, "tmpfs", writable=True), id="tmpfs"),
         pytest.param("root=tmpfs ro", Root(TMPFS, "tmpfs"), id="tmpfs read-only"),
         pytest.param(
@@ -61,7 +69,7 @@ def test_names_are_the_same_with_dashes_and_underscores() -> None:
         ),
     ],
 )
-def test_root_is_understood(text: str, root: Root) -> None:
+def test_root_options_are_parsed(text: str, root: Root) -> None:
     assert parse(text).root == root
 
 
@@ -72,10 +80,10 @@ def test_root_is_understood(text: str, root: Root) -> None:
         pytest.param("mount-ro=a", Share("a", writable=False), id="read-only"),
         pytest.param("mount=a:/srv/x", Share("a", "/srv/x"), id="with a path"),
         pytest.param('mount="a b:/srv/x y"', Share("a b", "/srv/x y"), id="with spaces"),
-        pytest.param("mount=a:/x:y", Share("a", "/x:y"), id="only the first colon separates"),
+        pytest.param("mount=a:/x:y", Share("a", "/x:y"), id="path with a colon"),
     ],
 )
-def test_shares_are_understood(text: str, share: Share) -> None:
+def test_mount_options_are_parsed(text: str, share: Share) -> None:
     assert parse(text).shares == (share,)
 
 
@@ -84,11 +92,11 @@ def test_shares_keep_their_order() -> None:
     assert tags == ["b", "a", "c"]
 
 
-def test_a_share_without_path_goes_below_run_mnt() -> None:
+def test_share_without_a_path_is_mounted_below_run_mnt() -> None:
     assert Share("a").target == "/run/mnt/a"
 
 
-def test_the_other_options_are_understood() -> None:
+def test_other_options_are_parsed() -> None:
     text = (
         "debug init=/sbin/init overlay_root=/dev/vdb initrd.overlay_size=10% initrd.union=overlay "
         "initrd.bundle=/a initrd.bundle=/b ip=dhcp initrd.timeout=2.5 initrd.onfail=panic "
@@ -161,7 +169,7 @@ def test_unknown_words_are_ignored() -> None:
         "ip=",
     ],
 )
-def test_what_cannot_be_understood_is_named(word: str) -> None:
+def test_error_for_an_invalid_option_names_the_option(word: str) -> None:
     with pytest.raises(CmdlineError) as caught:
         parse(f"quiet {word} debug")
     assert word.split("=", maxsplit=1)[0] in str(caught.value)
@@ -187,7 +195,7 @@ def test_two_different_roots_are_refused(text: str) -> None:
     "text",
     ["mount-ro=a mount=a:/b", "mount=a mount-ro=a:/b", "rootfs=a mount=a:/b", "mount=rootfs"],
 )
-def test_a_tag_for_both_reading_and_writing_is_refused(text: str) -> None:
+def test_tag_cannot_be_mounted_both_read_only_and_writable(text: str) -> None:
     with pytest.raises(CmdlineError, match="read-only elsewhere"):
         parse(text)
 
@@ -195,17 +203,17 @@ def test_a_tag_for_both_reading_and_writing_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["mount=a:/x mount-ro=b:/x", "mount=a mount=b:/run/mnt/a", "mount=a:/x mount=b:/./x//"]
 )
-def test_two_shares_at_one_place_are_refused(text: str) -> None:
+def test_two_shares_at_one_mount_point_are_refused(text: str) -> None:
     with pytest.raises(CmdlineError, match="mount=b: another share is at /"):
         parse(text)
 
 
 @pytest.mark.parametrize("text", ["rw mount=rootfs:/b", "mount-ro=rootfs:/b", "rw mount-ro=rootfs"])
-def test_a_tag_may_be_mounted_twice(text: str) -> None:
+def test_tag_can_be_mounted_twice(text: str) -> None:
     assert parse(text).shares[0].tag == "rootfs"
 
 
-def test_onfail_is_known_even_when_the_rest_is_unusable() -> None:
+def test_onfail_is_read_from_a_command_line_with_other_errors() -> None:
     assert onfail_of("mount= initrd.onfail=panic") == "panic"
     assert onfail_of("initrd.onfail=nonsense") == "poweroff"
 
@@ -242,50 +250,50 @@ def random_options(rng: random.Random) -> BootOptions:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_what_is_rendered_is_parsed_back(seed: int) -> None:
+def test_rendered_options_are_parsed_to_the_same_options(seed: int) -> None:
     options = random_options(random.Random(seed))
     assert parse(render(options, ("an argument", "--x", "rw"))) == options
 
 
-def test_init_stands_right_before_its_arguments() -> None:
+def test_init_option_is_rendered_directly_before_its_arguments() -> None:
     assert render(BootOptions(init="/i"), ("a b", "c")).endswith('init=/i -- "a b" c')
 
 
 @pytest.mark.parametrize("word", ['a"b', "a\nb", "a\0b"])
-def test_what_a_command_line_cannot_hold_is_refused(word: str) -> None:
+def test_word_with_a_quote_line_break_or_nul_is_refused(word: str) -> None:
     with pytest.raises(CmdlineError):
         quote(word)
 
 
-def test_a_letter_with_a_byte_that_is_white_space_to_the_kernel_is_quoted() -> None:
+def test_letter_with_a_byte_that_is_white_space_to_the_kernel_is_quoted() -> None:
     assert quote("\xe0") == '"\xe0"'  # its UTF-8 is C3 A0
     assert quote("a=\xe0") == 'a="\xe0"'
     assert quote("\xe9") == "\xe9"
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "message"),
     [(("a", "--", "b"), "--"), (("a",) * 33, "no more than 32")],
-    ids=["dashes", "too many"],
+    ids=["double dash", "too many"],
 )
-def test_arguments_that_the_kernel_would_not_pass_on_are_refused(
-    args: tuple[str, ...], words: str
+def test_arguments_that_the_kernel_would_drop_are_refused(
+    args: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(CmdlineError, match=words):
+    with pytest.raises(CmdlineError, match=message):
         render(BootOptions(), args)
 
 
-def test_an_empty_argument_survives() -> None:
+def test_empty_argument_is_quoted() -> None:
     assert quote("") == '""'
 
 
-def test_of_a_word_that_is_repeated_the_last_one_counts() -> None:
+def test_last_value_of_a_repeated_option_is_used() -> None:
     options = parse(
         "init=/a initrd.timeout=1 overlay_root=ram init=/b initrd.timeout=2 overlay_root=vdb"
     )
     assert (options.init, options.timeout, options.overlay) == ("/b", 2.0, "vdb")
 
 
-def test_of_a_share_that_is_wrong_in_two_ways_the_tag_is_told_first() -> None:
+def test_error_for_a_share_with_invalid_tag_and_path_is_about_the_tag() -> None:
     with pytest.raises(CmdlineError, match="cannot be a tag"):
         parse("mount=:relative")

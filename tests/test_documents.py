@@ -1,4 +1,4 @@
-"""README and manual pages say what the code understands: all of it, and nothing else."""
+"""The option tables of README.md and the manual pages have the same options as the code."""
 
 import ast
 import re
@@ -9,71 +9,80 @@ from initrd import cmdline, options
 from initrd.host.machine.cli import OPTIONS
 
 TOP = Path(__file__).parent.parent
-NOT_IN_TABLE = {"--help", "--version"}
+OPTIONS_WITHOUT_README_ROW = {"--help", "--version"}
 
 
-def read(name: str) -> str:
+def read_document(name: str) -> str:
     return (TOP / name).read_text(encoding="utf-8").replace("\\-", "-")
 
 
-def section(page: str, begin: str, end: str) -> str:
-    return page.partition(begin)[2].partition(end)[0]
+def section(text: str, begin: str, end: str) -> str:
+    return text.partition(begin)[2].partition(end)[0]
 
 
-def constants(node: ast.AST) -> Iterator[str]:
+def string_constants(node: ast.AST) -> Iterator[str]:
     for found in ast.walk(node):
         if isinstance(found, ast.Constant) and isinstance(found.value, str):
             yield found.value
 
 
 def kernel_options() -> set[str]:
-    """Return the names that initrd.cmdline understands: those of its tables, and in its code."""
+    """Return the options that initrd.cmdline parses: those of its tables, and those in its code."""
     names = {entry[0] for entry in (*cmdline.OPTIONS, *cmdline.LISTS)}
-    for node in ast.walk(ast.parse(read("initrd/cmdline.py"))):
+    for node in ast.walk(ast.parse(read_document("initrd/cmdline.py"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".is_flag"):
-            names.update(name for part in node.args for name in constants(part))
+            names.update(name for part in node.args for name in string_constants(part))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "last.get":
-            names.update(constants(node.args[0]))
+            names.update(string_constants(node.args[0]))
         if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".key"):
-            names.update(name for part in node.comparators for name in constants(part))
+            names.update(name for part in node.comparators for name in string_constants(part))
     return {name.replace("_", "-") for name in names if name not in ("--", "")}
 
 
 def canonical(names: list[str]) -> set[str]:
+    """Return names with dashes, without the placeholder for module parameters."""
     return {name.replace("_", "-") for name in names} - {"MODULE.PARAM"}
 
 
-def test_the_readme_explains_every_kernel_option() -> None:
-    table = section(read("README.md"), "\n## Kernel command line\n", "\n## ")
+def test_readme_has_every_kernel_option_and_no_other() -> None:
+    table = section(read_document("README.md"), "\n## Kernel command line\n", "\n## ")
     first_column = " ".join(re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE))
     assert canonical(re.findall(r"([a-zA-Z_.-]+)(?==|`|$)[^`]*`", first_column)) >= kernel_options()
     assert canonical(re.findall(r"`([a-zA-Z_.-]+)", first_column)) <= kernel_options()
 
 
-def test_the_manual_explains_every_kernel_option() -> None:
-    text = section(read("man/initrd.8"), ".SH KERNEL COMMAND LINE", ".SH EXIT")
+def test_manual_of_init_has_every_kernel_option() -> None:
+    text = section(read_document("man/initrd.8"), ".SH KERNEL COMMAND LINE", ".SH EXIT")
     names = re.findall(r"^\.(?:BI?|BR) ([a-z][a-z_.-]*)=?", text, re.MULTILINE)
     names += re.findall(r'^\.BI .*"[ ]([a-z]+)=', text, re.MULTILINE)
     names += ["rw"] if '.BR ro ", " rw' in text else []
     assert canonical(names) >= kernel_options()
 
 
-def test_every_kernel_option_that_becomes_a_variable_is_kept_from_the_target() -> None:
+def test_kernel_options_in_the_environment_are_removed_for_the_target() -> None:
     variables = {name for name in kernel_options() if "." not in name}
-    kernels_own = {"debug", "root", "init", "ro", "rw"}
-    assert variables - kernels_own == {word.replace("_", "-") for word in options.ENVIRONMENT_WORDS}
+    kernel_parameters = {
+        "debug",
+        "root",
+        "init",
+        "ro",
+        "rw",
+    }  # the kernel does not pass these to init
+    assert variables - kernel_parameters == {
+        word.replace("_", "-") for word in options.ENVIRONMENT_WORDS
+    }
 
 
 def chrootvm_options() -> set[str]:
     return {option.name for option in OPTIONS}
 
 
-def test_the_readme_explains_every_option_of_chrootvm() -> None:
-    text = section(read("README.md"), "\n### chrootvm\n", "\n### ")
+def test_readme_has_every_option_of_chrootvm() -> None:
+    text = section(read_document("README.md"), "\n### chrootvm\n", "\n### ")
     rows = "\n".join(re.findall(r"^\| (`.*?) \| ", text.replace("\\|", "/"), re.MULTILINE))
-    assert set(re.findall(r"`(--[a-z-]+)", rows)) == chrootvm_options() - NOT_IN_TABLE
+    assert set(re.findall(r"`(--[a-z-]+)", rows)) == chrootvm_options() - OPTIONS_WITHOUT_README_ROW
 
 
-def test_the_manual_explains_every_option_of_chrootvm() -> None:
-    text = section(read("man/chrootvm.1"), ".SH OPTIONS", ".SH EXIT")
+def test_manual_of_chrootvm_has_every_option() -> None:
+    text = section(read_document("man/chrootvm.1"), ".SH OPTIONS", ".SH EXIT")
     assert set(re.findall(r"^\.(?:BI?|BR) (--[a-z-]+)", text, re.MULTILINE)) == chrootvm_options()

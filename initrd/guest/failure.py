@@ -1,4 +1,4 @@
-"""A boot that cannot go on: the error, what the user reads of it, what the machine then does."""
+"""Failed boots: the error type, the message for the user, and what /init does then."""
 
 from initrd.errors import ExplainedError, reason
 from initrd.guest.log import Log
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from initrd.guest.kernel import Kernel
-
 
 _SHELL_ENVIRONMENT = (
     (b"HOME", b"/"),
@@ -23,18 +22,18 @@ class BootError(ExplainedError):
 
 
 class CommandRefused(BootError):
-    """The root lacks what the command was to have: its user, its directory. The boot went well."""
+    """The boot succeeded, but the command cannot run: the root lacks its user or its directory."""
 
 
 class FailurePolicy(Record):
-    """What a failed boot does, and whether there is a root to run a shell from."""
+    """What /init does after a failed boot: `initrd.onfail`, and the root directory of the shell."""
 
     action: str = "poweroff"
-    shell_root: str = ""  # where the new root is mounted; empty: it is not
+    shell_root: str = ""  # the mount point of the new root; empty: it is not mounted
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return what the user reads of any error: one or two lines, never a traceback."""
+    """Return the message of any error for the user: one or two lines, never a traceback."""
     if isinstance(error, CommandRefused):
         return str(error)
     if isinstance(error, BootError):
@@ -43,14 +42,14 @@ def describe_failure(error: BaseException) -> str:
 
 
 def give_up(kernel: "Kernel", log: Log, failure: FailurePolicy) -> "NoReturn":
-    """Do what `initrd.onfail` asks for. Never returns."""
+    """Power off, panic or run a shell, as `initrd.onfail` selects. Never returns."""
     if failure.action == "shell":
         _run_shell(kernel, log, failure.shell_root)
     if failure.action == "panic":
         kernel.exit(1)
     log.fail("powering off")
     kernel.power_off()
-    kernel.exit(1)  # a machine that cannot power off panics
+    kernel.exit(1)  # the machine did not power off: the kernel panics
     raise AssertionError("PID 1 has exited")
 
 

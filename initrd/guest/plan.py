@@ -1,16 +1,16 @@
-"""What a boot does, decided without touching anything: functions from facts to steps."""
+"""Plan the boot: pure functions that return the mounts and other steps in their order."""
 
 from initrd.guest._syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 from initrd.guest.steps import Mount, Move, Node, Step, Symlink, Unmount
 from initrd.options import Share
 
 SYSROOT = "/sysroot"
-# The API mounts that move into the new root. /dev/pts and /dev/shm move along with /dev.
-MOVED = ("/run", "/dev", "/proc", "/sys", "/tmp")  # noqa: S108 - a mount of our own
+# The API mounts that are moved into the new root. /dev/pts and /dev/shm move with /dev.
+MOVED = ("/run", "/dev", "/proc", "/sys", "/tmp")  # noqa: S108 - a mount point
 
 
 def api_mounts() -> tuple[Mount, ...]:
-    """Return the mounts of the kernel's API file systems, parents first."""
+    """Return the mounts of the API file systems, each after the one that it is mounted on."""
     strict = MS_NOSUID | MS_NOEXEC | MS_NODEV
     private = MS_NOSUID | MS_NODEV
     return (
@@ -27,7 +27,7 @@ def api_mounts() -> tuple[Mount, ...]:
 
 
 def device_nodes() -> tuple[Step, ...]:
-    """Return what devtmpfs may lack: nodes of modules not loaded yet, and the usual links."""
+    """Return the steps for what devtmpfs may lack: nodes of unloaded modules, and the links."""
     return (
         Node("/dev/kvm", 0o660, 10, 232),
         Node("/dev/loop-control", 0o660, 10, 237),
@@ -41,13 +41,16 @@ def device_nodes() -> tuple[Step, ...]:
 
 
 def share_mount(share: Share, target: str, flags: str = "") -> Mount:
-    """Return the mount of a virtiofs tag at `target`, with `flags` for the file system itself."""
+    """Return the mount of a virtiofs tag at `target`; `flags` are mount options of virtiofs."""
     readonly = 0 if share.writable else MS_RDONLY
     return Mount(share.tag, target, "virtiofs", readonly, flags)
 
 
 def api_mount_moves(present: "tuple[str, ...]") -> tuple[Step, ...]:
-    """Return how the API mounts get into the new root, whose directories `present` are there."""
+    """Return the steps that move the API mounts into the new root.
+
+    `present` are those of MOVED that are directories of the new root; the others are unmounted.
+    """
     return tuple(
         Move(path, SYSROOT + path)
         if path in present

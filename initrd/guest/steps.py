@@ -1,8 +1,8 @@
-"""The steps a boot is made of: frozen values that can describe and apply themselves.
+"""The steps of a boot: frozen records, each with a description and a method that does the step.
 
-Plans (`initrd.guest.plan`) are tuples of these, decided without touching anything;
-`initrd.guest.execute` applies them one by one. A step's description is what is logged before it is
-done, and the subject of the message when it fails.
+A plan (`initrd.guest.plan`) is a tuple of steps, and making it changes nothing.
+`initrd.guest.execute` applies the steps one by one. It logs the description of a step before it
+applies the step; when the step fails, the error message begins with the description.
 """
 
 from initrd.guest._syscalls import (
@@ -37,23 +37,23 @@ class Step(Record):
     """One change to the system."""
 
     def describe(self) -> str:
-        """Say what the step does, as the object of "cannot …"."""
+        """Return what the step does, as a phrase that can follow "cannot"."""
         raise NotImplementedError
 
     def __str__(self) -> str:
         return self.describe()
 
     def apply(self, kernel: "Kernel") -> None:
-        """Do it. Raises OSError."""
+        """Do the step. Raises OSError."""
         raise NotImplementedError
 
     def hint(self, error: OSError) -> str:
-        """Say what the user may try after `error`; empty when there is nothing to say."""
+        """Return what the user may try after `error`; empty for no hint."""
         return ""
 
 
 class Mount(Step):
-    """Mount a file system, making the directory it goes on first: mount(2)."""
+    """Mount a file system, after creating its mount point: mount(2)."""
 
     source: str
     target: str
@@ -62,20 +62,20 @@ class Mount(Step):
     data: str = ""
 
     def describe(self) -> str:
-        """Name the source, the type, the target and the options."""
-        words = [name for flag, name in _FLAG_NAMES if self.flags & flag]
-        words += [self.data] if self.data else []
-        options = f" ({','.join(words)})" if words else ""
+        """Return source, type, target and options."""
+        names = [name for flag, name in _FLAG_NAMES if self.flags & flag]
+        names += [self.data] if self.data else []
+        options = f" ({','.join(names)})" if names else ""
         return f"mount {self.source} ({self.fstype or 'no type'}) on {self.target}{options}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make the directory where it is missing, and mount."""
+        """Create the mount point if it is missing, and mount the file system."""
         kernel.make_directory(self.target)
         kernel.mount(self.source, self.target, self.fstype, self.flags, self.data)
 
 
 class Node(Step):
-    """Create a character device that devtmpfs may lack: mknod(2). What exists is left alone."""
+    """Create a character device, unless the path exists: mknod(2)."""
 
     path: str
     mode: int
@@ -83,57 +83,57 @@ class Node(Step):
     minor: int
 
     def describe(self) -> str:
-        """Name the node and its numbers."""
+        """Return path, device numbers and mode."""
         return f"create {self.path} (c {self.major}:{self.minor} {self.mode:04o})"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make the node, with its directory and exactly this mode, unless the name is taken."""
+        """Create the node with exactly this mode, and its directory, unless the path exists."""
         if not kernel.exists(self.path):
             kernel.make_directory(self.path.rpartition("/")[0])
             kernel.make_node(self.path, self.mode, self.major, self.minor)
 
 
 class Symlink(Step):
-    """Create a symbolic link: symlink(2). What exists is left alone."""
+    """Create a symbolic link, unless the path exists: symlink(2)."""
 
     path: str
     to: str
 
     def describe(self) -> str:
-        """Name the link and where it leads."""
+        """Return path and target of the link."""
         return f"link {self.path} to {self.to}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Make the link unless the name is taken."""
+        """Create the link unless the path exists."""
         if not kernel.exists(self.path):
             kernel.symlink(self.to, self.path)
 
 
 class Move(Step):
-    """Move a mount to another place: mount(2) with MS_MOVE."""
+    """Move a mount to another mount point: mount(2) with MS_MOVE."""
 
     source: str
     target: str
 
     def describe(self) -> str:
-        """Name both places."""
+        """Return both mount points."""
         return f"move the mount {self.source} to {self.target}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Move it. The target must exist."""
+        """Move the mount. The target must exist."""
         kernel.mount(self.source, self.target, "", MS_MOVE, "")
 
 
 class Unmount(Step):
-    """Unmount what cannot be moved, lazily: something below it may be mounted too."""
+    """Unmount lazily, because other file systems may be mounted below: umount2(2), MNT_DETACH."""
 
     target: str
     why: str
 
     def describe(self) -> str:
-        """Name the mount and the reason it has to go."""
+        """Return the mount point and the reason."""
         return f"unmount {self.target}: {self.why}"
 
     def apply(self, kernel: "Kernel") -> None:
-        """Detach it: umount2(2) with MNT_DETACH."""
+        """Detach the mount."""
         kernel.unmount(self.target, MNT_DETACH)

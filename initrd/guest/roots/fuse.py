@@ -1,9 +1,10 @@
-"""Merges the layers with a program of the root, for kernels without overlayfs.
+"""Merge the layers of an overlay root with a FUSE program, for kernels without overlayfs.
 
-The program is fuse-overlayfs or unionfs-fuse. It serves `/` from now until the machine is off, so
-it needs a root directory of its own that nobody unmounts: a second view of the lower layer at
-/run/initramfs/union, where systemd and sysvinit leave everything alone when they shut down. The
-program and its libraries come from there, not from the tree that it serves.
+The program is fuse-overlayfs or unionfs-fuse, from the root itself. It runs as a daemon and serves
+`/` until the machine is off, so it needs a root directory that is never unmounted: a second mount
+of the lower layer at /run/initramfs/union. systemd and sysvinit unmount nothing below
+/run/initramfs when they shut down. The daemon loads its libraries from there, not from the tree
+that it serves.
 
 Sources: fuse-overlayfs(1), unionfs(8); systemd's `docs/ROOT_STORAGE_DAEMONS.md` for the `@`;
 `/etc/init.d/sendsigs` of sysvinit for `/run/sendsigs.omit.d`.
@@ -29,38 +30,42 @@ if TYPE_CHECKING:
     from initrd.options import BootOptions
 
 DAEMON_ROOT = "/run/initramfs/union"  # the daemon's root directory
-_PLACES = "/run"  # in it: where the daemon finds its layers and mounts what it makes of them
-_MERGED = f"{_PLACES}/merged"
-_LOG = f"{_PLACES}/log"  # what the daemon says: as much of it as fits there
-NEEDED = ("/dev", "/proc", _PLACES)  # directories of the root that the daemon's view needs
-OMIT_DIRECTORY = "/run/sendsigs.omit.d"
+# Paths in it: the directory with the layers, the mount point of the merged tree, and the output of
+# the daemon, as far as it fits on that tmpfs.
+_RUN = "/run"
+_MERGED = f"{_RUN}/merged"
+_LOG = f"{_RUN}/log"
+MOUNT_POINTS = ("/dev", "/proc", _RUN)  # directories that the root must have, for DAEMON_ROOT
+OMIT_DIRECTORY = "/run/sendsigs.omit.d"  # sysvinit kills no process whose pid is in a file here
 _PATH = ("/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/local/sbin")
 PROGRAMS = {
     "fuse-overlayfs": ("fuse-overlayfs",),
     "unionfs-fuse": ("unionfs-fuse", "unionfs"),
 }
-# allow_other: for all users, not for root alone; default_permissions: the kernel checks the modes
-# of files, which nobody else would. suid, dev: as on any root.
+# allow_other: all users may use the mount, not root alone. default_permissions: the kernel checks
+# the modes of files; the programs do not. suid, dev: as on any root.
 _COMMON = "allow_other,default_permissions,suid,dev"
 
 
 def mount_union(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
-    """Merge the layers at /rom and /overlay with `options.union`, at /sysroot.
+    """Merge the layers at /rom and /overlay with the program `options.union`, at /sysroot.
 
-    Raises BootError; when the target is missing, before the merged tree is moved anywhere.
+    Raises BootError; for a missing target, before the merged tree is moved.
     """
     check_root(options.union, kernel)
     path = find_program(options.union, kernel)
     execute(daemon_root_steps(), kernel, log)
     pid = start_daemon(daemon_command(options.union, path, acls=kernel.has_acls(LOWER)), kernel)
-    timed(f"wait for {path}", lambda: _wait(pid, path, options.timeout, kernel), kernel, log)
+    timed(
+        f"wait for {path}", lambda: _wait_for_mount(pid, path, options.timeout, kernel), kernel, log
+    )
     check_target(options, DAEMON_ROOT + _MERGED, kernel)
     execute(move_steps(), kernel, log)
     exempt_from_shutdown(pid, kernel, log)
 
 
 def exempt_from_shutdown(pid: int, kernel: "Kernel", log: Log) -> None:
-    """Have the daemon outlive everything else: its tree is looked at until the machine is off."""
+    """Keep the shutdown of the target from stopping or killing the daemon, which serves `/`."""
     try:
         kernel.keep_serving(pid)
     except OSError as error:  # before Linux 5.6, or not allowed
@@ -71,8 +76,8 @@ def exempt_from_shutdown(pid: int, kernel: "Kernel", log: Log) -> None:
 
 
 def check_root(union: str, kernel: "Kernel") -> None:
-    """Raise BootError unless the root has the directories that the daemon's view is made with."""
-    for path in NEEDED:
+    """Raise BootError unless the root has the mount points for the daemon's root directory."""
+    for path in MOUNT_POINTS:
         if not kernel.is_directory(LOWER + path):
             raise BootError(
                 f"cannot merge the layers with {union}",
@@ -82,7 +87,7 @@ def check_root(union: str, kernel: "Kernel") -> None:
 
 
 def find_program(union: str, kernel: "Kernel") -> str:
-    """Return the path of the program in the root. Raises BootError when it has none."""
+    """Return the path of the union program in the root. Raises BootError when there is none."""
     for path in (f"{directory}/{name}" for name in PROGRAMS[union] for directory in _PATH):
         if _is_program(_resolve(path, LOWER, kernel), LOWER, kernel):
             return path
@@ -94,50 +99,50 @@ def find_program(union: str, kernel: "Kernel") -> str:
 
 
 def daemon_root_steps() -> tuple[Step, ...]:
-    """Return how the daemon's view is made."""
+    """Return the steps that make the daemon's root directory."""
     private = MS_NOSUID | MS_NODEV | MS_NOEXEC
     return (
         Mount(LOWER, DAEMON_ROOT, "", MS_BIND),  # the program and its libraries
         Mount("tmpfs", f"{DAEMON_ROOT}/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k"),
         Node(f"{DAEMON_ROOT}/dev/fuse", 0o600, 10, 229),
         Node(f"{DAEMON_ROOT}/dev/null", 0o666, 1, 3),
-        # A console that nobody reads. unionfs-fuse 1.0 has a thread that passes its messages on,
-        # one for every isatty(3) of anybody, and that may leave a lock behind for which all others
-        # wait for ever. There is no /dev/log, so syslog(3) turns to the console, and that thread
-        # waits here from the first message on; the others drop what it does not take.
+        # A FIFO without a reader. unionfs-fuse 1.0 has a thread that writes messages by syslog(3),
+        # one for every isatty(3) of any program, and that may leave a lock taken for which all
+        # other threads wait for ever. Without /dev/log, syslog(3) opens the console, and so that
+        # thread blocks here at its first message. The other threads drop their messages then.
         Fifo(f"{DAEMON_ROOT}/dev/console"),
-        Mount("/proc", f"{DAEMON_ROOT}/proc", "", MS_BIND),  # files by /proc/self/fd
-        # For root alone: whoever changes a layer below the merged tree breaks it. Small, because a
-        # daemon may say much in its life.
-        Mount("tmpfs", DAEMON_ROOT + _PLACES, "tmpfs", private, "mode=0700,size=64k"),
-        Mount(LOWER, DAEMON_ROOT + _PLACES + LOWER, "", MS_BIND),
-        Mount(LAYER, DAEMON_ROOT + _PLACES + LAYER, "", MS_BIND),
+        Mount("/proc", f"{DAEMON_ROOT}/proc", "", MS_BIND),  # for /proc/self/fd
+        # mode=0700: a change of a layer that is not made through the merged tree breaks it, so only
+        # root may reach the layers. size=64k: a limit on the daemon's log.
+        Mount("tmpfs", DAEMON_ROOT + _RUN, "tmpfs", private, "mode=0700,size=64k"),
+        Mount(LOWER, DAEMON_ROOT + _RUN + LOWER, "", MS_BIND),
+        Mount(LAYER, DAEMON_ROOT + _RUN + LAYER, "", MS_BIND),
         Directory(DAEMON_ROOT + _MERGED),
     )
 
 
 def daemon_command(union: str, path: str, *, acls: bool) -> list[bytes]:
-    """Return the daemon's arguments. An `@` in front tells systemd to let it live to the end.
+    """Return the daemon's argv. systemd does not kill a process whose argv[0] begins with `@`.
 
-    `acls`: the lower layer keeps access control lists.
+    `acls`: the lower layer has access control lists.
     """
-    lower, upper, work = _PLACES + LOWER, _PLACES + UPPER, _PLACES + WORK
+    lower, upper, work = _RUN + LOWER, _RUN + UPPER, _RUN + WORK
     if union == "fuse-overlayfs":
         options = f"lowerdir={lower},upperdir={upper},workdir={work},{_COMMON}"
-        # Else every look for a list fails, and with it whatever an ordinary user opens.
+        # Without noacl each lookup of a list would fail, and with it each open(2) of a user.
         options += "" if acls else ",noacl"
-        words = ["-f", "-o", options, _MERGED]
+        arguments = ["-f", "-o", options, _MERGED]
     else:
-        # cow: copy what is changed to the upper layer, and remember there what is deleted. The
-        # tree changes only through this mount, so that names and contents can be kept in memory.
-        keep = "auto_cache,entry_timeout=3600,negative_timeout=3600"
-        options = f"cow,use_ino,statfs_omit_ro,{keep},{_COMMON}"
-        words = ["-f", "-o", options, f"{upper}=RW:{lower}=RO", _MERGED]
-    return [word.encode() for word in (f"@{path}", *words)]
+        # cow: copy changed files to the upper layer, and record deleted ones there. The tree
+        # changes only through this mount, so the kernel may cache names and contents.
+        caching = "auto_cache,entry_timeout=3600,negative_timeout=3600"
+        options = f"cow,use_ino,statfs_omit_ro,{caching},{_COMMON}"
+        arguments = ["-f", "-o", options, f"{upper}=RW:{lower}=RO", _MERGED]
+    return [word.encode() for word in (f"@{path}", *arguments)]
 
 
 def start_daemon(argv: list[bytes], kernel: "Kernel") -> int:
-    """Start the daemon in its root directory; return its pid. Raises BootError."""
+    """Start the daemon with DAEMON_ROOT as its root directory; return its pid. Raises BootError."""
     environ = {b"PATH": ":".join(_PATH).encode()}
     try:
         return kernel.start_daemon(DAEMON_ROOT, argv, environ, _LOG)
@@ -146,22 +151,22 @@ def start_daemon(argv: list[bytes], kernel: "Kernel") -> int:
 
 
 def move_steps() -> tuple[Step, ...]:
-    """Return how the merged tree becomes the root, once the daemon serves it."""
+    """Return the steps that move the merged tree to /sysroot, once the daemon serves it."""
     return Directory(SYSROOT), Move(DAEMON_ROOT + _MERGED, SYSROOT)
 
 
 def check_target(options: "BootOptions", root: str, kernel: "Kernel") -> None:
-    """Raise BootError unless the target is a program in `root`, as far as it is there already.
+    """Raise BootError unless the target is an executable file in the tree at `root`.
 
-    What is mounted later, the API mounts and the extra shares, cannot be looked at.
+    A target below a later mount, an API mount or an extra share, is not checked.
     """
     what = f"cannot execute the target {options.init}"
     try:
         path = _resolve(options.init, root, kernel)
     except OSError as error:
         raise BootError(what, reason(error)) from error
-    later = (*MOVED, *(share.path for share in options.shares if share.path))
-    if any(f"{path}/".startswith(f"{place}/") for place in later):
+    later_mounts = (*MOVED, *(share.path for share in options.shares if share.path))
+    if any(f"{path}/".startswith(f"{mount}/") for mount in later_mounts):
         return
     mode = kernel.file_mode(root + path)
     if not mode:
@@ -182,13 +187,13 @@ def _is_program(path: str, root: str, kernel: "Kernel") -> bool:
     return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
-def _wait(pid: int, path: str, timeout: float, kernel: "Kernel") -> None:
-    """Wait until the daemon has mounted its tree and answers for it."""
+def _wait_for_mount(pid: int, path: str, timeout: float, kernel: "Kernel") -> None:
+    """Wait until the daemon has mounted the merged tree and serves it. Raises BootError."""
 
     def is_mounted() -> bool:
         status = kernel.wait_status(pid)
         if status is not None:
-            raise BootError(f"cannot merge the layers with {path}", _last_words(status, kernel))
+            raise BootError(f"cannot merge the layers with {path}", _explain_exit(status, kernel))
         return f" {DAEMON_ROOT}{_MERGED} " in kernel.read("/proc/self/mountinfo")
 
     if not wait_until(is_mounted, timeout, kernel):
@@ -197,10 +202,11 @@ def _wait(pid: int, path: str, timeout: float, kernel: "Kernel") -> None:
             f"it has mounted nothing after {timeout:g} s",
             "give it more time with initrd.timeout=",
         )
-    kernel.list_directory(DAEMON_ROOT + _MERGED)
+    kernel.list_directory(DAEMON_ROOT + _MERGED)  # waits until the daemon replies
 
 
-def _last_words(status: int, kernel: "Kernel") -> str:
+def _explain_exit(status: int, kernel: "Kernel") -> str:
+    """Return how the daemon ended, with the last lines of its output."""
     ended = f"it exited with status {status}" if status >= 0 else f"it died of signal {-status}"
-    said = kernel.read(DAEMON_ROOT + _LOG).strip().splitlines()[-3:]
-    return f"{ended}; it said: {' / '.join(said)}" if said else f"{ended} and said nothing"
+    output = kernel.read(DAEMON_ROOT + _LOG).strip().splitlines()[-3:]
+    return f"{ended}; it said: {' / '.join(output)}" if output else f"{ended} and said nothing"

@@ -1,7 +1,8 @@
-"""Makes the initramfs itself the root, on a tmpfs: pivot_root(2) does not work out of an initramfs.
+"""Make the initramfs the root, moved to a tmpfs: root=tmpfs.
 
-What it holds is moved, not what belongs to /init: the program, what it runs from, its command,
-and the modules that it loads. What it holds below the API mounts (/dev, /run …) is moved as well.
+A tmpfs, because pivot_root(2) does not work with the initramfs as the root. All files are moved but
+those of /init: the program, the directory that it runs from, the command file, and the modules that
+it loads. Files that the API mounts (/dev, /run …) hide are moved as well.
 """
 
 import errno
@@ -23,25 +24,25 @@ if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
     from initrd.options import Root
 
-INITRAMFS = "/run/initramfs"  # the initramfs without what is mounted on it, while it is moved
+INITRAMFS = "/run/initramfs"  # the initramfs without its mounts, during the move
 _RUNTIME = frozenset((path.strip("/"),) for path in ("/init", frozen.DIRECTORY, COMMAND_FILE))
-_PAGE = 4096  # bytes; with larger ones the limit is only more generous
-_MODULES = ("usr", "lib", "modules")  # the files in it, not the directories of a kernel version
+_PAGE = 4096  # bytes; where pages are larger, the limit is higher than it needs to be
+_MODULES = ("usr", "lib", "modules")  # only its files, not its directories of kernel versions
 
 
 def move_initramfs(root: "Root", target: str, kernel: "Kernel", log: Log) -> None:
-    """Mount a tmpfs on `target` and move what the initramfs holds to it. Raises BootError."""
+    """Mount a tmpfs on `target` and move the files of the initramfs to it. Raises BootError."""
     stays = stays_behind(target, made_for_us=not kernel.exists(target))
     flags, data = split_options(root.flags)
-    # No limit yet: what is there now is in memory already.
-    whole = Mount("tmpfs", target, "tmpfs", flags, _joined("mode=0755,size=100%", data))
-    execute((whole, Mount("/", INITRAMFS, "", MS_BIND)), kernel, log)
-    execute((_remount(target, flags, inodes(data, kernel.space(target)[0])),), kernel, log)
+    # size=100%, no real limit yet: the files to move are in memory already.
+    tmpfs = Mount("tmpfs", target, "tmpfs", flags, _join("mode=0755,size=100%", data))
+    execute((tmpfs, Mount("/", INITRAMFS, "", MS_BIND)), kernel, log)
+    execute((_remount(target, flags, inode_limit(data, kernel.space(target)[0])),), kernel, log)
     timed(f"move the initramfs to {target}", lambda: _move(target, stays, kernel), kernel, log)
-    done = Unmount(INITRAMFS, "all of it has been moved"), RemoveDirectory(INITRAMFS)
-    execute(done, kernel, log)
+    unmount = Unmount(INITRAMFS, "all of it has been moved"), RemoveDirectory(INITRAMFS)
+    execute(unmount, kernel, log)
     flags |= 0 if root.writable else MS_RDONLY
-    execute((_remount(target, flags, limit(data, *kernel.space(target))),), kernel, log)
+    execute((_remount(target, flags, size_limit(data, *kernel.space(target))),), kernel, log)
 
 
 def _remount(target: str, flags: int, data: str) -> Mount:
@@ -49,38 +50,40 @@ def _remount(target: str, flags: int, data: str) -> Mount:
 
 
 def stays_behind(target: str, *, made_for_us: bool) -> "Callable[[tuple[str, ...]], bool]":
-    """Return what tells, by the names of a path, whether it stays in the initramfs.
+    """Return a function that returns whether a path, as a tuple of names, stays in the initramfs.
 
-    `target` stays too where it is only there for us.
+    `target` stays too if /init has created it: `made_for_us`.
     """
-    ours = {*_RUNTIME, tuple(target.strip("/").split("/"))} if made_for_us else _RUNTIME
+    init_paths = {*_RUNTIME, tuple(target.strip("/").split("/"))} if made_for_us else _RUNTIME
 
     def stays(path: tuple[str, ...]) -> bool:
-        return path in ours or (path[:-1] == _MODULES and ".ko" in path[-1])
+        return path in init_paths or (path[:-1] == _MODULES and ".ko" in path[-1])
 
     return stays
 
 
-def inodes(options: str, memory: int) -> str:
-    """Return the limit on files, unless `options` have one: one for each page of `memory` bytes.
+def inode_limit(options: str, memory: int) -> str:
+    """Return the option for the limit on files; empty when `options` have one.
 
-    The default is half of that, and a cpio archive may hold more empty files and symlinks.
+    The limit is one for each page of `memory` bytes. The default of a tmpfs is half of that, and a
+    cpio archive may hold more empty files and symbolic links.
     """
     return "" if "nr_inodes=" in options else f"nr_inodes={memory // _PAGE}"
 
 
-def limit(options: str, total: int, free: int) -> str:
-    """Return the limit on bytes, unless `options` have one: what is there, and half of the rest.
+def size_limit(options: str, total: int, free: int) -> str:
+    """Return the option for the limit on bytes; empty when `options` have one.
 
-    With nothing there that is what a tmpfs is limited to by default, the half of the memory.
+    The limit is the used part of `total` and half of the rest, `free` bytes. For an empty tmpfs
+    that is its default limit, half of the memory.
     """
     return "" if "size=" in options else f"size={total - free // 2}"
 
 
 def _move(target: str, stays: "Callable[[tuple[str, ...]], bool]", kernel: "Kernel") -> None:
-    source, new = kernel.open_directory(INITRAMFS), kernel.open_directory(target)
+    source, destination = kernel.open_directory(INITRAMFS), kernel.open_directory(target)
     try:
-        kernel.move_tree(source, new, stays)
+        kernel.move_tree(source, destination, stays)
     except OSError as error:
         raise BootError(
             f"cannot move {error.filename} from the initramfs to the tmpfs root",
@@ -89,7 +92,7 @@ def _move(target: str, stays: "Callable[[tuple[str, ...]], bool]", kernel: "Kern
         ) from error
     finally:
         kernel.close(source)
-        kernel.close(new)
+        kernel.close(destination)
 
 
 def _hint(error: OSError) -> str:
@@ -98,5 +101,5 @@ def _hint(error: OSError) -> str:
     return ""
 
 
-def _joined(*options: str) -> str:
+def _join(*options: str) -> str:
     return ",".join(option for option in options if option)

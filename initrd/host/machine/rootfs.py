@@ -1,7 +1,7 @@
-"""Which kernel a root directory boots with, and where its modules are.
+"""Find the kernel of a root directory, its release and its module directory.
 
-Reads names and symbolic links only; a link inside the root leads where it would lead in the guest,
-never out of the root.
+In the root directory only names and symbolic links are read. A link is resolved as in the guest,
+with `root` as the root directory, so that it never leads out of it.
 """
 
 import os
@@ -12,23 +12,23 @@ from initrd.host.image.kmod import MODULES
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
-_SETUP_SIZE = 1 << 16  # bytes; of an x86 image, what is executed in real mode
-_TOKEN = re.compile(r"\d+|[^\W\d_]+|~")
+_SETUP_SIZE = 1 << 16  # bytes; the real-mode code of an x86 image, which has the release, is less
+_VERSION_PART = re.compile(r"\d+|[^\W\d_]+|~")
 
 
 class Kernel(Record):
-    """A kernel to boot: absolute paths on the host."""
+    """A kernel to boot, with absolute paths on the host."""
 
-    release: str  # as uname -r; empty when nothing tells
+    release: str  # as `uname -r` prints it; empty: unknown
     image: str
-    modules: str = ""  # empty: there is no such directory
+    modules: str = ""  # the directory of its modules; empty: none
 
 
 def find_kernel(root: str) -> Kernel:
     """Return the kernel of the highest version in the directory `root`.
 
-    Looked for at usr/lib/modules/V/vmlinuz, then boot/vmlinuz-V. Raises HostError when there is
-    none, or when `root` is not a directory.
+    Images are usr/lib/modules/V/vmlinuz and boot/vmlinuz-V; of two with the same version, the
+    first. Raises HostError when there is none, or when `root` is not a directory.
     """
     _check_directory(root)
     images = _images_by_release(root)
@@ -43,7 +43,7 @@ def find_kernel(root: str) -> Kernel:
 
 
 def module_directory(root: str, release: str) -> str:
-    """Return the directory of the modules for `release` in `root`; empty when there is none."""
+    """Return the module directory of the kernel `release` in `root`; empty when there is none."""
     for folder in MODULES:
         path = resolve_in_root(root, f"{folder}/{release}")
         if path and os.path.isdir(path):
@@ -52,9 +52,10 @@ def module_directory(root: str, release: str) -> str:
 
 
 def release_of(image: str) -> str:
-    """Return the release of a kernel image, by what it says itself, else by its name.
+    """Return the release of a kernel image, from its header, else from its path.
 
-    Only x86 images say it: Documentation/arch/x86/boot.rst, `kernel_version`.
+    Only x86 images have it in the header: Documentation/arch/x86/boot.rst, `kernel_version`.
+    Raises HostError when the image cannot be read.
     """
     try:
         with open(image, "rb") as file:
@@ -62,14 +63,14 @@ def release_of(image: str) -> str:
     except OSError as error:
         raise HostError(f"cannot read the kernel {image}", reason(error)) from error
     if head[0x202:0x206] == b"HdrS":
-        at = int.from_bytes(head[0x20E:0x210], "little") + 0x200
-        return head[at : at + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
+        offset = int.from_bytes(head[0x20E:0x210], "little") + 0x200
+        return head[offset : offset + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
     folder, name = os.path.split(image)
     return name.removeprefix("vmlinuz-") if name != "vmlinuz" else os.path.basename(folder)
 
 
 def check_readable(image: str) -> None:
-    """Raise HostError for a kernel that this user may not read: some distributions have such."""
+    """Raise HostError for a kernel image that only root may read, as in some distributions."""
     if not os.access(image, os.R_OK):
         raise HostError(
             f"cannot read the kernel {image}",
@@ -79,31 +80,32 @@ def check_readable(image: str) -> None:
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Return what versions sort by: numbers as numbers, `~` and release candidates first."""
-    return (*(_token_key(token) for token in _TOKEN.findall(version)), (0, 0, ""))
+    """Return the sort key of a version: numbers by value; `~` and `rc` before the release."""
+    return (*(_part_key(part) for part in _VERSION_PART.findall(version)), (0, 0, ""))
 
 
-def _token_key(token: str) -> tuple[int, int, str]:
-    if token.isdigit():
-        return (2, int(token), "")
-    return {"~": (-2, 0, ""), "rc": (-1, 0, "")}.get(token, (1, 0, token))
+def _part_key(part: str) -> tuple[int, int, str]:
+    if part.isdigit():
+        return (2, int(part), "")
+    return {"~": (-2, 0, ""), "rc": (-1, 0, "")}.get(part, (1, 0, part))
 
 
 def _images_by_release(root: str) -> dict[str, str]:
-    """Return the kernel images in `root`; the one beside its modules wins over /boot's."""
-    found = {}
-    for name in _names(root, "boot"):
+    """Return the kernel images in `root`; one beside its modules overrides one in /boot."""
+    images = {}
+    for name in _list_directory(root, "boot"):
         if name.startswith("vmlinuz-"):
-            found[name.removeprefix("vmlinuz-")] = resolve_in_root(root, f"boot/{name}")
+            images[name.removeprefix("vmlinuz-")] = resolve_in_root(root, f"boot/{name}")
     for folder in reversed(MODULES):
-        for release in _names(root, folder):
+        for release in _list_directory(root, folder):
             image = resolve_in_root(root, f"{folder}/{release}/vmlinuz")
             if image:
-                found[release] = image
-    return {release: image for release, image in found.items() if os.path.isfile(image)}
+                images[release] = image
+    return {release: image for release, image in images.items() if os.path.isfile(image)}
 
 
-def _names(root: str, folder: str) -> list[str]:
+def _list_directory(root: str, folder: str) -> list[str]:
+    """Return the names in a directory of `root`; none where there is no such directory."""
     path = resolve_in_root(root, folder)
     try:
         return os.listdir(path) if path else []

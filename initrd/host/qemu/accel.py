@@ -1,10 +1,10 @@
-"""Which accelerator runs the guest: KVM where it works, else QEMU's own translation (TCG).
+"""Choose the accelerator of a guest: KVM where it works, else QEMU's translation (TCG).
 
-The proof is a guest of three instructions. Its outcome is remembered until the next boot of the
-host, because neither the processor nor the kernel changes before that. That /dev/kvm opens proves
-little: some virtual machines offer a KVM which emulates most guests, or in which they hang. The
-guest is real-mode code with an instruction (popcnt) that processors execute and that the emulator
-inside KVM does not.
+That /dev/kvm can be opened is no proof that KVM works: in some virtual machines KVM emulates most
+guests, or they hang. So a guest of three instructions is run with it. It is real-mode code with an
+instruction (popcnt) that processors execute and that the emulator inside KVM does not implement.
+The result is cached until the host boots again, because neither the processor nor the kernel
+changes before that.
 
 Source: the kernel's `Documentation/virt/kvm/api.rst`; the offsets are those of `struct kvm_sregs`,
 `struct kvm_regs` and `struct kvm_run` on x86.
@@ -28,69 +28,77 @@ if TYPE_CHECKING:
 CHOICES = ("auto", "kvm", "tcg")
 DEVICE = "/dev/kvm"
 KVM_WORKS = "works"
+# ioctl requests of include/uapi/linux/kvm.h, and the sizes of the structures that they copy.
 _CREATE_VM, _GET_VCPU_MMAP_SIZE, _CREATE_VCPU, _RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 _SET_USER_MEMORY_REGION = 0x4020AE46
 _GET_REGS, _SET_REGS, _REGS_SIZE = 0x8090AE81, 0x4090AE82, 144
 _GET_SREGS, _SET_SREGS, _SREGS_SIZE = 0x8138AE83, 0x4138AE84, 312
 _RIP_OFFSET, _EXIT_REASON_OFFSET = 128, 8
 _EXIT_HLT = 5
+# The guest: its memory is one page, and the program is at the start of that.
 _PAGE, _LOAD_ADDRESS = 4096, 0x1000
 _PROGRAM = bytes.fromhex("b80f01 f30fb8c0 f4")  # mov ax, 0x10f; popcnt ax, ax; hlt
-_BITS_SET = 5  # in 0x10f
+_EXPECTED_AX = 5  # the bits that are set in 0x10f
 
 
-def choose_accelerator(wanted: str, arch: Arch, ask: "Callable[[], str]") -> str:
-    """Return `kvm` or `tcg`. `ask` says why KVM does not work; nothing when it does.
+def choose_accelerator(wanted: str, arch: Arch, check_kvm: "Callable[[], str]") -> str:
+    """Return `kvm` or `tcg`, for one of CHOICES.
 
-    Raises HostError when KVM is wanted and cannot be had.
+    `check_kvm` returns why KVM does not work; empty when it works. Raises HostError when `wanted`
+    is `kvm` and KVM does not work.
     """
     if wanted == "tcg":
         return "tcg"
-    why_not = ask() if is_native(arch) else f"the guest is {arch.name} and this machine is not"
-    if wanted == "kvm" and why_not:
-        raise HostError("cannot use KVM", why_not, "--accel tcg, which works everywhere but slower")
-    return "tcg" if why_not else "kvm"
+    problem = (
+        check_kvm() if is_native(arch) else f"the guest is {arch.name} and this machine is not"
+    )
+    if wanted == "kvm" and problem:
+        hint = "--accel tcg, which works everywhere but slower"
+        raise HostError("cannot use KVM", problem, hint)
+    return "tcg" if problem else "kvm"
 
 
 def why_no_kvm(cache: str, device: str = DEVICE) -> str:
-    """Return why KVM does not work here; empty when it does. `cache`: where answers are kept."""
+    """Return why KVM does not work on this host; empty when it works.
+
+    `cache` is the directory in which the result of the test is kept.
+    """
     if not os.path.exists(device):
         return f"{device} does not exist"
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} is not for this user; the group kvm may have access"
-    answer = remember_answer(os.path.join(cache, "kvm"), boot_id(), lambda: probe_kvm(device))
-    return "" if answer == KVM_WORKS else answer
+    path = os.path.join(cache, "kvm")
+    result = remember_result(path, read_boot_id(), lambda: probe_kvm(device))
+    return "" if result == KVM_WORKS else result
 
 
-def remember_answer(path: str, boot: str, ask: "Callable[[], str]") -> str:
-    """Return the answer kept in the file `path` if it is of this boot; else ask, and keep it."""
-    known = _read(path)
-    if boot and known.startswith(f"{boot} "):
-        return known.removeprefix(f"{boot} ")
-    answer = ask()
+def remember_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
+    """Return the result in the file `path` if it is of this boot; else call `probe`, and save that.
+
+    With an empty `boot_id` no saved result is used.
+    """
+    saved = _read(path)
+    if boot_id and saved.startswith(f"{boot_id} "):
+        return saved.removeprefix(f"{boot_id} ")
+    result = probe()
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        replace_file(path, f"{boot} {answer}\n".encode())
-    except OSError:  # a cache that cannot be written costs milliseconds, the next time
+        replace_file(path, f"{boot_id} {result}\n".encode())
+    except OSError:  # without the cache, the next call takes some milliseconds longer
         pass
-    return answer
+    return result
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().rstrip("\n")
-    except OSError:  # not there yet, or not ours to read: then it is asked again
-        return ""
-
-
-def boot_id() -> str:
-    """Return the name of this boot of the host; empty where the kernel does not tell."""
+def read_boot_id() -> str:
+    """Return the kernel's identifier of the current boot; empty where the kernel has none."""
     return _read("/proc/sys/kernel/random/boot_id")
 
 
-def probe_kvm(device: str = "/dev/kvm") -> str:
-    """Return `WORKS`, or why KVM does not work. Takes milliseconds; a second when it hangs."""
+def probe_kvm(device: str = DEVICE) -> str:
+    """Run a guest with KVM. Return KVM_WORKS, or why KVM does not work.
+
+    Takes milliseconds; a second when the guest hangs.
+    """
     try:
         kvm = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -114,15 +122,15 @@ def _run_guest(kvm: int) -> str:
     if os.uname().machine != "x86_64":
         return KVM_WORKS  # elsewhere a processor exists only where the hardware can run it
     memory = _load_program(machine)
-    _enter_real_mode(processor)
+    _set_registers(processor)
     run = mmap.mmap(processor, fcntl.ioctl(kvm, _GET_VCPU_MMAP_SIZE, 0))
     fcntl.ioctl(processor, _RUN, 0)
-    (why,) = struct.unpack_from("I", run, _EXIT_REASON_OFFSET)
+    (exit_reason,) = struct.unpack_from("I", run, _EXIT_REASON_OFFSET)
     registers = bytearray(_REGS_SIZE)
     fcntl.ioctl(processor, _GET_REGS, registers)
     memory.close()
-    (result,) = struct.unpack_from("H", registers)
-    if (why, result) == (_EXIT_HLT, _BITS_SET):
+    (ax,) = struct.unpack_from("H", registers)
+    if (exit_reason, ax) == (_EXIT_HLT, _EXPECTED_AX):
         return KVM_WORKS
     return "it emulates guests instead of running them on the processor"
 
@@ -130,15 +138,16 @@ def _run_guest(kvm: int) -> str:
 def _load_program(machine: int) -> mmap.mmap:
     memory = mmap.mmap(-1, _PAGE)
     memory.write(_PROGRAM)
-    window = ctypes.c_char.from_buffer(memory)
-    address = ctypes.addressof(window)
-    del window  # the mapping cannot be closed while something points into it
+    pointer = ctypes.c_char.from_buffer(memory)
+    address = ctypes.addressof(pointer)
+    del pointer  # an mmap object cannot be closed while something points into it
     region = struct.pack("IIQQQ", 0, 0, _LOAD_ADDRESS, _PAGE, address)
     fcntl.ioctl(machine, _SET_USER_MEMORY_REGION, region)
     return memory
 
 
-def _enter_real_mode(processor: int) -> None:
+def _set_registers(processor: int) -> None:
+    """Set up the processor to run the program in real mode, which it is in after a reset."""
     special = bytearray(_SREGS_SIZE)
     fcntl.ioctl(processor, _GET_SREGS, special)
     struct.pack_into("QIH", special, 0, 0, 0xFFFF, 0)  # the code segment begins at 0
@@ -146,3 +155,11 @@ def _enter_real_mode(processor: int) -> None:
     general = bytearray(_REGS_SIZE)
     struct.pack_into("QQ", general, _RIP_OFFSET, _LOAD_ADDRESS, 2)  # rip; bit 1 of rflags is 1
     fcntl.ioctl(processor, _SET_REGS, general)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().rstrip("\n")
+    except OSError:  # the file does not exist yet, or cannot be read: KVM is tried again
+        return ""

@@ -1,4 +1,6 @@
-"""What differs from one machine architecture to the next: all of it, in this one table.
+"""The table of guest architectures: QEMU's program and options, console, kernel parameters.
+
+Everything that depends on the architecture is in this table.
 
 Sources: QEMU's manual ("System emulator targets"), the kernel's serial drivers for console names.
 """
@@ -10,29 +12,33 @@ from initrd.record import Record
 
 
 class Arch(Record):
-    """An architecture, by the name `uname -m` has for it."""
+    """A guest architecture. `name` is the one that `uname -m` prints."""
 
     name: str
-    qemu: str  # the program
-    package: str  # of Debian, that has the program
-    machine: str  # value of -machine, without what is common to all
-    console: str  # what the kernel calls the first serial port
-    cpu: str = "max"  # under TCG: everything that it can emulate
+    qemu: str  # name of QEMU's program
+    package: str  # the Debian package of that program
+    machine: str  # value of -machine, without the properties that all architectures share
+    console: str  # the kernel's name of the first serial port
+    cpu: str = "max"  # value of -cpu under TCG; max: every feature that TCG can emulate
     transport: str = "pci"  # suffix of the virtio devices' names
     longest_cmdline: int = 2047  # bytes of the kernel command line: COMMAND_LINE_SIZE - 1
-    words: tuple[str, ...] = ()  # for every kernel
-    emulated_words: tuple[str, ...] = ()  # beyond that, where it is emulated, and alone
-    firmware: str = ""  # of QEMU, leaner than its default: enough for a kernel that needs none
+    parameters: tuple[str, ...] = ()  # kernel parameters of every guest
+    emulated_parameters: tuple[str, ...] = ()  # added for a guest with one processor under TCG
+    firmware: str = ""  # a smaller firmware of QEMU's, for kernels that use no firmware service
 
     def kernel_words(self, *, emulated: bool) -> tuple[str, ...]:
-        """Return what kernels are told. `emulated`: on `machine`, a single processor by TCG."""
-        return (*self.words, *self.emulated_words) if emulated else self.words
+        """Return the kernel parameters for this architecture.
+
+        `emulated`: the guest is the machine type `machine` with one processor, under TCG.
+        """
+        return (*self.parameters, *self.emulated_parameters) if emulated else self.parameters
 
 
-# q35 without what no guest of ours uses: each of them costs firmware and kernel time.
+# q35 without the devices that no guest uses: firmware and kernel spend time on each of them.
 _Q35 = "q35,hpet=off,smbus=off,sata=off,usb=off,vmport=off"
-# TCG runs `rep movsb` byte by byte, and a kernel that is told it is fast (erms, fsrm) copies with
-# nothing else: without them everything that copies, streams and files, takes about half the time.
+# TCG executes `rep movsb` byte by byte. A kernel that finds the CPU features erms and fsrm copies
+# memory with that instruction only. Without them, copying of streams and files takes about half
+# the time.
 _MAX_X86 = "max,-erms,-fsrm"
 
 ARCHES = (
@@ -43,13 +49,13 @@ ARCHES = (
         _Q35,
         "ttyS0",
         cpu=_MAX_X86,
-        # A timer that is emulated on a busy machine may look broken to a kernel that checks it.
-        # On one processor the kernel would replace what locks, a thousand times in its own code:
-        # a processor that is emulated translates all of that anew.
-        words=("no_timer_check", "noreplace-smp"),
-        # Its own timer would be measured against the machine's for a tenth of a second, which
-        # serves a single processor as well.
-        emulated_words=("nolapic_timer",),
+        # no_timer_check: on a busy host, an emulated timer may fail the kernel's check of it.
+        # noreplace-smp: on one processor the kernel would patch the lock instructions in its own
+        # code, at a thousand places, and TCG would have to translate that code again.
+        parameters=("no_timer_check", "noreplace-smp"),
+        # The kernel would calibrate the local APIC timer against the platform's timer for 0.1 s.
+        # The platform's timer is enough for one processor.
+        emulated_parameters=("nolapic_timer",),
         firmware="qboot.rom",
     ),
     Arch("aarch64", "qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=max", "ttyAMA0"),
@@ -73,19 +79,22 @@ ARCHES = (
         longest_cmdline=895,
     ),
 )
-_OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
+_DEBIAN_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
 
 
 def find_arch(name: str = "") -> Arch:
-    """Return the architecture called `name`, by default the host's. Raises HostError."""
+    """Return the architecture of this name, or of this Debian name; by default the host's.
+
+    Raises HostError for an unknown name.
+    """
     wanted = name or os.uname().machine
     for arch in ARCHES:
-        if arch.name == _OTHER_NAMES.get(wanted, wanted):
+        if arch.name == _DEBIAN_NAMES.get(wanted, wanted):
             return arch
     known = ", ".join(arch.name for arch in ARCHES)
     raise HostError(f"cannot emulate the architecture {wanted!r}", f"known are {known}")
 
 
 def is_native(arch: Arch) -> bool:
-    """Tell whether the host itself has this architecture."""
+    """Return whether the host has this architecture."""
     return arch.name == os.uname().machine

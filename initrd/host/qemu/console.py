@@ -1,4 +1,9 @@
-"""What the guest printed on its console, and what that says about how it ended. Pure."""
+"""The guest's console output: keep the end of it, read from it how the guest ended, save it.
+
+A guest reports the exit status of its target, or why the boot failed, on the console only: in
+messages of `/init` and of the kernel. `parse_ending` reads them; the `explain_` functions turn them
+into messages for the user, with options of chrootvm to try. Only `save_console_log` writes a file.
+"""
 
 import os
 import re
@@ -8,61 +13,65 @@ from initrd.errors import HostError
 from initrd.host.system.files import replace_file
 from initrd.record import Record
 
-_KEPT = 1 << 20  # bytes; a failed boot ends with the reason
-# Patterns stay text: most machines end without a use for them, and compiling takes milliseconds.
-_FAILURE = r"initrd: (?:boot failed|cannot start): "
-_RESET = "the machine reset itself before its kernel said a word"
-_LAST_WORDS = "powering off"
-_OURS = r"(?:\[ *\d+\.\d+\] )?initrd: (.*)"
-_KERNELS = r"\[ *\d+\.\d+\] "
+_LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end
+_SAVED_LOGS = 10
+_LITTLE_MEMORY = (
+    256 << 20
+)  # bytes; with less, a kernel that resets the machine likely lacked memory
+_BOOT_FAILED = "the boot failed"
+_RESET = "the machine reset itself before its kernel printed anything"
+_POWERING_OFF = "powering off"
+
+# Patterns are text: most machines end without a use for them, and compiling takes milliseconds.
+# Messages of /init, on the console or by way of the kernel log:
+_INIT_LINE = r"(?:\[ *\d+\.\d+\] )?initrd: (.*)"
+_INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
+# Messages of the kernel:
+_KERNEL_LINE = r"\[ *\d+\.\d+\] "
 _PANIC = r"Kernel panic - not syncing: (.*)"
+_KILLED_BY_OOM = r"Out of memory: Killed process \d+ \((.*?)\)"
 _INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
-_FAILED = "the boot failed"
-# Patterns stay text, as in initrd.host.qemu.console.
-_MEMORY = (
+# Reasons of a failed boot for which chrootvm has a hint:
+_NO_MEMORY = (
     r"System is deadlocked on memory|Out of memory and no killable|too little memory"
     r"|Initramfs unpacking failed"
 )
-_RESET_PATTERN = r"reset itself before its kernel"
-_SMALL = 256 << 20  # bytes; with less, a kernel that resets the machine most likely lacked memory
 _NO_MODULE = r"no module \w+ in the image"
 _NO_INITRAMFS = r"Unable to mount root fs|No working init found"
-_NO_TARGET = r"set init=PATH"
-_KILLED = r"Out of memory: Killed process \d+ \((.*?)\)"
-_LOGS_KEPT = 10
+_NO_TARGET = r"set init=PATH"  # in the hint of /init
 
 
 class Ending(Record):
-    """How a guest ended: its target's status, or why there is none."""
+    """How a guest ended: the exit status of its target, or why the boot failed."""
 
     status: int = 0  # exit status of the target; -N after signal N
-    failure: str = ""  # the boot failed: why, for the user
+    failure: str = ""  # why the boot failed; empty: it did not
 
 
 class ConsoleLog:
-    """The end of what the guest printed."""
+    """The end of the guest's console output: from _LOG_SIZE to twice as many bytes of it."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def see(self, data: bytes) -> None:
-        """Take what was printed."""
+        """Append console output."""
         self._data += data
-        if len(self._data) > 2 * _KEPT:
-            del self._data[:-_KEPT]
+        if len(self._data) > 2 * _LOG_SIZE:
+            del self._data[:-_LOG_SIZE]
 
     @property
     def text(self) -> str:
-        """Return it with line ends as here."""
+        """Return the log as text, without carriage returns."""
         return self._data.decode(errors="replace").replace("\r", "")
 
 
 def parse_ending(text: str) -> Ending:
-    """Return how the guest ended that printed `text`."""
-    if not text:  # even a machine that powers off at once prints that
+    """Return how the guest ended whose console output is `text`."""
+    if not text:  # when a machine powers off, its kernel prints at least that
         return Ending(failure=_RESET)
     lines = [line for line in text.splitlines() if line.strip()]
-    failure = boot_failure(lines)
+    failure = find_boot_failure(lines)
     if failure:
         return Ending(failure=failure)
     panics = re.findall(_PANIC, text)
@@ -74,42 +83,38 @@ def parse_ending(text: str) -> Ending:
     return Ending(_exit_code(int(exited[1], 16)))
 
 
-def boot_failure(lines: list[str]) -> str:
-    """Return what `/init` says last, if that is why it gives up; empty otherwise.
+def find_boot_failure(lines: list[str]) -> str:
+    """Return the message with which `/init` ended the boot; empty when there is none.
 
-    After its words only the kernel's own may follow: a target that prints such words goes on.
+    Only lines of the kernel may follow the message. When a target prints the same text, its own
+    output follows.
     """
-    said: list[str] = []
+    message: list[str] = []
     for line in reversed(lines):
-        ours = re.fullmatch(_OURS, line)
-        if ours:
-            said = [ours[1], *said] if ours[1] != _LAST_WORDS else said
-        elif said or not re.match(_KERNELS, line):
+        init_line = re.fullmatch(_INIT_LINE, line)
+        if init_line:
+            message = [init_line[1], *message] if init_line[1] != _POWERING_OFF else message
+        elif message or not re.match(_KERNEL_LINE, line):
             break
-        if re.search(_FAILURE, line):
-            return "\n".join([said[0].partition(": ")[2], *said[1:]])
+        if re.search(_INIT_FAILURE, line):
+            return "\n".join([message[0].partition(": ")[2], *message[1:]])
     return ""
 
 
-def _exit_code(wait_status: int) -> int:
-    """Return the exit status, or -N after signal N, from a status of wait(2)."""
-    signal = wait_status & 0x7F
-    return -signal if signal else wait_status >> 8 & 0xFF
-
-
 def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
-    """Return the error for a boot that failed for the reason `why`, which may have a hint already.
+    """Return the error for a failed boot, with a hint that names options of chrootvm.
 
-    `memory` is the guest's, in bytes; `kernel` the path of its kernel.
+    `why` is the reason, with the hint of /init on the lines after the first; `memory` that of the
+    guest, in bytes; `kernel` the path of its kernel.
     """
-    what, _, hint = why.removeprefix("boot failed: ").partition("\n")
-    if re.search(_MEMORY, why) or (re.search(_RESET_PATTERN, why) and memory < _SMALL):
+    message, _, hint = why.removeprefix("boot failed: ").partition("\n")
+    if re.search(_NO_MEMORY, why) or (why == _RESET and memory < _LITTLE_MEMORY):
         return HostError(
-            f"{_FAILED}: out of memory at {megabytes(memory)}",
-            what,
+            f"{_BOOT_FAILED}: out of memory at {megabytes(memory)}",
+            message,
             f"--memory {megabytes(2 * memory)}",
         )
-    if re.search(_RESET_PATTERN, why):
+    if why == _RESET:
         hint = f"another kernel: {kernel} is damaged, or not for this machine"
     if re.search(_NO_MODULE, why):
         hint = f"--modules DIR, the lib/modules/VERSION of {kernel}"
@@ -117,21 +122,24 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
-    return HostError(_FAILED, what, hint.removeprefix("try: "))
+    return HostError(_BOOT_FAILED, message, hint.removeprefix("try: "))
 
 
 def explain_refusal(text: str) -> HostError:
-    """Return the error for what a command was to have and the root has not, in the guest's words.
+    """Return the error for a message of /init that COMMAND cannot run: no such user or directory.
 
-    Names are the user's, and may hold anything: it stays one line.
+    Names in the message are the user's and may contain line breaks. The error stays one line.
     """
     what, _, why = text.replace("\n", "\\n").partition(": ")
     return HostError(what, why)
 
 
 def explain_oom_kill(console: str, memory: int) -> str:
-    """Return what to say when the guest's kernel killed something; empty when it did not."""
-    killed = re.findall(_KILLED, console)
+    """Return the message that the guest ran out of memory; empty when its kernel killed nothing.
+
+    `console` is the console output, `memory` that of the guest, in bytes.
+    """
+    killed = re.findall(_KILLED_BY_OOM, console)
     if not killed:
         return ""
     return (
@@ -141,26 +149,31 @@ def explain_oom_kill(console: str, memory: int) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Return a size as --memory takes it."""
+    """Return a size in bytes as a value of --memory."""
     return f"{size >> 20}M"
 
 
 def save_console_log(folder: str, text: str, now: float | None = None) -> str:
-    """Keep a console's text in `folder`; return where, or nothing if that cannot be.
+    """Save console output to a new file in `folder`; return its path, or "" if that fails.
 
-    `now`: seconds since the epoch. The names sort by time.
+    The _SAVED_LOGS newest files are kept. `now`: seconds since the epoch. Names sort by time.
     """
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
-    path = os.path.join(folder, f"{moment}-{os.urandom(3).hex()}.log")
+    timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
+    path = os.path.join(folder, f"{timestamp}-{os.urandom(3).hex()}.log")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         replace_file(path, text.encode(errors="surrogateescape"), 0o600)
-        for old in sorted(name for name in os.listdir(folder) if name.endswith(".log"))[
-            :-_LOGS_KEPT
-        ]:
-            os.unlink(os.path.join(folder, old))
-    except FileNotFoundError:  # another one has removed the oldest just now
+        logs = sorted(name for name in os.listdir(folder) if name.endswith(".log"))
+        for name in logs[:-_SAVED_LOGS]:
+            os.unlink(os.path.join(folder, name))
+    except FileNotFoundError:  # another chrootvm has removed an old log at the same time
         pass
-    except OSError:  # no home, or a full one: the reason is told all the same
+    except OSError:  # no home directory, or a full disk: the error is reported without a log
         return ""
     return path
+
+
+def _exit_code(wait_status: int) -> int:
+    """Return the exit status, or -N after signal N, from a status of wait(2)."""
+    signal = wait_status & 0x7F
+    return -signal if signal else wait_status >> 8 & 0xFF

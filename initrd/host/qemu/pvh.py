@@ -1,8 +1,10 @@
-"""The kernel inside a compressed x86 image, as an ELF file that QEMU can start directly.
+"""Start an x86 kernel under TCG by its PVH entry point, from the ELF file inside its image.
 
-QEMU enters such a file by its PVH note. The guest then neither decompresses its kernel, which takes
-an emulated processor longer than much of the boot, nor runs the real-mode code before that. What is
-found is kept; whatever is odd about an image, the image itself is what boots.
+A bzImage holds a compressed ELF file, vmlinux. QEMU can load a vmlinux with a PVH note and start it
+there. The guest then neither decompresses its kernel, which takes an emulated processor longer than
+much of the boot, nor runs the real-mode code before that; and it needs no more than the small
+firmware qboot. Extracted kernels are cached. Where an image is in any way unusual, nothing is
+extracted, and QEMU boots the image.
 
 Sources: the kernel's Documentation/arch/x86/boot.rst (`payload_offset`) and
 include/xen/interface/elfnote.h (`XEN_ELFNOTE_PHYS32_ENTRY`), elf(5).
@@ -21,56 +23,94 @@ if TYPE_CHECKING:
 
     from initrd.host.qemu.argv import Hardware
 
-KERNELS_KEPT = 2  # kernels; each takes some 50 MB
-_PROTOCOL = 0x208  # the first that tells where the payload is
+CACHED_KERNELS = 2  # most kernels in the cache; each takes some 50 MB
+UNCACHED_NAME = "vmlinux"  # shown as the path of a kernel that is not in the cache
+FIRMWARE_DIRECTORIES = ("/usr/share/qemu", "/usr/share/qemu-kvm")
+_MAGIC_OFFSET, _MAGIC = 0x202, b"HdrS"  # the setup header of an x86 image
+_PROTOCOL = 0x208  # the first version of the boot protocol with payload_offset
 _ELF64_LITTLE, _X86_64 = b"\x7fELF\x02\x01", 62
 _PT_NOTE, _ENTRY_NOTE = 4, 18
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
-_SIZE_FIELD = 4  # bytes behind the payload: its size when decompressed
-NAMELESS = "vmlinux"  # what to call a kernel that the cache does not keep
-FIRMWARE_PLACES = ("/usr/share/qemu", "/usr/share/qemu-kvm")
+_SIZE_FIELD = 4  # bytes at the end of the payload: its size when decompressed
+
+
+class PvhKernel(Record):
+    """The kernel and firmware that QEMU gets in place of the image and of its default firmware."""
+
+    file: OpenFile  # the uncompressed kernel
+    firmware: str = ""  # path of a file; empty: QEMU's default
+
+
+def find_pvh_kernel(hardware: "Hardware", kernel: str, qemu: str, cache: str) -> PvhKernel | None:
+    """Return the uncompressed kernel of the image `kernel`; None: QEMU boots the image.
+
+    Only for an emulated guest, on the architecture's default machine type, with a firmware for it.
+    """
+    if hardware.accelerator != "tcg" or not hardware.arch.firmware or hardware.machine:
+        return None
+    elf = open_vmlinux(kernel, cache)
+    if elf < 0:
+        return None
+    file = name_open_file(elf, UNCACHED_NAME)
+    return PvhKernel(file, find_firmware(hardware.arch.firmware, qemu))
+
+
+def find_firmware(name: str, qemu: str) -> str:
+    """Return the path of a firmware file that is installed with the program `qemu`; empty for none.
+
+    Looked for in share/qemu beside the program's directory, then in FIRMWARE_DIRECTORIES.
+    """
+    prefix = os.path.dirname(os.path.dirname(os.path.realpath(qemu)))
+    for folder in (os.path.join(prefix, "share/qemu"), *FIRMWARE_DIRECTORIES):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    return ""
 
 
 def open_vmlinux(image: str, cache: str) -> int:
-    """Return a descriptor of the ELF file inside `image`; -1 when there is none that would boot."""
+    """Return a descriptor of the ELF file inside the image at this path; -1 for none.
+
+    The cache also holds that there is none: as an empty file.
+    """
     folder = os.path.join(cache, "kernels")
-    found = open_cached(
-        folder, image, lambda: CacheEntry(extract_from(image), (image,)), kept=KERNELS_KEPT
+    descriptor = open_cached(
+        folder, image, lambda: CacheEntry(read_vmlinux(image), (image,)), kept=CACHED_KERNELS
     )
-    if os.fstat(found).st_size:
-        return found
-    os.close(found)
+    if os.fstat(descriptor).st_size:
+        return descriptor
+    os.close(descriptor)
     return -1
 
 
-def extract_from(path: str) -> bytes:
-    """Return what `extract` finds in the file at `path`."""
+def read_vmlinux(path: str) -> bytes:
+    """Return the ELF file inside the image at `path`; empty for none, or an unreadable image."""
     try:
         with open(path, "rb") as file:
             return extract_vmlinux(file.read())
-    except OSError:  # QEMU will tell
+    except OSError:  # QEMU reports the error when it reads the image
         return b""
 
 
 def extract_vmlinux(image: bytes) -> bytes:
-    """Return the ELF file inside a kernel image; empty when there is none with a PVH entry."""
-    content = _decompressed(_payload(image))
+    """Return the ELF file inside a kernel image; empty when there is none with a PVH note."""
+    content = _decompress(_payload(image))
     return content if has_pvh_entry(content) else b""
 
 
 def has_pvh_entry(elf: bytes) -> bool:
-    """Tell whether QEMU can start an ELF file directly."""
+    """Return whether this is a 64-bit x86 ELF file with a PVH note."""
     try:
         if not elf.startswith(_ELF64_LITTLE) or struct.unpack_from("<H", elf, 18)[0] != _X86_64:
             return False
         return ("Xen", _ENTRY_NOTE) in set(_notes(elf))
-    except struct.error:  # it is cut short
+    except struct.error:  # the file is truncated
         return False
 
 
 def _payload(image: bytes) -> bytes:
-    """Return the compressed kernel in an x86 image; empty for what is none."""
-    if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":
+    """Return the compressed kernel in an x86 image; empty for any other file."""
+    if len(image) < 0x250 or image[_MAGIC_OFFSET : _MAGIC_OFFSET + len(_MAGIC)] != _MAGIC:
         return b""
     (protocol,) = struct.unpack_from("<H", image, 0x206)
     if protocol < _PROTOCOL:
@@ -80,53 +120,27 @@ def _payload(image: bytes) -> bytes:
     return image[start : start + size]
 
 
-def _decompressed(payload: bytes) -> bytes:
+def _decompress(payload: bytes) -> bytes:
+    """Return the decompressed payload; empty where that is not possible."""
     from initrd.host.image import compress  # noqa: PLC0415 - once for a kernel
 
-    if payload.startswith(_LZ4_LEGACY):  # it has no end of its own
+    if payload.startswith(_LZ4_LEGACY):  # the format has no end mark: zeros end it
         payload = payload[:-_SIZE_FIELD] + bytes(_SIZE_FIELD)
     try:
         return compress.decompress(payload)[0]
-    except (compress.CompressError, HostError):  # a method that we do not know, no library
+    except (compress.CompressError, HostError):  # unknown method, or its library is not installed
         return b""
 
 
 def _notes(elf: bytes) -> "Iterator[tuple[str, int]]":
-    """Yield owner and type of each note."""
+    """Yield owner and type of each note. Raises struct.error for a truncated file."""
     (headers,) = struct.unpack_from("<Q", elf, 32)
-    size, count = struct.unpack_from("<HH", elf, 54)
-    for header in range(headers, headers + size * count, size or 1):
-        kind, _, at, _, _, length = struct.unpack_from("<IIQQQQ", elf, header)
-        end = at + length
-        while kind == _PT_NOTE and at < end:
-            name_size, data_size, note = struct.unpack_from("<III", elf, at)
-            yield elf[at + 12 : at + 12 + name_size].rstrip(b"\0").decode("latin-1"), note
-            at += 12 + (name_size + 3) // 4 * 4 + (data_size + 3) // 4 * 4
-
-
-class PvhKernel(Record):
-    """What QEMU starts instead of the kernel's image, and with which firmware."""
-
-    file: OpenFile  # the uncompressed kernel
-    firmware: str = ""  # path of a file; empty: QEMU's default
-
-
-def find_pvh_kernel(hardware: "Hardware", kernel: str, qemu: str, cache: str) -> PvhKernel | None:
-    """Return how to start the image `kernel` by its PVH entry; None: QEMU starts the image."""
-    if hardware.accelerator != "tcg" or not hardware.arch.firmware or hardware.machine:
-        return None
-    elf = open_vmlinux(kernel, cache)
-    if elf < 0:
-        return None
-    file = name_open_file(elf, NAMELESS)
-    return PvhKernel(file, find_firmware(hardware.arch.firmware, qemu))
-
-
-def find_firmware(name: str, qemu: str) -> str:
-    """Return the path of a firmware that comes with the program `qemu`; empty: it is not there."""
-    top = os.path.dirname(os.path.dirname(os.path.realpath(qemu)))
-    for folder in (os.path.join(top, "share/qemu"), *FIRMWARE_PLACES):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            return path
-    return ""
+    header_size, count = struct.unpack_from("<HH", elf, 54)
+    for header in range(headers, headers + header_size * count, header_size or 1):
+        segment_type, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, header)
+        end = offset + length
+        while segment_type == _PT_NOTE and offset < end:
+            name_size, data_size, note_type = struct.unpack_from("<III", elf, offset)
+            name = elf[offset + 12 : offset + 12 + name_size]
+            yield name.rstrip(b"\0").decode("latin-1"), note_type
+            offset += 12 + (name_size + 3) // 4 * 4 + (data_size + 3) // 4 * 4

@@ -1,7 +1,8 @@
-"""Whether virtiofsd can shut itself in here: what its sandbox takes is tried in its place.
+"""The kernel's limits on virtiofsd: user and mount namespaces, capabilities, open files.
 
-It would say no more than that it failed. What may be in its way are the kernel's settings in
-user_namespaces(7), and those that distributions have added.
+virtiofsd puts itself into namespaces, and where that fails it reports no more than the failure. So
+the same system calls are tried first, in a child process. They may be forbidden by the kernel's
+settings in user_namespaces(7), and by those that distributions have added.
 """
 
 import resource
@@ -10,9 +11,12 @@ from initrd.errors import reason
 from initrd.host.system.process import run_in_child
 from initrd.host.system.syscalls import enter_user_namespace, leave_mount_namespace
 
-_MAY = "may"
 CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21  # include/uapi/linux/capability.h
-# A file below /proc/sys, the values in it with which the kernel refuses, and how to allow it.
+ENOUGH_FILES = 500_000  # systemd's limit of open files is 524,288 for all its services
+LEAST_FILES = 610  # the Rust virtiofsd 1.13 does not start with a lower limit
+_ALLOWED = "allowed"
+# A file below /proc/sys, the value with which the kernel forbids user namespaces, a command that
+# allows them.
 _SETTINGS = (
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
     ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -22,43 +26,60 @@ _SETTINGS = (
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     ),
 )
-ENOUGH_FILES = 500_000  # systemd gives 524,288 to all that it starts
-LEAST_FILES = 610  # the one in Rust, 1.13, does not start with less
 
 
 def why_no_namespaces(*, root: bool) -> str:
-    """Return why this process cannot have mounts of its own; empty when it can.
+    """Return why this process cannot have a mount namespace; empty when it can.
 
-    An ordinary user needs a user namespace for that; `root` does not, unless it was deprived.
+    `root`: it is root's, and needs no user namespace for that if it has CAP_SYS_ADMIN.
     """
     if root and has_capability(CAP_SYS_ADMIN):
         return ""
-    said = run_in_child(lambda: _try(root=root))
-    return "" if said == _MAY else said or "it hangs"
+    result = run_in_child(lambda: _try_namespaces(root=root))
+    return "" if result == _ALLOWED else result or "it hangs"
+
+
+def namespace_advice(*, root: bool, settings: str = "/proc/sys") -> str:
+    """Return the hint for a process that cannot have namespaces, from the kernel's settings."""
+    if root:
+        return "outside of this container, or with the capability CAP_SYS_ADMIN in it"
+    commands = (
+        command
+        for name, forbidding, command in _SETTINGS
+        if _read(f"{settings}/{name}") == forbidding
+    )
+    return " ".join([*(f"{command} as root, or" for command in commands), "run chrootvm as root"])
 
 
 def has_capability(capability: int, status: str = "/proc/self/status") -> bool:
-    """Tell from /proc/PID/status whether a process has a capability."""
+    """Return whether a process has a capability in its effective set: proc_pid_status(5)."""
     fields = dict(line.split(":", 1) for line in _read(status).splitlines())
     return bool(int(fields.get("CapEff", "0"), 16) & capability)
 
 
-def _try(*, root: bool) -> str:
+def open_file_limit() -> int:
+    """Return how many files a program that this process starts may have open: its hard limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return ENOUGH_FILES if hard == resource.RLIM_INFINITY else hard
+
+
+def need_file_handles() -> bool:
+    """Return whether virtiofsd should use file handles: the limit of open files is low.
+
+    With file handles it does not keep a file open for each file that the guest knows. They need
+    CAP_DAC_READ_SEARCH: open_by_handle_at(2).
+    """
+    return open_file_limit() < ENOUGH_FILES and has_capability(CAP_DAC_READ_SEARCH)
+
+
+def _try_namespaces(*, root: bool) -> str:
     try:
         if not root:
             enter_user_namespace()
         leave_mount_namespace()
     except OSError as error:
         return f"{error.filename}: {reason(error)}"
-    return _MAY
-
-
-def namespace_advice(*, root: bool, settings: str = "/proc/sys") -> str:
-    """Return what may help, going by the kernel's settings."""
-    if root:
-        return "outside of this container, or with the capability CAP_SYS_ADMIN in it"
-    found = (how for name, refuses, how in _SETTINGS if _read(f"{settings}/{name}") == refuses)
-    return " ".join([*(f"{how} as root, or" for how in found), "run chrootvm as root"])
+    return _ALLOWED
 
 
 def _read(path: str) -> str:
@@ -67,14 +88,3 @@ def _read(path: str) -> str:
             return file.read().strip()
     except OSError:  # this kernel has no such setting
         return ""
-
-
-def open_file_limit() -> int:
-    """Return how many files a program that is started here may have open."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return ENOUGH_FILES if most == resource.RLIM_INFINITY else most
-
-
-def need_file_handles() -> bool:
-    """Tell whether few files may be open here, and handles are there to make up for that."""
-    return open_file_limit() < ENOUGH_FILES and has_capability(CAP_DAC_READ_SEARCH)

@@ -1,4 +1,4 @@
-"""The disk image of --overlay=FILE: made whole or not at all, never overwritten, never shared."""
+"""The disk image of --overlay=FILE: creation, reuse, lock, errors."""
 
 import os
 import stat
@@ -10,11 +10,11 @@ from initrd.errors import HostError
 from initrd.host.machine import overlayfile
 from initrd.host.machine.overlayfile import lock_overlay_files, make_overlay_file
 
-GOOD = """#!/bin/sh
+WORKING_MKFS = """#!/bin/sh
 for image; do :; done
 printf '\\123\\357' | dd of="$image" bs=1 seek=1080 conv=notrunc 2>/dev/null
 """
-BAD = """#!/bin/sh
+FAILING_MKFS = """#!/bin/sh
 for image; do :; done
 echo half >"$image"
 echo "no  space
@@ -25,35 +25,37 @@ exit 3
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A path on which there is a program that makes what looks like a file system."""
-    return with_mkfs(tmp_path / "good", GOOD)
+    """Return an environment in whose PATH mkfs.ext4 writes only the magic number of ext4."""
+    return install_mkfs(tmp_path / "good", WORKING_MKFS)
 
 
-def with_mkfs(folder: Path, script: str) -> dict[str, str]:
+def install_mkfs(folder: Path, script: str) -> dict[str, str]:
     folder.mkdir()
     (folder / "mkfs.ext4").write_text(script)
     (folder / "mkfs.ext4").chmod(0o755)
     return {"PATH": f"{folder}:/usr/bin:/bin"}
 
 
-def use(path: Path, environment: dict[str, str]) -> None:
+def lock_and_release(path: Path, environment: dict[str, str]) -> None:
     with lock_overlay_files((str(path),), environment):
         pass
 
 
-def test_without_an_image_nothing_is_needed() -> None:
+def test_no_program_is_needed_without_an_overlay_file() -> None:
     with lock_overlay_files((), {"PATH": "/nowhere"}):
         pass
 
 
-@pytest.mark.parametrize("nameless", [os.O_TMPFILE, os.O_DIRECTORY], ids=["nameless", "named"])
-def test_a_missing_one_is_made_and_takes_no_space(
-    environment: dict[str, str], nameless: int, tmp_path: Path
+@pytest.mark.parametrize(
+    "unnamed", [os.O_TMPFILE, os.O_DIRECTORY], ids=["O_TMPFILE", "no O_TMPFILE"]
+)
+def test_missing_overlay_file_is_created_sparse(
+    environment: dict[str, str], unnamed: int, tmp_path: Path
 ) -> None:
     folder = tmp_path / "an odd, folder:"
     folder.mkdir()
-    make_overlay_file(str(folder / "new"), environment, nameless)
-    use(folder / "new", {"PATH": "/nowhere"})
+    make_overlay_file(str(folder / "new"), environment, unnamed)
+    lock_and_release(folder / "new", {"PATH": "/nowhere"})
     assert os.listdir(folder) == ["new"]
     found = (folder / "new").stat()
     assert stat.S_ISREG(found.st_mode)
@@ -61,46 +63,52 @@ def test_a_missing_one_is_made_and_takes_no_space(
     assert found.st_blocks * 512 < 1 << 20
 
 
-@pytest.mark.parametrize("nameless", [os.O_TMPFILE, os.O_DIRECTORY], ids=["nameless", "named"])
-def test_when_it_cannot_be_made_nothing_is_left(nameless: int, tmp_path: Path) -> None:
-    environment = with_mkfs(tmp_path / "bad", BAD)
+@pytest.mark.parametrize(
+    "unnamed", [os.O_TMPFILE, os.O_DIRECTORY], ids=["O_TMPFILE", "no O_TMPFILE"]
+)
+def test_failed_mkfs_leaves_no_file(unnamed: int, tmp_path: Path) -> None:
+    environment = install_mkfs(tmp_path / "bad", FAILING_MKFS)
     (tmp_path / "folder").mkdir()
     with pytest.raises(HostError, match=r"mkfs.ext4 ended with status 3: no space left"):
-        make_overlay_file(str(tmp_path / "folder/new"), environment, nameless)
+        make_overlay_file(str(tmp_path / "folder/new"), environment, unnamed)
     assert os.listdir(tmp_path / "folder") == []
 
 
-def test_one_that_is_there_is_used_as_it_is(environment: dict[str, str], tmp_path: Path) -> None:
-    use(tmp_path / "new", environment)
+def test_existing_overlay_file_is_not_changed(environment: dict[str, str], tmp_path: Path) -> None:
+    lock_and_release(tmp_path / "new", environment)
     before = (tmp_path / "new").stat()
-    use(tmp_path / "new", {"PATH": "/nowhere"})
+    lock_and_release(tmp_path / "new", {"PATH": "/nowhere"})
     after = (tmp_path / "new").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_one_that_appears_while_it_is_made_is_kept(
+def test_file_that_appears_during_the_creation_is_not_replaced(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "new").write_text("somebody else's")
+    (tmp_path / "new").write_text("of another process")
     make_overlay_file(str(tmp_path / "new"), environment)
-    assert (tmp_path / "new").read_text() == "somebody else's"
+    assert (tmp_path / "new").read_text() == "of another process"
 
 
-def test_a_dangling_link_leads_to_the_new_one(environment: dict[str, str], tmp_path: Path) -> None:
+def test_overlay_file_is_created_at_the_target_of_a_dangling_link(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to("target")
-    use(tmp_path / "link", environment)
+    lock_and_release(tmp_path / "link", environment)
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").stat().st_size == overlayfile.SIZE
 
 
-def test_it_is_for_one_machine_at_a_time(environment: dict[str, str], tmp_path: Path) -> None:
-    refused = pytest.raises(HostError, match=r"/new: another chrootvm is using it")
-    with lock_overlay_files((str(tmp_path / "new"),), environment), refused:
-        use(tmp_path / "new", environment)
-    use(tmp_path / "new", environment)
+def test_overlay_file_is_locked_for_one_machine(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    fails = pytest.raises(HostError, match=r"/new: another chrootvm is using it")
+    with lock_overlay_files((str(tmp_path / "new"),), environment), fails:
+        lock_and_release(tmp_path / "new", environment)
+    lock_and_release(tmp_path / "new", environment)
 
 
-def test_what_is_no_such_image_is_named_and_left(tmp_path: Path) -> None:
+def test_file_without_ext4_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("mine")
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -112,16 +120,18 @@ def test_what_is_no_such_image_is_named_and_left(tmp_path: Path) -> None:
         "text/file": "Not a directory",
     }.items():
         with pytest.raises(HostError, match=f"cannot keep the overlay in .*{name}: .*{why}"):
-            use(tmp_path / name, {"PATH": "/nowhere"})
+            lock_and_release(tmp_path / name, {"PATH": "/nowhere"})
     assert (tmp_path / "text").read_text() == "mine"
     assert (tmp_path / "empty").stat().st_size == 0
 
 
-def test_a_folder_that_is_not_there_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+def test_error_for_a_missing_parent_directory_names_the_path(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     with pytest.raises(HostError, match=r"cannot make .*/no/new .*No such file or directory"):
-        use(tmp_path / "no/new", environment)
+        lock_and_release(tmp_path / "no/new", environment)
 
 
-def test_a_missing_program_is_named(tmp_path: Path) -> None:
+def test_error_for_a_missing_mkfs_names_its_package(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"(?s)cannot find mkfs.ext4.*e2fsprogs"):
         overlayfile.find_mkfs({"PATH": str(tmp_path)}, folders=str(tmp_path))

@@ -1,4 +1,4 @@
-"""What the console says about how the guest ended."""
+"""How a guest ended, read from its console output; and the log of that output."""
 
 import pytest
 
@@ -17,15 +17,15 @@ def panic(text: str) -> str:
     [
         pytest.param(
             "",
-            Ending(failure="the machine reset itself before its kernel said a word"),
-            id="nothing was said",
+            Ending(failure="the machine reset itself before its kernel printed anything"),
+            id="no output",
         ),
         pytest.param(
             f"initrd: cannot start: no memory. Powering off.\n{KERNEL}",
             Ending(failure="no memory. Powering off."),
-            id="the launcher gives up",
+            id="the launcher of /init fails",
         ),
-        pytest.param(f"hello\n{KERNEL}", Ending(), id="powered off"),
+        pytest.param(f"hello\n{KERNEL}", Ending(), id="the target powers off"),
         pytest.param(
             f"{FAILED}initrd: powering off\n{KERNEL}",
             Ending(failure="cannot mount data: no tag data\ntry: another tag"),
@@ -36,23 +36,31 @@ def panic(text: str) -> str:
             Ending(failure="no root"),
             id="boot failed, through the kernel log",
         ),
-        pytest.param(f"{FAILED}{KERNEL}hello\n", Ending(), id="a target that prints such words"),
-        pytest.param("initrd: fuse: not loaded\nhello\n", Ending(), id="a warning and a target"),
+        pytest.param(f"{FAILED}{KERNEL}hello\n", Ending(), id="a target prints the same message"),
         pytest.param(
-            panic("Attempted to kill init! exitcode=0x00000700"), Ending(7), id="target exits"
+            "initrd: fuse: not loaded\nhello\n",
+            Ending(),
+            id="a warning of init before the output of the target",
         ),
         pytest.param(
-            panic("Attempted to kill init! exitcode=0x0000000b"), Ending(-11), id="target crashes"
+            panic("Attempted to kill init! exitcode=0x00000700"), Ending(7), id="the target exits"
         ),
         pytest.param(
-            panic("Attempted to kill init! exitcode=0x0000008b"), Ending(-11), id="and dumps core"
+            panic("Attempted to kill init! exitcode=0x0000000b"),
+            Ending(-11),
+            id="the target dies of a signal",
+        ),
+        pytest.param(
+            panic("Attempted to kill init! exitcode=0x0000008b"),
+            Ending(-11),
+            id="the target dumps core",
         ),
         pytest.param(
             panic("VFS: Unable to mount root fs on unknown-block(0,0)"),
             Ending(
                 failure="the kernel panicked: VFS: Unable to mount root fs on unknown-block(0,0)"
             ),
-            id="the kernel gives up",
+            id="the kernel panics before init runs",
         ),
         pytest.param(
             FAILED + panic("Attempted to kill init! exitcode=0x00000100"),
@@ -61,11 +69,11 @@ def panic(text: str) -> str:
         ),
     ],
 )
-def test_the_ending(text: str, expected: Ending) -> None:
+def test_ending_is_read_from_the_console_output(text: str, expected: Ending) -> None:
     assert parse_ending(text) == expected
 
 
-def test_the_log_ends_lines_as_here() -> None:
+def test_console_log_decodes_utf8_and_drops_carriage_returns() -> None:
     log = ConsoleLog()
     log.see(b"one\r\n")
     log.see(b"tw\xc3")
@@ -73,7 +81,7 @@ def test_the_log_ends_lines_as_here() -> None:
     assert log.text == "one\ntw\u00e4\n"
 
 
-def test_the_log_keeps_the_end() -> None:
+def test_console_log_keeps_the_end_of_a_long_output() -> None:
     log = ConsoleLog()
     for number in range(300):
         log.see(b"%09d\n" % number * 1000)

@@ -1,4 +1,4 @@
-"""The kernel inside an image: found where QEMU can start it, left alone where anything is odd."""
+"""Extraction of the ELF file in a kernel image, and when QEMU starts that by its PVH entry."""
 
 import gzip
 import os
@@ -24,10 +24,10 @@ def note(owner: bytes, kind: int, data: bytes) -> bytes:
     return head + name + bytes(-len(name) % 4) + data + bytes(-len(data) % 4)
 
 
-def elf(notes: bytes, machine: int = 62, word: int = 2) -> bytes:
-    """An ELF file with one program header, PT_NOTE."""
+def elf(notes: bytes, machine: int = 62, elf_class: int = 2) -> bytes:
+    """Return an ELF file with one program header, PT_NOTE."""
     start = 64 + 56
-    ident = b"\x7fELF" + bytes([word, 1, 1]) + bytes(9)
+    ident = b"\x7fELF" + bytes([elf_class, 1, 1]) + bytes(9)
     head = ident + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     header = struct.pack("<IIQQQQQQ", 4, 4, start, 0, 0, len(notes), len(notes), 4)
     return head + header + notes
@@ -47,7 +47,7 @@ KERNEL = elf(note(b"Xen", 6, b"linux\0") + ENTRY)
 PACKED = gzip.compress(KERNEL) + struct.pack("<I", len(KERNEL))
 
 
-def test_the_kernel_is_found_behind_the_setup_code() -> None:
+def test_elf_file_is_extracted_from_behind_the_setup_code() -> None:
     assert extract_vmlinux(bzimage(PACKED)) == KERNEL
     assert extract_vmlinux(bzimage(PACKED, sectors=7, offset=400)) == KERNEL
 
@@ -55,40 +55,42 @@ def test_the_kernel_is_found_behind_the_setup_code() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        pytest.param(b"", id="nothing"),
+        pytest.param(b"", id="empty file"),
         pytest.param(bytes(4096), id="zeros"),
         pytest.param(KERNEL, id="not a bzImage"),
-        pytest.param(bzimage(PACKED, protocol=0x207), id="a protocol that is too old"),
-        pytest.param(bzimage(PACKED)[:-40], id="cut short"),
-        pytest.param(bzimage(b"\x5d\0\0" + PACKED), id="another compression"),
+        pytest.param(bzimage(PACKED, protocol=0x207), id="boot protocol without payload_offset"),
+        pytest.param(bzimage(PACKED)[:-40], id="truncated"),
+        pytest.param(bzimage(b"\x5d\0\0" + PACKED), id="unknown compression"),
         pytest.param(bzimage(b"\x02\x21\x4c\x18\xff\xff\xff\xff\0\0\0\0"), id="damaged lz4"),
-        pytest.param(bzimage(gzip.compress(elf(b""))), id="no note"),
-        pytest.param(bzimage(gzip.compress(b"no ELF")), id="no ELF file"),
+        pytest.param(bzimage(gzip.compress(elf(b""))), id="no PVH note"),
+        pytest.param(bzimage(gzip.compress(b"no ELF")), id="payload is no ELF file"),
     ],
 )
-def test_what_is_odd_is_left_to_qemu(image: bytes) -> None:
+def test_unusual_image_is_not_extracted(image: bytes) -> None:
     assert extract_vmlinux(image) == b""
 
 
 @pytest.mark.parametrize(
-    ("file", "good"),
+    ("content", "expected"),
     [
-        pytest.param(KERNEL, True, id="good"),
-        pytest.param(elf(note(b"GNU", 18, bytes(8))), False, id="a note of somebody else"),
-        pytest.param(elf(ENTRY, machine=183), False, id="another machine"),
-        pytest.param(elf(ENTRY, word=1), False, id="32 bits"),
-        pytest.param(KERNEL[:70], False, id="no headers"),
-        pytest.param(KERNEL[:130], False, id="half a note"),
-        pytest.param(b"", False, id="nothing"),
+        pytest.param(KERNEL, True, id="PVH note"),
+        pytest.param(elf(note(b"GNU", 18, bytes(8))), False, id="note of another owner"),
+        pytest.param(elf(ENTRY, machine=183), False, id="another architecture than x86"),
+        pytest.param(elf(ENTRY, elf_class=1), False, id="32 bits"),
+        pytest.param(KERNEL[:70], False, id="truncated before the headers"),
+        pytest.param(KERNEL[:130], False, id="truncated in the note"),
+        pytest.param(b"", False, id="empty file"),
     ],
 )
-def test_qemu_needs_the_entry_note(file: bytes, *, good: bool) -> None:
-    assert has_pvh_entry(file) == good
+def test_pvh_entry_takes_a_complete_64_bit_elf_file_with_the_note(
+    content: bytes, *, expected: bool
+) -> None:
+    assert has_pvh_entry(content) == expected
 
 
-def test_a_kernel_is_kept_and_the_answer_no_too(tmp_path: Path) -> None:
+def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(tmp_path: Path) -> None:
     image, cache = tmp_path / "vmlinuz", tmp_path / "cache"
-    for content, size in ((bzimage(PACKED), len(KERNEL)), (b"odd", 0)):
+    for content, size in ((bzimage(PACKED), len(KERNEL)), (b"no kernel", 0)):
         image.write_bytes(content)
         os.utime(image, (1, 1))
         for _ in range(2):
@@ -102,17 +104,19 @@ def test_a_kernel_is_kept_and_the_answer_no_too(tmp_path: Path) -> None:
     "hardware",
     [
         pytest.param(Hardware(find_arch("x86_64"), "kvm"), id="KVM"),
-        pytest.param(Hardware(find_arch("x86_64"), "tcg", machine="pc"), id="a machine asked for"),
+        pytest.param(Hardware(find_arch("x86_64"), "tcg", machine="pc"), id="another machine type"),
         pytest.param(Hardware(find_arch("aarch64"), "tcg"), id="another architecture"),
     ],
 )
-def test_elsewhere_the_image_is_what_boots(hardware: Hardware, tmp_path: Path) -> None:
+def test_image_is_not_extracted_unless_the_default_x86_machine_is_emulated(
+    hardware: Hardware, tmp_path: Path
+) -> None:
     image = tmp_path / "vmlinuz"
     image.write_bytes(bzimage(PACKED))
     assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) == PvhKernel()
 
 
-def test_the_firmware_is_looked_for_beside_qemu(tmp_path: Path) -> None:
+def test_firmware_is_found_in_the_prefix_of_qemu(tmp_path: Path) -> None:
     image = tmp_path / "vmlinuz"
     image.write_bytes(bzimage(PACKED))
     (tmp_path / "share/qemu").mkdir(parents=True)
