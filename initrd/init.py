@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from initrd.guest.command.session import Session
     from initrd.guest.kernel import Kernel
-    from initrd.guest.network.ipconfig import Interface
+    from initrd.guest.network.ipconfig import InterfaceRequest
     from initrd.guest.network.resolv import ResolverSettings
 
 
@@ -38,7 +38,7 @@ class Boot:
         self.log = Log(kernel)
         self.options = BootOptions()
         self.failure = FailurePolicy()
-        self.interfaces: tuple[Interface, ...] = ()
+        self.interfaces: tuple[InterfaceRequest, ...] = ()
         self.resolver: ResolverSettings | None = None
         self.session: Session | None = None
 

@@ -6,7 +6,7 @@ from initrd.options import Share
 
 SYSROOT = "/sysroot"
 # The API mounts that are moved into the new root. /dev/pts and /dev/shm move with /dev.
-MOVED = ("/run", "/dev", "/proc", "/sys", "/tmp")  # noqa: S108 - a mount point
+API_MOUNT_POINTS = ("/run", "/dev", "/proc", "/sys", "/tmp")  # noqa: S108 - a mount point
 
 
 def api_mounts() -> tuple[Mount, ...]:
@@ -55,5 +55,5 @@ def api_mount_moves(present: "tuple[str, ...]") -> tuple[Step, ...]:
         Move(path, SYSROOT + path)
         if path in present
         else Unmount(path, f"the root has no directory {path}")
-        for path in MOVED
+        for path in API_MOUNT_POINTS
     )

@@ -12,7 +12,7 @@ from initrd.guest._syscalls import RAMFS_MAGIC, TMPFS_MAGIC
 from initrd.guest.execute import execute, timed
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
-from initrd.guest.plan import MOVED, SYSROOT, api_mount_moves
+from initrd.guest.plan import API_MOUNT_POINTS, SYSROOT, api_mount_moves
 from initrd.guest.steps import Move
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def move_api_mounts(kernel: "Kernel", log: Log) -> None:
     """Move the API mounts into the new root; unmount those without a directory there."""
-    present = tuple(path for path in MOVED if kernel.is_directory(SYSROOT + path))
-    for path in MOVED:
+    present = tuple(path for path in API_MOUNT_POINTS if kernel.is_directory(SYSROOT + path))
+    for path in API_MOUNT_POINTS:
         if path not in present:
             log.warn(f"the root has no directory {path}: the target runs without it")
     execute(api_mount_moves(present), kernel, log)

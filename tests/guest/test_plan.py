@@ -3,7 +3,13 @@
 import pytest
 
 from initrd.guest._syscalls import MS_RDONLY
-from initrd.guest.plan import MOVED, api_mount_moves, api_mounts, device_nodes, share_mount
+from initrd.guest.plan import (
+    API_MOUNT_POINTS,
+    api_mount_moves,
+    api_mounts,
+    device_nodes,
+    share_mount,
+)
 from initrd.guest.steps import Mount, Move, Node, Symlink, Unmount
 from initrd.options import Share
 from tests.fake_kernel import FakeKernel
@@ -37,7 +43,9 @@ def test_api_mounts_without_a_directory_in_the_root_are_unmounted() -> None:
         Move("/run", "/sysroot/run"),
         Move("/dev", "/sysroot/dev"),
     ]
-    assert [step.target for step in steps if isinstance(step, Unmount)] == list(MOVED[2:])
+    assert [step.target for step in steps if isinstance(step, Unmount)] == list(
+        API_MOUNT_POINTS[2:]
+    )
 
 
 @pytest.mark.parametrize(("writable", "flags"), [(True, 0), (False, MS_RDONLY)])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from initrd.guest.kernel import Kernel
     from initrd.guest.log import Log
-    from initrd.guest.network.ipconfig import Interface
+    from initrd.guest.network.ipconfig import InterfaceRequest
     from initrd.guest.network.netlink import NetworkStack
 
 NO_LEASE = (
@@ -155,7 +155,7 @@ class NetworkSetup:
         self.timeout = timeout
         self.kernel, self.log, self.stack = kernel, log, stack
 
-    def configure(self, requests: "tuple[Interface, ...]") -> ResolverSettings:
+    def configure(self, requests: "tuple[InterfaceRequest, ...]") -> ResolverSettings:
         """Bring up loopback and configure the interfaces; return the name resolution settings.
 
         Raises BootError.
@@ -167,7 +167,7 @@ class NetworkSetup:
             self._apply_changes(SetHostname(resolver.hostname))
         return resolver
 
-    def _configure_interface(self, request: "Interface") -> InterfaceSettings:
+    def _configure_interface(self, request: "InterfaceRequest") -> InterfaceSettings:
         deadline = self.kernel.monotonic() + self.timeout
         devices = interfaces.find_interfaces(request.device, self.timeout, self.kernel)
         check_unambiguous(request, devices)
@@ -182,7 +182,7 @@ class NetworkSetup:
         return settings
 
     def _acquire_lease(
-        self, devices: tuple[str, ...], request: "Interface", deadline: float
+        self, devices: tuple[str, ...], request: "InterfaceRequest", deadline: float
     ) -> InterfaceSettings:
         """Return the settings by DHCP of the first interface that receives an offer."""
         subject = f"cannot get an address by DHCP on {', '.join(devices)}"
@@ -198,7 +198,7 @@ class NetworkSetup:
         self.log.progress(f"{device}: {lease.address} from {lease.server} for {lease.lease_time} s")
         return combine_settings(device, request, lease)
 
-    def _create_client(self, device: str, request: "Interface") -> DhcpClient:
+    def _create_client(self, device: str, request: "InterfaceRequest") -> DhcpClient:
         mac = interfaces.mac_address(device, self.kernel)
         # The identifier is not random: the kernel may have no entropy early in a boot.
         xid = int.from_bytes(mac, "big") ^ int(self.kernel.monotonic() * 1e9)
@@ -208,7 +208,7 @@ class NetworkSetup:
         apply_changes(changes, self.stack, self.kernel, self.log)
 
 
-def check_unambiguous(request: "Interface", devices: tuple[str, ...]) -> None:
+def check_unambiguous(request: "InterfaceRequest", devices: tuple[str, ...]) -> None:
     """Raise BootError when a static address could be given to more than one interface."""
     if request.address and len(devices) > 1:
         raise BootError(
@@ -219,7 +219,7 @@ def check_unambiguous(request: "Interface", devices: tuple[str, ...]) -> None:
 
 
 def combine_settings(
-    device: str, request: "Interface", lease: DhcpReply | None = None
+    device: str, request: "InterfaceRequest", lease: DhcpReply | None = None
 ) -> InterfaceSettings:
     """Return the settings of an interface: a field of `ip=` takes precedence over the lease."""
     lease = lease or DhcpReply(0, "")

@@ -25,7 +25,7 @@ AUTOCONF_UNSUPPORTED = ("bootp", "rarp", "both")
 _MAX_HOSTNAME, _MAX_DEVICE, _MAX_CLIENT_ID = 64, 15, 253
 
 
-class Interface(Record):
+class InterfaceRequest(Record):
     """The configuration in one `ip=`. Empty fields are taken from the lease or chosen by /init."""
 
     device: str = ""  # empty: any Ethernet interface
@@ -38,7 +38,7 @@ class Interface(Record):
     client_id: bytes = b""  # DHCP option 61: a type and an identifier
 
 
-def parse_ip(values: tuple[str, ...]) -> tuple[Interface, ...]:
+def parse_ip(values: tuple[str, ...]) -> tuple[InterfaceRequest, ...]:
     """Return the interfaces that the values of `ip=` configure; none for `off`.
 
     Raises CmdlineError.
@@ -51,7 +51,7 @@ def parse_ip(values: tuple[str, ...]) -> tuple[Interface, ...]:
     return interfaces
 
 
-def _check_devices(interfaces: tuple[Interface, ...], values: list[str]) -> None:
+def _check_devices(interfaces: tuple[InterfaceRequest, ...], values: list[str]) -> None:
     devices = [interface.device for interface in interfaces]
     for value, device in zip(values, devices, strict=True):
         if len(devices) > 1 and not device:
@@ -64,14 +64,14 @@ def _check_devices(interfaces: tuple[Interface, ...], values: list[str]) -> None
             raise CmdlineError(f"ip=: device {device} is configured twice; keep one ip= for it")
 
 
-def _parse(word: str, value: str) -> Interface:
+def _parse(word: str, value: str) -> InterfaceRequest:
     fields = _split_fields(word, value)
     _check_addresses(word, fields)
     client_id = _parse_autoconf(word, fields["autoconf"], fields["client"])
     _check_hostname(word, fields["host"])
     _check_device(word, fields["device"])
     hostname, _, domain = fields["host"].partition(".")
-    interface = Interface(
+    interface = InterfaceRequest(
         device=fields["device"],
         address=fields["client"],
         prefix=_parse_netmask(word, fields["netmask"], fields["client"]),
@@ -164,7 +164,7 @@ def _parse_netmask(word: str, netmask: str, client: str) -> int:
         ) from error
 
 
-def _check_gateway(word: str, interface: Interface) -> None:
+def _check_gateway(word: str, interface: InterfaceRequest) -> None:
     address, prefix, gateway = interface.address, interface.prefix, interface.gateway
     # A prefix of 32 leaves no network that could hold the gateway: some clouds use one.
     if not (address and gateway) or prefix == ipv4.BITS:

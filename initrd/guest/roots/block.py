@@ -268,7 +268,7 @@ def _read_attribute(name: str, attribute: str, kernel: "Kernel") -> str:
         return ""
 
 
-def find_layer(name: str, timeout: float, kernel: "Kernel", log: Log) -> str:
+def find_overlay_device(name: str, timeout: float, kernel: "Kernel", log: Log) -> str:
     """Return the path of the device `/dev/NAME` for an overlay; wait up to `timeout` seconds.
 
     Raises BootError when it does not appear, is write-protected or does not hold ext4.

@@ -18,7 +18,7 @@ from initrd.guest.execute import execute
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.overlay import OVERLAY_OPTIONS
-from initrd.guest.roots.steps import Directory, DirectoryLike, MakePrivate
+from initrd.guest.roots.steps import CreateDirectory, CreateDirectoryLike, MakePrivate
 from initrd.guest.steps import Mount, Step
 
 TYPE_CHECKING = False
@@ -115,8 +115,8 @@ def layer_steps(path: str) -> tuple[Step, ...]:
     return (
         Mount("tmpfs", tmp, "tmpfs", 0, f"mode=0755,size={_TMPFS_SIZE}"),
         MakePrivate(tmp),
-        DirectoryLike(f"{tmp}/upper", f"{path}/{LOWER}"),  # becomes `/` of the container
-        Directory(f"{tmp}/work"),
+        CreateDirectoryLike(f"{tmp}/upper", f"{path}/{LOWER}"),  # becomes `/` of the container
+        CreateDirectory(f"{tmp}/work"),
         OverlayMount("overlay", rootfs, "overlay", 0, data),
         MakePrivate(rootfs),
     )

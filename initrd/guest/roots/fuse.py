@@ -17,9 +17,9 @@ from initrd.guest._syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from initrd.guest.execute import execute, timed
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
-from initrd.guest.plan import MOVED, SYSROOT
+from initrd.guest.plan import API_MOUNT_POINTS, SYSROOT
 from initrd.guest.roots.overlay import LAYER, LOWER, UPPER, WORK
-from initrd.guest.roots.steps import Directory, Fifo, File
+from initrd.guest.roots.steps import CreateDirectory, CreateFifo, WriteFile
 from initrd.guest.steps import Mount, Move, Node, Step
 from initrd.guest.wait import wait_until
 from initrd.inroot import resolve
@@ -71,7 +71,9 @@ def exempt_from_shutdown(pid: int, kernel: "Kernel", log: Log) -> None:
     except OSError as error:  # before Linux 5.6, or not allowed
         log.warn(f"shutting down may hang: a stopped union cannot be continued: {reason(error)}")
     execute(
-        (Directory(OMIT_DIRECTORY), File(f"{OMIT_DIRECTORY}/initrd-union", f"{pid}\n")), kernel, log
+        (CreateDirectory(OMIT_DIRECTORY), WriteFile(f"{OMIT_DIRECTORY}/initrd-union", f"{pid}\n")),
+        kernel,
+        log,
     )
 
 
@@ -110,14 +112,14 @@ def daemon_root_steps() -> tuple[Step, ...]:
         # one for every isatty(3) of any program, and that may leave a lock taken for which all
         # other threads wait for ever. Without /dev/log, syslog(3) opens the console, and so that
         # thread blocks here at its first message. The other threads drop their messages then.
-        Fifo(f"{DAEMON_ROOT}/dev/console"),
+        CreateFifo(f"{DAEMON_ROOT}/dev/console"),
         Mount("/proc", f"{DAEMON_ROOT}/proc", "", MS_BIND),  # for /proc/self/fd
         # mode=0700: a change of a layer that is not made through the merged tree breaks it, so only
         # root may reach the layers. size=64k: a limit on the daemon's log.
         Mount("tmpfs", DAEMON_ROOT + _RUN, "tmpfs", private, "mode=0700,size=64k"),
         Mount(LOWER, DAEMON_ROOT + _RUN + LOWER, "", MS_BIND),
         Mount(LAYER, DAEMON_ROOT + _RUN + LAYER, "", MS_BIND),
-        Directory(DAEMON_ROOT + _MERGED),
+        CreateDirectory(DAEMON_ROOT + _MERGED),
     )
 
 
@@ -152,7 +154,7 @@ def start_daemon(argv: list[bytes], kernel: "Kernel") -> int:
 
 def move_steps() -> tuple[Step, ...]:
     """Return the steps that move the merged tree to /sysroot, once the daemon serves it."""
-    return Directory(SYSROOT), Move(DAEMON_ROOT + _MERGED, SYSROOT)
+    return CreateDirectory(SYSROOT), Move(DAEMON_ROOT + _MERGED, SYSROOT)
 
 
 def check_target(options: "BootOptions", root: str, kernel: "Kernel") -> None:
@@ -165,7 +167,7 @@ def check_target(options: "BootOptions", root: str, kernel: "Kernel") -> None:
         path = _resolve(options.init, root, kernel)
     except OSError as error:
         raise BootError(what, reason(error)) from error
-    later_mounts = (*MOVED, *(share.path for share in options.shares if share.path))
+    later_mounts = (*API_MOUNT_POINTS, *(share.path for share in options.shares if share.path))
     if any(f"{path}/".startswith(f"{mount}/") for mount in later_mounts):
         return
     mode = kernel.file_mode(root + path)

@@ -54,9 +54,9 @@ def _find_layer(options: "BootOptions", kernel: "Kernel", log: Log) -> str:
     """Return the device of the writable layer; empty when it is kept in memory."""
     if options.overlay == OVERLAY_IN_MEMORY:
         return ""
-    from initrd.guest.roots.block import find_layer  # noqa: PLC0415
+    from initrd.guest.roots.block import find_overlay_device  # noqa: PLC0415
 
-    return find_layer(options.overlay, options.timeout, kernel, log)
+    return find_overlay_device(options.overlay, options.timeout, kernel, log)
 
 
 def find_device(options: "BootOptions", kernel: "Kernel", log: Log) -> str:

@@ -14,7 +14,7 @@ from initrd.guest.execute import execute
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.plan import SYSROOT
-from initrd.guest.roots.steps import Directory, DirectoryLike
+from initrd.guest.roots.steps import CreateDirectory, CreateDirectoryLike
 from initrd.guest.steps import Mount, Move, Step
 from initrd.options import BootOptions
 
@@ -71,8 +71,8 @@ def layer_steps(device: str, size: str) -> tuple[Step, ...]:
     memory = Mount("tmpfs", LAYER, "tmpfs", MS_NOATIME, f"mode=0755,size={size}")
     return (
         disk if device else memory,
-        DirectoryLike(UPPER, LOWER),  # it becomes the directory `/`
-        Directory(WORK),
+        CreateDirectoryLike(UPPER, LOWER),  # it becomes the directory `/`
+        CreateDirectory(WORK),
     )
 
 
@@ -85,10 +85,10 @@ def overlay_mount() -> Mount:
 def layer_move_steps(*, volumes: bool) -> tuple[Step, ...]:
     """Return the steps that move the layers into the merged tree; `volumes`: and make /volumes."""
     return (
-        *((Directory(SYSROOT + VOLUMES),) if volumes else ()),
-        Directory(SYSROOT + LOWER),
+        *((CreateDirectory(SYSROOT + VOLUMES),) if volumes else ()),
+        CreateDirectory(SYSROOT + LOWER),
         Move(LOWER, SYSROOT + LOWER),
-        Directory(SYSROOT + LAYER),  # for the user to read, and for the shutdown to unmount
+        CreateDirectory(SYSROOT + LAYER),  # for the user to read, and for the shutdown to unmount
         Move(LAYER, SYSROOT + LAYER),
     )
 

@@ -24,7 +24,7 @@ _FLAGS = {
 }
 
 
-class Directory(Step):
+class CreateDirectory(Step):
     """Create a directory with mode 0755, parents included. An existing one is not changed."""
 
     path: str
@@ -38,7 +38,7 @@ class Directory(Step):
         kernel.make_directory(self.path)
 
 
-class DirectoryLike(Step):
+class CreateDirectoryLike(Step):
     """Create a directory with the owner and mode of `model`. An existing one is not changed."""
 
     path: str
@@ -55,7 +55,7 @@ class DirectoryLike(Step):
             kernel.copy_access(self.model, self.path)
 
 
-class Fifo(Step):
+class CreateFifo(Step):
     """Create a named pipe with mode 0600."""
 
     path: str
@@ -69,7 +69,7 @@ class Fifo(Step):
         kernel.make_fifo(self.path)
 
 
-class File(Step):
+class WriteFile(Step):
     """Write a small file."""
 
     path: str
