@@ -90,7 +90,7 @@ def debian_image(kernel: assets.Kernel) -> bytes:
         packages = ("--variant=essential", f"--include={','.join(DEBIAN_TOOLS)}")
         assets.mmdebstrap("bookworm", "--format=null", *packages, *options, "-")
 
-    return Path(assets.made("mkinitramfs", make, version, *DEBIAN_TOOLS), "image").read_bytes()
+    return Path(assets.make_once("mkinitramfs", make, version, *DEBIAN_TOOLS), "image").read_bytes()
 
 
 def main() -> None:

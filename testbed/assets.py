@@ -83,10 +83,10 @@ def cache() -> str:
 def kernel(suite: str) -> Kernel:
     """Return the cloud kernel of `bookworm` (all in modules) or `trixie` (virtiofs built in)."""
     directory = {"bookworm": _bookworm, "trixie": _trixie}[suite]()
-    return kernel_in(directory, suite)
+    return find_kernel(directory, suite)
 
 
-def kernel_in(top: str, suite: str = "") -> Kernel:
+def find_kernel(top: str, suite: str = "") -> Kernel:
     """Return the kernel that a root directory holds."""
     (image,) = glob.glob(f"{top}/boot/vmlinuz-*")
     version = os.path.basename(image).removeprefix("vmlinuz-")
@@ -100,7 +100,7 @@ def busybox() -> str:
 
 def busybox_root() -> str:
     """Return the path of a root directory with busybox and Debian 12's kernel."""
-    return made("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
+    return make_once("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
 
 
 def debian_root() -> str:
@@ -119,7 +119,7 @@ def debian_root() -> str:
         _write(f"{units}/report.service", REPORT_UNIT)
         os.symlink("../report.service", f"{units}/multi-user.target.wants/report.service")
 
-    return made("debian", make, packages, REPORT_UNIT)
+    return make_once("debian", make, packages, REPORT_UNIT)
 
 
 def c_virtiofsd() -> str:
@@ -143,7 +143,7 @@ def probe() -> str:
         command = ["cc", "-O1", "-Wall", "-Wextra", "-static", PROBE_SOURCE, "-o", f"{top}/probe"]
         subprocess.run(command, check=True)
 
-    return f"{made('probe', make, source)}/probe"
+    return f"{make_once('probe', make, source)}/probe"
 
 
 def make_busybox_root(top: str) -> None:
@@ -198,7 +198,7 @@ def _packages(suite: str, *packages: str) -> str:
                 _write(f"{top}/virtiofsd", LOADER_SCRIPT.format(program))
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
-    return made(f"{suite}-{packages[-1]}", make, *packages)
+    return make_once(f"{suite}-{packages[-1]}", make, *packages)
 
 
 def mmdebstrap(suite: str, *arguments: str) -> None:
@@ -225,7 +225,7 @@ def _unshare_prefix() -> list[str]:
     return command if result.returncode == 0 else []
 
 
-def made(name: str, make: Callable[[str], None], *recipe: str) -> str:
+def make_once(name: str, make: Callable[[str], None], *recipe: str) -> str:
     """Return the directory of an asset; call `make(directory)` when it does not exist yet.
 
     `recipe`: everything that the content depends on; it becomes part of the directory's name.

@@ -169,11 +169,11 @@ class FakeKernel:
     # Methods for assertions.
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """The text of all `write` calls, in order."""
         return b"".join(data for _, data in self.written).decode(errors="surrogateescape")
 
-    def named(self, *names: str) -> list[Call]:
+    def calls_named(self, *names: str) -> list[Call]:
         """The recorded calls with these names, in order."""
         return [call for call in self.calls if call[0] in names]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 DEADLINE = 180.0  # seconds
 
 
-class Hung(AssertionError):
+class GuestTimeout(AssertionError):
     """The guest did not do in time what a test waits for."""
 
 
@@ -34,42 +34,42 @@ class Host:
         found = [text for text in self.messages if text.split(" ")[0] == word]
         return found[-1].partition(" ")[2] if found else None
 
-    def tell(self, message: str) -> None:
+    def send(self, message: str) -> None:
         """Send a message."""
         self.sockets["control"].sendall(message.encode() + b"\n")
 
-    def give(self, data: bytes) -> None:
+    def send_stdin(self, data: bytes) -> None:
         """Send `data` as the complete standard input, then its `eof`; read the ports meanwhile."""
-        self.feed("stdin", data)
-        self.tell(f"eof stdin {len(data)}")
+        self.write_port("stdin", data)
+        self.send(f"eof stdin {len(data)}")
 
-    def feed(self, name: str, data: bytes) -> None:
-        """Write `data` to a port; read the ports meanwhile. Raises Hung."""
+    def write_port(self, name: str, data: bytes) -> None:
+        """Write `data` to a port; read the ports meanwhile. Raises GuestTimeout."""
         port, deadline = self.sockets[name], time.monotonic() + DEADLINE
         while data:
             if time.monotonic() > deadline:
-                raise Hung(f"{len(data)} bytes for {name} were not taken{self.remark()}")
+                raise GuestTimeout(f"{len(data)} bytes for {name} were not taken{self.failure_context()}")
             _, writable, _ = select.select([], [port], [], 0.01)
             if writable:
                 data = data[port.send(data[: 1 << 16]) :]
             self.read(0)
 
     def expect(self, word: str, seconds: float = DEADLINE) -> str:
-        """Wait for a message that begins with `word`; return its rest. Raises Hung."""
+        """Wait for a message that begins with `word`; return its rest. Raises GuestTimeout."""
         deadline = time.monotonic() + seconds
         while self.message(word) is None:
             if time.monotonic() > deadline or not self.read(0.1):
-                raise Hung(f"no {word!r}, but {self.messages}{self.remark()}")
+                raise GuestTimeout(f"no {word!r}, but {self.messages}{self.failure_context()}")
         return self.message(word) or ""
 
     def expect_output(
         self, name: str, data: bytes, seconds: float = DEADLINE, *, after: int = 0
     ) -> None:
-        """Wait until a port has sent `data`, beyond its first `after` bytes. Raises Hung."""
+        """Wait until a port has sent `data`, beyond its first `after` bytes. Raises GuestTimeout."""
         deadline = time.monotonic() + seconds
         while data not in self.received[name][after:]:
             if time.monotonic() > deadline or not self.read(0.1):
-                raise Hung(f"{data!r} is not in {self.received[name][-2000:]!r} of {name}")
+                raise GuestTimeout(f"{data!r} is not in {self.received[name][-2000:]!r} of {name}")
 
     def read(self, seconds: float) -> bool:
         """Read the ports that are not paused. Return False when the control port has closed."""
@@ -87,13 +87,13 @@ class Host:
     def last_message(self, seconds: float = DEADLINE) -> str:
         """Wait for the last message, such as `exit N`, and all announced bytes; return the message.
 
-        Raises Hung.
+        Raises GuestTimeout.
         """
         deadline = time.monotonic() + seconds
         while not (self._find_last_message() and self._has_all_bytes()):
             if time.monotonic() > deadline or not self.read(0.1):
                 shown = {name: data[-500:] for name, data in self.received.items()}
-                raise Hung(f"no end, but {shown}{self.remark()}")
+                raise GuestTimeout(f"no end, but {shown}{self.failure_context()}")
         return self._find_last_message()
 
     def _find_last_message(self) -> str:
@@ -104,7 +104,7 @@ class Host:
         ends = [text.split(" ") for text in self.messages if text.startswith("eof ")]
         return all(len(self.received[name]) == int(count) for _, name, count in ends)
 
-    def remark(self) -> str:
+    def failure_context(self) -> str:
         """Return more text for the message of a failure."""
         return ""
 

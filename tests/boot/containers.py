@@ -40,7 +40,7 @@ def make_bundle(path: str, *, rootfs: str = "rootfs", readonly: bool = False) ->
     return path
 
 
-def check(output: str, *, fstype: str = "") -> None:
+def check_container_output(output: str, *, fstype: str = "") -> None:
     """Assert that SCRIPT's output is that of a container with a root of type `fstype`."""
     assert "pid 1\n" in output, output
     assert f"root {fstype}" in output, output

@@ -56,13 +56,13 @@ def mbr(path: str, content: str) -> str:
     return f"{SIGNATURE:08x}-01"
 
 
-def leave_journal(path: str) -> str:
+def mark_unclean(path: str) -> str:
     """Flag an ext4 image as after a power cut, with a journal to replay; return `path`."""
     _run("debugfs", "-w", "-R", "feature +needs_recovery", path)
     return path
 
 
-def is_at_rest(path: str) -> bool:
+def is_clean(path: str) -> bool:
     """Return whether an ext4 image was unmounted or remounted read-only (no journal to replay).
 
     Raises CalledProcessError when e2fsck finds errors in it.

@@ -27,7 +27,7 @@ FAMILIES = ("c", "rust")
 FREE_SLOT = ("-device", "pcie-root-port,id=free-slot,chassis=1")  # for a hot-plugged device
 
 
-class Hung(AssertionError):
+class GuestTimeout(AssertionError):
     """The expected text, or the power-off, did not come before the deadline."""
 
 
@@ -49,7 +49,7 @@ class Machine:
     append: str
     initrd: str | None = None
     shares: tuple[Share, ...] = ()
-    late: tuple[Share, ...] = ()  # virtiofsd runs from the start; Running.plug adds the device
+    hotplug_shares: tuple[Share, ...] = ()  # virtiofsd runs from the start; Running.plug_share adds the device
     memory: str = "256M"
     qemu_arguments: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ class Running:
     console: bytes = b""
 
     def expect(self, text: str, seconds: float = DEADLINE) -> None:
-        """Read the console until `text` appears. Raises Hung when it does not."""
+        """Read the console until `text` appears. Raises GuestTimeout when it does not."""
         self._read_console(seconds, text.encode())
 
     def send(self, text: str) -> None:
@@ -91,14 +91,14 @@ class Running:
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
-    def plug(self, tag: str) -> None:
+    def plug_share(self, tag: str) -> None:
         """Plug in the virtiofs device of a late share, through QEMU's monitor."""
         self.plug_device("vhost-user-fs-pci", chardev=f"chardev-{tag}", tag=tag)
 
     def plug_device(self, driver: str, **properties: str) -> None:
         """Plug in a device, through QEMU's monitor.
 
-        The machine needs a free slot: a share in `late`, or FREE_SLOT in its arguments.
+        The machine needs a free slot: a share in `hotplug_shares`, or FREE_SLOT in its arguments.
         """
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(f"{self.directory}/monitor")
@@ -106,7 +106,7 @@ class Running:
             _execute(monitor, "device_add", driver=driver, bus="free-slot", id="late", **properties)
 
     def wait(self, seconds: float = DEADLINE) -> Boot:
-        """Wait for the machine to power off. Raises Hung when it does not."""
+        """Wait for the machine to power off. Raises GuestTimeout when it does not."""
         self._read_console(seconds, None)
         status = self.process.wait()
         with open(f"{self.directory}/report", "rb") as file:
@@ -120,12 +120,12 @@ class Running:
         while until is None or until not in self.console:
             timeout = max(deadline - time.monotonic(), 0)
             if not select.select([self.process.stdout], [], [], timeout)[0]:
-                raise Hung(f"{until!r} after {seconds:g} s; console:\n{_text(self.console)}")
+                raise GuestTimeout(f"{until!r} after {seconds:g} s; console:\n{_text(self.console)}")
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data and until is None:
                 return
             if not data:
-                raise Hung(f"{until!r} before power-off; console:\n{_text(self.console)}")
+                raise GuestTimeout(f"{until!r} before power-off; console:\n{_text(self.console)}")
             self.console += data
 
 
@@ -140,7 +140,7 @@ def running(machine: Machine, directory: str) -> Iterator[Running]:
     """Start a machine; kill QEMU and every virtiofsd when the block ends."""
     os.makedirs(directory, exist_ok=True)
     with ExitStack() as stack:
-        for share in (*machine.shares, *machine.late):
+        for share in (*machine.shares, *machine.hotplug_shares):
             stack.enter_context(_virtiofsd(share, directory))
         process = stack.enter_context(_process(qemu_command(machine, directory)))
         yield Running(process, directory, machine)
@@ -154,10 +154,10 @@ def qemu_command(machine: Machine, directory: str) -> list[str]:
     command += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     command += ["-serial", f"file:{directory}/report"]
     command += ["-qmp", f"unix:{directory}/monitor,server=on,wait=off"]
-    command += FREE_SLOT if machine.late else ()
+    command += FREE_SLOT if machine.hotplug_shares else ()
     command += ["-kernel", machine.kernel, "-append", f"{CONSOLE} {machine.append}"]
     command += ["-initrd", machine.initrd] if machine.initrd else []
-    for share in (*machine.shares, *machine.late):
+    for share in (*machine.shares, *machine.hotplug_shares):
         path = f"{directory}/{share.tag}.socket".replace(",", ",,")
         command += ["-chardev", f"socket,id=chardev-{share.tag},path={path}"]
     for share in machine.shares:

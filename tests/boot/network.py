@@ -17,10 +17,10 @@ from typing import Self
 from initrd.guest.network.dhcp_packets import checksum
 from tests.guest.network.dhcp_server import ACK, OFFER, addresses, option, options_of, reply
 
-OURS = "10.9.0.1"  # address of both servers
-GUEST = "10.9.0.50"  # address that the DHCP server leases
-NAMES = {"server.example.org": OURS, "far.example.org": "192.0.2.7"}
-OPTIONS = addresses(1, "255.255.255.0") + addresses(3, OURS) + addresses(6, OURS)
+SERVER_ADDRESS = "10.9.0.1"  # address of both servers
+GUEST_ADDRESS = "10.9.0.50"  # address that the DHCP server leases
+NAMES = {"server.example.org": SERVER_ADDRESS, "far.example.org": "192.0.2.7"}
+OPTIONS = addresses(1, "255.255.255.0") + addresses(3, SERVER_ADDRESS) + addresses(6, SERVER_ADDRESS)
 OPTIONS += option(15, b"example.org") + option(26, b"\x05\x78") + option(51, b"\0\0\x0e\x10")
 MAC = bytes.fromhex("525400000001")
 GREETING = b"hello from the host\n"
@@ -33,8 +33,8 @@ class Network:
 
     def __init__(self, directory: str, name: str, *, silent: bool = False) -> None:
         self.name, self.silent = name, silent
-        self.asked: list[int] = []  # types of the DHCP messages that arrived (option 53)
-        self.looked_up: list[str] = []  # names in the DNS queries that arrived
+        self.dhcp_messages: list[int] = []  # types of the DHCP messages that arrived (option 53)
+        self.dns_names: list[str] = []  # names in the DNS queries that arrived
         self._host_path, self._guest_path = (
             f"{directory}/{name}.{end}" for end in ("host", "guest")
         )
@@ -75,7 +75,7 @@ class Network:
         """Return the ARP or IP packet that replies to a frame; None for no reply."""
         (ethertype,) = struct.unpack("!H", frame[12:14])
         packet = frame[14:]
-        if ethertype == _ARP and packet[24:28] == socket.inet_aton(OURS):
+        if ethertype == _ARP and packet[24:28] == socket.inet_aton(SERVER_ADDRESS):
             return packet[:6] + b"\0\2" + MAC + packet[24:28] + packet[8:18]
         if ethertype != _IP or packet[9] != _UDP:
             return None
@@ -88,11 +88,11 @@ class Network:
     def _reply_to_dhcp(self, message: bytes) -> bytes | None:
         """Return an offer or an acknowledgement; None for a message that is dropped."""
         kind = options_of(message)[53][0]
-        self.asked.append(kind)
-        if self.silent or len(self.asked) == 1:
+        self.dhcp_messages.append(kind)
+        if self.silent or len(self.dhcp_messages) == 1:
             return None
         xid = int.from_bytes(message[4:8], "big")
-        return reply(xid, message[28:34], OFFER if kind == 1 else ACK, GUEST, OPTIONS, server=OURS)
+        return reply(xid, message[28:34], OFFER if kind == 1 else ACK, GUEST_ADDRESS, OPTIONS, server=SERVER_ADDRESS)
 
     def _reply_to_dns(self, query: bytes) -> bytes:
         """Return the response to a query with one question (RFC 1035).
@@ -105,7 +105,7 @@ class Network:
             labels.append(query[offset + 1 : offset + 1 + query[offset]].decode())
             offset += 1 + query[offset]
         question, name = query[12 : offset + 5], ".".join(labels)
-        self.looked_up.append(name)
+        self.dns_names.append(name)
         address = NAMES.get(name)
         has_answer = address is not None and query[offset + 1 : offset + 3] == b"\0\1"
         flags = 0x8180 if address else 0x8183
@@ -116,10 +116,10 @@ class Network:
 
 
 def _ip_packet(payload: bytes, port: int, destination: bytes, destination_port: int) -> bytes:
-    """Return an IPv4 packet from OURS with a UDP datagram (checksum 0: not computed)."""
+    """Return an IPv4 packet from SERVER_ADDRESS with a UDP datagram (checksum 0: not computed)."""
     udp = struct.pack("!HHHH", port, destination_port, 8 + len(payload), 0) + payload
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
-    header += socket.inet_aton(OURS) + destination
+    header += socket.inet_aton(SERVER_ADDRESS) + destination
     return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + udp
 
 

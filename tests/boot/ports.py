@@ -23,17 +23,17 @@ class MachineHost(Host):
 
     machine: Running | None = None
 
-    def end(self) -> "Ended":
+    def end(self) -> "CommandResult":
         """Wait until the command has ended and the machine is off; return the results."""
         message = self.last_message()
-        self.tell("bye")
+        self.send("bye")
         assert self.machine
         boot = self.machine.wait()
         received = {"stdout": b"", "stderr": b"", "tty": b"", **self.received}
         streams = (received["stdout"], received["stderr"], received["tty"])
-        return Ended(message, *streams, self.messages, boot.console)
+        return CommandResult(message, *streams, self.messages, boot.console)
 
-    def remark(self) -> str:
+    def failure_context(self) -> str:
         """Return the console output, for a failure message."""
         assert self.machine
         assert self.machine.process.stdout
@@ -41,13 +41,13 @@ class MachineHost(Host):
             self.machine.console += os.read(self.machine.process.stdout.fileno(), 65536)
         return "; console: " + self.machine.console.decode("utf-8", "replace")
 
-    def hang_up(self, name: str) -> None:
+    def close_port(self, name: str) -> None:
         """Close the host's end of a port."""
         self.sockets.pop(name).close()
 
 
 @dataclass
-class Ended:
+class CommandResult:
     """The results of a command."""
 
     message: str  # the last one on the control port: `exit N`, `signal N`, `failed …`
@@ -58,16 +58,16 @@ class Ended:
     console: str
 
 
-def run(command: Command, directory: str, stdin: bytes = b"", **changes: object) -> Ended:
+def run(command: Command, directory: str, stdin: bytes = b"", **changes: object) -> CommandResult:
     """Boot a machine with a command, wait until both have ended, and return the results."""
-    with commanded(command, directory, **changes) as host:
+    with boot_with_command(command, directory, **changes) as host:
         if "stdin" in host.sockets:
-            host.give(stdin)
+            host.send_stdin(stdin)
         return host.end()
 
 
 @contextmanager
-def commanded(
+def boot_with_command(
     command: Command,
     directory: str,
     *,
@@ -76,8 +76,8 @@ def commanded(
     root: str = "",
     suite: str = "bookworm",
     ports: tuple[str, ...] | None = None,
-    more_modules: tuple[str, ...] = (),
-    more_arguments: tuple[str, ...] = (),
+    extra_modules: tuple[str, ...] = (),
+    extra_arguments: tuple[str, ...] = (),
     **machine: object,
 ) -> Iterator[MachineHost]:
     """Boot a machine with a command in its image; yield the host's end of its ports."""
@@ -89,9 +89,9 @@ def commanded(
         guest = Machine(
             kernel=assets.kernel(suite).image,
             append=f"quiet panic=-1 {append}",
-            initrd=_make_image(command, directory, suite, more_modules),
+            initrd=_make_image(command, directory, suite, extra_modules),
             shares=(Share("rootfs", root), *shares),
-            qemu_arguments=(*_port_arguments(directory, names), *more_arguments),
+            qemu_arguments=(*_port_arguments(directory, names), *extra_arguments),
             **machine,  # type: ignore[arg-type]
         )
         process = stack.enter_context(running(guest, directory))

@@ -16,7 +16,7 @@ EPOCH = 1_000_000_000  # modification time of the entries, in seconds since 1970
 # Shell functions for the guest. `tell DIRECTORY` prints one record for each file, ended by the byte
 # 1, which no name in the tests contains; in base64, because names may be any bytes and the serial
 # port carries text. `contents DIRECTORY` prints the MD5 sum of all files, in the same order.
-TELL = r"""
+LISTING_FUNCTIONS = r"""
 tell() {
     format="%f %u %g %h %s %t:%T %Y %n$(printf '\001')"
     cd "$1" && find . -print0 | xargs -0 stat -c "$format" | base64
@@ -42,7 +42,7 @@ def entries_of(top: str) -> list[cpio.Entry]:
     return entries
 
 
-def expected(entries: list[cpio.Entry]) -> Table:
+def expected_table(entries: list[cpio.Entry]) -> Table:
     """Return the table of `entries`, which must include every directory."""
     link_counts = Counter(entry.link or entry.path for entry in entries)
     by_path = {entry.path: entry for entry in entries}
@@ -60,7 +60,7 @@ def contents(entries: list[cpio.Entry], order: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def told(section: str) -> Table:
+def parse_listing(section: str) -> Table:
     """Parse the output of the shell function `tell`; the table keeps the guest's order."""
     records = base64.b64decode(section).split(b"\1\n")
     rows = (record.split(b" ", 7) for record in records if record)

@@ -52,7 +52,7 @@ def boot(kernel: FakeKernel, *arguments: str) -> list[Call]:
 
 
 def mounts(kernel: FakeKernel) -> list[tuple[str, str]]:
-    return [(call[1], call[2]) for call in kernel.named("mount")]
+    return [(call[1], call[2]) for call in kernel.calls_named("mount")]
 
 
 def test_boot_makes_its_calls_in_the_documented_order() -> None:
@@ -61,7 +61,7 @@ def test_boot_makes_its_calls_in_the_documented_order() -> None:
     )
     boot(kernel, "x", "y z")
     calls = [
-        call[:3] for call in kernel.named("mount", "load_module", "chroot", "empty", "execute")
+        call[:3] for call in kernel.calls_named("mount", "load_module", "chroot", "empty", "execute")
     ]
     assert calls == [
         ("mount", "sysfs", "/sys"),
@@ -90,13 +90,13 @@ def test_boot_makes_its_calls_in_the_documented_order() -> None:
 def test_successful_boot_prints_nothing() -> None:
     kernel = BootKernel()
     boot(kernel)
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 def test_debug_prints_each_step_with_its_duration() -> None:
     kernel = BootKernel("debug mount=data")
     boot(kernel)
-    lines = kernel.said.splitlines()
+    lines = kernel.output.splitlines()
     for subject in ("/sys", "/dev/pts", "/sysroot", "/run/mnt/data", "move the mount /run"):
         assert any(subject in line and line.endswith(" ms, at 0.0000 s]") for line in lines)
 
@@ -106,9 +106,9 @@ def test_debug_prints_when_the_kernel_started_init() -> None:
     kernel.clock = 2.5
     kernel.files["/dev/kmsg"] = "6,1,900;other\n6,400,2250000,-;Run /init as init process\n"
     boot(kernel)
-    assert "initrd: the kernel [2250.0 ms, at 0.0000 s]\n" in kernel.said
-    assert "initrd: start Python [250.0 ms, at 2.2500 s]\n" in kernel.said
-    assert "initrd: execute /bin/sh [0.0 ms, at 2.5000 s]\n" in kernel.said
+    assert "initrd: the kernel [2250.0 ms, at 0.0000 s]\n" in kernel.output
+    assert "initrd: start Python [250.0 ms, at 2.2500 s]\n" in kernel.output
+    assert "initrd: execute /bin/sh [0.0 ms, at 2.5000 s]\n" in kernel.output
 
 
 @pytest.mark.parametrize("log", ["6,1,900;other", "6,1,9900000;Run /init as init process", None])
@@ -118,14 +118,14 @@ def test_kernel_log_without_the_start_of_init_does_not_fail_the_boot(log: str | 
     if log is not None:
         kernel.files["/dev/kmsg"] = log
     boot(kernel)
-    assert "start Python" not in kernel.said
-    assert kernel.named("execute")
+    assert "start Python" not in kernel.output
+    assert kernel.calls_named("execute")
 
 
 def test_debug_prints_a_step_before_it_is_applied() -> None:
     kernel = BootKernel("debug rootfs=gone", errors={("mount", "gone"): 5})
     boot(kernel)
-    assert "mount gone (virtiofs) on /sysroot (ro) ...\n" in kernel.said
+    assert "mount gone (virtiofs) on /sysroot (ro) ...\n" in kernel.output
 
 
 def test_root_is_mounted_read_only_without_rw() -> None:
@@ -153,9 +153,9 @@ def test_boot_with_any_failing_call_powers_off_with_a_reason(number: int) -> Non
     kernel = BootKernel("mount=a mount=b:/srv", fail_call=number)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
-    assert "initrd: boot failed: " in kernel.said
-    assert "Input/output error" in kernel.said
-    assert "Traceback" not in kernel.said
+    assert "initrd: boot failed: " in kernel.output
+    assert "Input/output error" in kernel.output
+    assert "Traceback" not in kernel.output
 
 
 def test_late_tag_is_waited_for() -> None:
@@ -172,8 +172,8 @@ def test_missing_tag_is_named_with_the_existing_tags() -> None:
         files={"/sys/fs/virtiofs/0/tag": "rootfs\n", "/sys/fs/virtiofs/1/tag": "data\n"},
     )
     boot(kernel)
-    assert "no tag gone after 3 s" in kernel.said
-    assert "rootfs, data" in kernel.said
+    assert "no tag gone after 3 s" in kernel.output
+    assert "rootfs, data" in kernel.output
     assert 3 <= kernel.clock < 3.1
 
 
@@ -181,7 +181,7 @@ def test_mount_of_a_missing_tag_is_tried_about_once_per_second() -> None:
     # The kernel logs each mount that fails, and its log must still show the message of /init.
     kernel = CountingKernel("initrd.timeout=60", errors={("mount", "rootfs"): 22})
     boot(kernel)
-    assert "no tag rootfs after 60 s" in kernel.said
+    assert "no tag rootfs after 60 s" in kernel.output
     assert 60 <= kernel.attempts < 90
 
 
@@ -232,7 +232,7 @@ def test_virtio_devices_on_pci_without_virtio_pci_fail_the_boot_at_once() -> Non
     kernel = BootKernel(errors={("mount", "rootfs"): 22}, files=files)
     del kernel.files[f"{TRANSPORT}/bind"]
     boot(kernel)
-    assert "mkvirtinitrd --module virtio_pci" in kernel.said
+    assert "mkvirtinitrd --module virtio_pci" in kernel.output
     assert kernel.clock == 0
 
 
@@ -240,7 +240,7 @@ def test_boot_without_a_virtio_transport_fails_at_once() -> None:
     kernel = BootKernel(errors={("mount", "rootfs"): 22})
     del kernel.files[f"{TRANSPORT}/bind"]
     boot(kernel)
-    assert "virtio_pci" in kernel.said
+    assert "virtio_pci" in kernel.output
     assert kernel.clock == 0
 
 
@@ -257,7 +257,7 @@ def test_mount_errors_other_than_a_missing_tag_fail_the_boot_at_once(
 ) -> None:
     kernel = BootKernel(errors={("mount", "rootfs"): number})
     boot(kernel)
-    assert text in kernel.said
+    assert text in kernel.output
     assert kernel.clock == 0
 
 
@@ -265,7 +265,7 @@ def test_einval_for_an_existing_tag_is_reported_as_a_bad_option() -> None:
     files = {"/sys/fs/virtiofs/0/tag": "rootfs\n"}
     kernel = BootKernel("rootflags=nonsense", errors={("mount", "rootfs"): 22}, files=files)
     boot(kernel)
-    assert "rootflags=" in kernel.said
+    assert "rootflags=" in kernel.output
     assert kernel.clock == 0
 
 
@@ -273,16 +273,16 @@ def test_module_that_fails_to_load_is_reported_and_the_boot_continues() -> None:
     files = {f"{MODULES}/{name}.ko": "" for name in ("000-a", "001-b-c", "002-d")}
     kernel = BootKernel(errors={("load_module", f"{MODULES}/001-b-c.ko"): 8}, files=files)
     boot(kernel)
-    loaded = [call[1] for call in kernel.named("load_module")]
+    loaded = [call[1] for call in kernel.calls_named("load_module")]
     assert loaded == [f"{MODULES}/000-a.ko", f"{MODULES}/002-d.ko"]
-    assert "001-b-c.ko" in kernel.said
+    assert "001-b-c.ko" in kernel.output
     assert kernel.calls[-1][0] == "execute"
 
 
 def test_module_that_is_already_loaded_is_not_reported() -> None:
     kernel = BootKernel(errors={"load_module": 17}, files={f"{MODULES}/a.ko": ""})
     boot(kernel)
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_onfail_shell_without_a_mounted_root_powers_off() -> None:
     kernel = BootKernel("initrd.onfail=shell", errors={("mount", "rootfs"): 5})
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
-    assert "no root is mounted" in kernel.said
+    assert "no root is mounted" in kernel.output
 
 
 def test_invalid_option_fails_the_boot_before_the_root_is_mounted() -> None:
     kernel = BootKernel("mount=../x")
     boot(kernel)
-    assert "mount=../x" in kernel.said
+    assert "mount=../x" in kernel.output
     assert ("rootfs", "/sysroot") not in mounts(kernel)
 
 

@@ -49,4 +49,4 @@ def test_files_without_a_module_suffix_are_not_loaded() -> None:
 def test_warning_about_a_failed_module_explains_the_errno(number: int, text: str) -> None:
     kernel = FakeKernel(files={"/usr/lib/modules/a.ko.xz": ""}, errors={"load_module": number})
     load_modules(kernel, (), Log(kernel))  # type: ignore[arg-type]
-    assert text in kernel.said
+    assert text in kernel.output

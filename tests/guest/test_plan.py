@@ -30,8 +30,8 @@ def test_existing_device_nodes_and_links_are_not_created_again() -> None:
     kernel = FakeKernel(files={"/dev/kvm": "", "/dev/fd": ""})
     for step in device_nodes():
         step.apply(kernel)
-    made = [call[1] for call in kernel.named("make_node")]
-    links = [call[2] for call in kernel.named("symlink")]
+    made = [call[1] for call in kernel.calls_named("make_node")]
+    links = [call[2] for call in kernel.calls_named("symlink")]
     assert "/dev/kvm" not in made
     assert "/dev/fd" not in links
     assert made == ["/dev/loop-control", "/dev/fuse", "/dev/net/tun"]

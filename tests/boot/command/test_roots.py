@@ -26,8 +26,8 @@ def test_overlay_disk_is_clean_after_power_off(tmp_path: Path) -> None:
             sh(script),
             str(tmp_path / f"m{boot}"),
             append="overlay_root=vda",
-            more_modules=("virtio_blk", "overlay"),
-            more_arguments=drive,
+            extra_modules=("virtio_blk", "overlay"),
+            extra_arguments=drive,
         )
         assert (ended.message, ended.stderr) == ("exit 0", b"")
         assert "initrd:" not in ended.console
@@ -44,7 +44,7 @@ def test_fuse_daemon_serves_the_root_until_the_machine_is_off(union: str, tmp_pa
         str(tmp_path),
         root=assets.debian_root(),
         append=f"overlay_root=ram initrd.union={union}",
-        more_modules=("fuse",),
+        extra_modules=("fuse",),
         memory="512M",
     )
     assert (ended.message, ended.stdout, ended.stderr) == ("exit 3", b"kept\n", b"")

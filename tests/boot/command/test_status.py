@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import Ended, run
+from tests.boot.ports import CommandResult, run
 
 pytestmark = pytest.mark.boot
 
@@ -42,6 +42,6 @@ def test_host_gets_a_warning_why_the_command_cannot_be_executed(tmp_path: Path) 
     assert (ended.stdout, ended.stderr) == (b"", b"")
 
 
-def assert_init_reports_no_error(ended: Ended) -> None:
+def assert_init_reports_no_error(ended: CommandResult) -> None:
     assert "initrd:" not in ended.console
     assert "Kernel panic" not in ended.console

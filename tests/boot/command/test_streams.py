@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import commanded, run
+from tests.boot.ports import boot_with_command, run
 
 pytestmark = pytest.mark.boot
 
@@ -29,14 +29,14 @@ def test_standard_input_copied_by_cat_arrives_complete(tmp_path: Path, suite: st
 
 
 def test_command_sees_end_of_input_only_after_the_last_announced_byte(tmp_path: Path) -> None:
-    with commanded(sh("wc -c; wc -c"), str(tmp_path)) as host:
+    with boot_with_command(sh("wc -c; wc -c"), str(tmp_path)) as host:
         host.expect("started")
-        host.tell("eof stdin 100000")
-        host.feed("stdin", b"x" * 99_999)
+        host.send("eof stdin 100000")
+        host.write_port("stdin", b"x" * 99_999)
         for _ in range(5):
             host.read(0.1)
         assert host.received["stdout"] == b""
-        host.feed("stdin", b"x")
+        host.write_port("stdin", b"x")
         assert host.end().stdout.split() == [b"100000", b"0"]
 
 
@@ -44,7 +44,7 @@ def test_command_blocks_while_the_host_does_not_read_and_loses_no_output(tmp_pat
     """The host reads no output until the command has stopped making progress, then all of it."""
     write = "dd if=/dev/zero bs=64k count=1 2>/dev/null; echo $i >&2"
     script = f"i=0; while [ $i -lt {WRITES} ]; do i=$((i+1)); {write}; done"
-    with commanded(sh(script), str(tmp_path)) as host:
+    with boot_with_command(sh(script), str(tmp_path)) as host:
         host.paused = {"stdout"}
         host.expect_output("stderr", b"3\n")
         progress = b""
@@ -61,7 +61,7 @@ def test_command_blocks_while_the_host_does_not_read_and_loses_no_output(tmp_pat
 
 
 def test_output_is_delivered_after_the_command_has_ended(tmp_path: Path) -> None:
-    with commanded(sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)) as host:
+    with boot_with_command(sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)) as host:
         host.paused = {"stdout"}
         host.expect("started")
         for _ in range(20):
@@ -72,24 +72,24 @@ def test_output_is_delivered_after_the_command_has_ended(tmp_path: Path) -> None
 
 def test_port_closed_by_the_host_ends_its_stream_and_finally_the_machine(tmp_path: Path) -> None:
     script = "cat; yes; echo writer: $? >&2; exec <&-; sleep 1000"
-    with commanded(sh(script), str(tmp_path)) as host:
-        host.feed("stdin", b"last line\n")
+    with boot_with_command(sh(script), str(tmp_path)) as host:
+        host.write_port("stdin", b"last line\n")
         host.expect_output("stdout", b"last line\n")
-        host.hang_up("stdin")
+        host.close_port("stdin")
         host.expect_output("stdout", b"last line\ny\n")
-        host.hang_up("stdout")
+        host.close_port("stdout")
         host.expect_output("stderr", b"writer: 141\n")
-        host.hang_up("control")
+        host.close_port("control")
         console = host.machine.wait().console if host.machine else ""
     assert "Power down" in console
     assert "initrd:" not in console
 
 
 def test_closed_message_ends_a_stream_while_the_machine_keeps_running(tmp_path: Path) -> None:
-    with commanded(sh("exec <&-; yes; echo writer: $? >&2; exit 5"), str(tmp_path)) as host:
+    with boot_with_command(sh("exec <&-; yes; echo writer: $? >&2; exit 5"), str(tmp_path)) as host:
         assert host.expect("closed") == "stdin"
         host.expect_output("stdout", b"y\n")
-        host.tell("closed stdout")
+        host.send("closed stdout")
         host.expect_output("stderr", b"writer: 141\n")
         assert host.expect("exit") == "5"
-        host.tell("bye")
+        host.send("bye")

@@ -9,7 +9,7 @@ import pytest
 from initrd.command import Command
 from testbed import assets
 from tests.boot.machine import Share
-from tests.boot.ports import Ended, run
+from tests.boot.ports import CommandResult, run
 
 pytestmark = pytest.mark.boot
 
@@ -38,7 +38,7 @@ section init; readlink /proc/1/exe; ls -l /proc/1/fd 2>/dev/null | wc -l
 class Report:
     """The output of the script INSPECT, by section."""
 
-    ended: Ended
+    ended: CommandResult
 
     def __getitem__(self, heading: str) -> list[str]:
         parts = ("\n" + self.ended.stdout.decode("utf-8", "surrogateescape")).split("\n=== ")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import MachineHost, commanded
+from tests.boot.ports import MachineHost, boot_with_command
 
 pytestmark = pytest.mark.boot
 
@@ -17,7 +17,7 @@ SHELL = Command((b"sh", b"-i"), (b"PS1=<$?> ", b"TERM=vt100"), tty=(0, 1, 2), si
 def type_line(host: MachineHost, line: str, answer: str) -> None:
     """Type a line and wait for its answer in the output that follows."""
     shown = len(host.received["tty"])
-    host.feed("tty", line.encode())
+    host.write_port("tty", line.encode())
     host.expect_output("tty", answer.encode(), after=shown)
 
 
@@ -30,10 +30,10 @@ def make_job_line(number: int) -> str:
 
 
 def test_interactive_shell_has_size_signals_job_control_and_end_of_file(tmp_path: Path) -> None:
-    with commanded(SHELL, str(tmp_path)) as host:
+    with boot_with_command(SHELL, str(tmp_path)) as host:
         host.expect_output("tty", b"<0> ")
         type_line(host, "stty size; tty; echo $TERM\n", "40 100\r\n/dev/pts/0\r\nvt100\r\n")
-        host.tell("resize 50 132")
+        host.send("resize 50 132")
         type_line(host, "stty size\n", "50 132\r\n")
         type_line(host, "stty -a | grep -c ' iutf8'\n", "\r\n1\r\n")
         type_line(host, make_job_line(42), "\r\n42\r\n")
@@ -45,7 +45,7 @@ def test_interactive_shell_has_size_signals_job_control_and_end_of_file(tmp_path
         type_line(host, "echo $((40+4)); cat >/dev/tty\n", "44\r\n")
         type_line(host, "through the terminal\n", "through the terminal\r\n" * 2)
         type_line(host, "\x04", "<0> ")
-        host.feed("tty", b"exit 9\n")
+        host.write_port("tty", b"exit 9\n")
         ended = host.end()
     assert ended.message == "exit 9"
     assert "initrd:" not in ended.console
@@ -54,20 +54,20 @@ def test_interactive_shell_has_size_signals_job_control_and_end_of_file(tmp_path
 def test_each_line_typed_after_an_answer_is_delivered(tmp_path: Path) -> None:
     script = b'stty -echo; echo ready; while read -r line; do echo "$line"; done'
     command = Command((b"sh", b"-c", script), tty=(0, 1, 2))
-    with commanded(command, str(tmp_path)) as host:
+    with boot_with_command(command, str(tmp_path)) as host:
         host.expect_output("tty", b"ready\r\n")
         for number in range(LINES):
             type_line(host, f"{number}\n", f"{number}\r\n")
-        host.feed("tty", b"\x04")
+        host.write_port("tty", b"\x04")
         assert host.end().message == "exit 0"
 
 
 def test_command_without_a_shell_dies_of_ctrl_c_and_does_not_stop_at_ctrl_z(tmp_path: Path) -> None:
     script = "stty -echo; ls -l /proc/$$/fd >&2; echo ready; exec sleep 1000"
     command = Command((b"sh", b"-c", os.fsencode(script)), tty=(0, 1))
-    with commanded(command, str(tmp_path)) as host:
+    with boot_with_command(command, str(tmp_path)) as host:
         host.expect_output("tty", b"ready\r\n")
-        host.feed("tty", b"\x1a\x03")
+        host.write_port("tty", b"\x1a\x03")
         ended = host.end()
     assert ended.message == "signal 2"
     assert ended.terminal == b"ready\r\n"

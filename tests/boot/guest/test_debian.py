@@ -45,7 +45,7 @@ def busybox_boot(shared_directory: str) -> machine.Boot:
 
 @pytest.fixture(scope="module")
 def init_boot(shared_directory: str) -> machine.Boot:
-    kernel = assets.kernel_in(assets.debian_root())
+    kernel = assets.find_kernel(assets.debian_root())
     image = images.make(kernel, f"{shared_directory}/image")
     return _boot_systemd(f"{shared_directory}/init", image)
 
@@ -70,7 +70,7 @@ def test_systemd_powers_the_machine_off(init_boot: machine.Boot) -> None:
 def test_python_script_on_a_share_runs_as_the_target(directory: str) -> None:
     write(f"{directory}/share/dir/vm.py", TARGET_SCRIPT, 0o755)
     root = assets.debian_root()
-    kernel = assets.kernel_in(root)
+    kernel = assets.find_kernel(root)
     vm = machine.Machine(
         kernel.image,
         'mount=mnt0 init=/run/mnt/mnt0/dir/vm.py other=1 panic=-1 -- "one word" two',
@@ -89,13 +89,13 @@ def test_python_script_on_a_share_runs_as_the_target(directory: str) -> None:
 def _boot_systemd(directory: str, image: str) -> machine.Boot:
     root = assets.debian_root()
     shares = (machine.Share("rootfs", root, "rust", readonly=True),)
-    vm = machine.Machine(assets.kernel_in(root).image, SYSTEMD_APPEND, image, shares, memory="512M")
+    vm = machine.Machine(assets.find_kernel(root).image, SYSTEMD_APPEND, image, shares, memory="512M")
     return machine.boot(vm, directory, SYSTEMD_DEADLINE)
 
 
 def _make_busybox_image(path: str) -> str:
     """Make an initramfs of the traditional kind: busybox, a shell script and modules."""
-    images.make(assets.kernel_in(assets.debian_root()), path)
+    images.make(assets.find_kernel(assets.debian_root()), path)
     with open(path, "rb") as file:
         modules = [
             entry for entry in lsinitramfs.read_entries(file.read()) if entry.path.endswith(b".ko")

@@ -45,5 +45,5 @@ def _boot(
     )
     with machine.running(vm, directory) as guest:
         guest.expect(f"waiting for the tag {late_share.tag}")
-        guest.plug(late_share.tag)
+        guest.plug_share(late_share.tag)
         return guest.wait()

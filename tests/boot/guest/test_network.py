@@ -8,7 +8,7 @@ import pytest
 from testbed import assets
 from tests.boot import images, machine
 from tests.boot.conftest import write
-from tests.boot.network import GREETING, GUEST, OURS, Network, server
+from tests.boot.network import GREETING, GUEST_ADDRESS, SERVER_ADDRESS, Network, server
 
 pytestmark = pytest.mark.boot
 
@@ -93,17 +93,17 @@ echo '=== nobody'; getent ahostsv4 nobody; echo $?"""
         cards = (*network.qemu_arguments("52:54:00:00:00:0b"), *USER_NETWORK_CARD)
         ip = f"ip={static} ip=:::::eth0:dhcp"
         section = boot(directory, ip, script, root=assets.debian_root(), cards=cards).section
-    assert f"inet {GUEST}/24 brd 10.9.0.255 scope global eth0" in section("addresses")
+    assert f"inet {GUEST_ADDRESS}/24 brd 10.9.0.255 scope global eth0" in section("addresses")
     assert "inet 10.0.2.77/24 brd 10.0.2.255 scope global eth1" in section("addresses")
     defaults = [line for line in section("route").splitlines() if line.startswith("default")]
     # The first gateway stays the default.
     assert [line.strip() for line in defaults] == ["default via 10.0.2.2 dev eth1"]
     assert section("mtu") == "1400\n1500"
     assert section("host name") == "guest"
-    assert section("resolv.conf") == f"search example.net\nnameserver {OURS}"
+    assert section("resolv.conf") == f"search example.net\nnameserver {SERVER_ADDRESS}"
     assert section("far").split()[0] == "192.0.2.7"
     assert section("nobody") == "2"
-    assert network.asked == [DISCOVER, DISCOVER, REQUEST]  # Network drops the first message
+    assert network.dhcp_messages == [DISCOVER, DISCOVER, REQUEST]  # Network drops the first message
 
 
 def test_dhcp_without_a_device_name_configures_the_first_device_with_an_offer(
@@ -121,12 +121,12 @@ echo '=== name'; nslookup far.example.org"""
         cards = silent_network.qemu_arguments("52:54:00:00:00:0a")
         cards += network.qemu_arguments("52:54:00:00:00:0b")
         section = boot(directory, "ip=dhcp", script, root=root, cards=cards).section
-    assert f"inet {GUEST}/24" in section("addresses")
-    assert section("resolv.conf") == f"search example.org\nnameserver {OURS}"
-    assert section("resolved") == f"[Resolve]\nDNS={OURS}\nDomains=example.org"
+    assert f"inet {GUEST_ADDRESS}/24" in section("addresses")
+    assert section("resolv.conf") == f"search example.org\nnameserver {SERVER_ADDRESS}"
+    assert section("resolved") == f"[Resolve]\nDNS={SERVER_ADDRESS}\nDomains=example.org"
     assert "192.0.2.7" in section("name")
-    assert set(silent_network.asked) == {DISCOVER}
-    assert network.asked[-1] == REQUEST
+    assert set(silent_network.dhcp_messages) == {DISCOVER}
+    assert network.dhcp_messages[-1] == REQUEST
 
 
 FAILURES = {

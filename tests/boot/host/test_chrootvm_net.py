@@ -7,7 +7,7 @@ import pytest
 
 from initrd.host import vm
 from testbed import assets
-from tests.boot.network import GREETING, GUEST, OURS, Network, server
+from tests.boot.network import GREETING, GUEST_ADDRESS, SERVER_ADDRESS, Network, server
 
 pytestmark = pytest.mark.boot
 
@@ -49,6 +49,6 @@ def test_host_names_are_resolved_through_dhcp_settings(root: str, tmp_path: Path
         card = network.qemu_arguments("52:54:00:00:00:0a")
         words = ["sh", "-c", script]
         done = vm.run(root, words, append="ip=dhcp", qemu_arg=card, text=True, **kernel_options)
-    assert done.stdout.startswith(f"search example.org\nnameserver {OURS}\n")
+    assert done.stdout.startswith(f"search example.org\nnameserver {SERVER_ADDRESS}\n")
     assert "192.0.2.7" in done.stdout
-    assert f"inet {GUEST}/24" in done.stdout
+    assert f"inet {GUEST_ADDRESS}/24" in done.stdout

@@ -183,7 +183,7 @@ def test_unusable_disk_fails_the_boot_and_names_the_cause(
 
 def test_unreplayed_journal_of_a_read_only_disk_fails_the_boot_with_advice(directory: str) -> None:
     disk = disks.ext4(f"{directory}/disk")
-    disks.leave_journal(disk)
+    disks.mark_unclean(disk)
     boot = _boot(directory, "root=/dev/vda", disk, options=",readonly=on")
     assert "cannot mount /dev/vda (ext4)" in boot.console
     assert "its journal has to be read in first" in boot.console

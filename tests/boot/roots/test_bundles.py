@@ -126,12 +126,12 @@ def test_init_mounts_the_bundles_of_the_kernel_command_line(boot: machine.Boot) 
 
 
 def test_crun_runs_a_read_only_bundle(boot: machine.Boot) -> None:
-    containers.check(boot.section("read-only"), fstype="virtiofs")
+    containers.check_container_output(boot.section("read-only"), fstype="virtiofs")
     assert "Read-only file system" in boot.section("read-only")
 
 
 def test_writes_to_a_writable_bundle_stay_in_memory(boot: machine.Boot, bundles: str) -> None:
-    containers.check(boot.section("writable"), fstype="overlay")
+    containers.check_container_output(boot.section("writable"), fstype="overlay")
     assert boot.section("writable").splitlines()[-1] == "written"
     assert "written" in boot.section("upper").split()
     for name in (WRITABLE, BY_HAND):
@@ -142,7 +142,7 @@ def test_writes_to_a_writable_bundle_stay_in_memory(boot: machine.Boot, bundles:
 
 def test_bundle_program_makes_the_same_mounts_and_they_are_private(boot: machine.Boot) -> None:
     assert "status 0" in boot.section("prepared")
-    containers.check(boot.section("run by hand"), fstype="overlay")
+    containers.check_container_output(boot.section("run by hand"), fstype="overlay")
     mount_lines = {
         line.split()[4]: line for line in boot.section("prepared").splitlines() if "/" in line
     }
@@ -183,7 +183,7 @@ def test_bundle_program_prints_its_usage(boot: machine.Boot) -> None:
 def test_prepare_without_overlayfs_fails_and_leaves_no_mount(
     without_overlayfs: machine.Boot,
 ) -> None:
-    containers.check(without_overlayfs.section("read-only"), fstype="virtiofs")
+    containers.check_container_output(without_overlayfs.section("read-only"), fstype="virtiofs")
     output = without_overlayfs.section("prepared")
     assert "cannot mount overlay (overlay) on " in output
     assert (
@@ -217,7 +217,7 @@ def parse_mountinfo(table: str) -> dict[str, tuple[str, str]]:
 def _boot(bundles: str, directory: str, options: str) -> machine.Boot:
     os.makedirs(directory, exist_ok=True)
     root = assets.debian_root()
-    kernel = assets.kernel_in(root)
+    kernel = assets.find_kernel(root)
     append = (
         f"mount=b mount-ro=src {options} panic=-1 init=/usr/bin/python3 -- -BS /run/mnt/b/script"
     )

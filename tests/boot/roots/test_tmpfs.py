@@ -25,7 +25,7 @@ BLOCK_SIZE = 1 << 14  # bytes; no two blocks are equal
 KERNEL_ENTRIES = (b".", b"dev/console")  # the kernel makes these before it unpacks an initramfs
 
 INSPECT = (
-    trees.TELL
+    trees.LISTING_FUNCTIONS
     + f"""
 section() {{ echo; echo "=== $1"; }}
 section mounts; cat /proc/mounts
@@ -142,7 +142,7 @@ def boot(packed_tree: PackedTree, shared_directory: str) -> machine.Boot:
 def test_initramfs_files_arrive_in_the_tmpfs_unchanged(
     packed_tree: PackedTree, boot: machine.Boot
 ) -> None:
-    found, expected = trees.told(boot.section("tree")), trees.expected(packed_tree.entries)
+    found, expected = trees.parse_listing(boot.section("tree")), trees.expected_table(packed_tree.entries)
     for path in KERNEL_ENTRIES:
         del found[path]
     assert {path: row for path, row in found.items() if expected.get(path) != row} == {}
@@ -171,7 +171,7 @@ def test_initramfs_data_is_in_memory_only_once_after_the_boot(boot: machine.Boot
 
 def test_container_runtime_can_pivot_root_in_a_tmpfs_root(boot: machine.Boot) -> None:
     assert {"bin", "proc", "old"} <= set(boot.section("pivot").split())
-    containers.check(boot.section("container"))
+    containers.check_container_output(boot.section("container"))
 
 
 def test_container_runtime_can_pivot_root_in_a_virtiofs_root(system: str, directory: str) -> None:
@@ -181,7 +181,7 @@ def test_container_runtime_can_pivot_root_in_a_virtiofs_root(system: str, direct
     shares = (machine.Share("rootfs", system),)
     boot = machine.boot(machine.Machine(kernel.image, append, image, shares), directory)
     assert {"bin", "proc", "old"} <= set(boot.section("pivot").split())
-    containers.check(boot.section("container"))
+    containers.check_container_output(boot.section("container"))
 
 
 def test_tmpfs_root_boots_without_memory_for_two_copies(
@@ -210,7 +210,7 @@ def _boot(
     image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
-        file.write(cpio.gap(file.tell()) + archive)
+        file.write(cpio.gap(file.send()) + archive)
     append = f"root=tmpfs init=/probe panic=-1 {options}"
     vm = machine.Machine(kernel.image, append, image, memory=memory)
     return machine.boot(vm, directory)

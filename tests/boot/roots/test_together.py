@@ -73,7 +73,7 @@ def boot_in_memory(system: str, shared_directory: str) -> machine.Boot:
         cpio.file("sysroot/mine", b"x"),
     ]
     with open(image, "ab") as file:
-        file.write(cpio.gap(file.tell()) + cpio.pack([*trees.entries_of(system), *colliding]))
+        file.write(cpio.gap(file.send()) + cpio.pack([*trees.entries_of(system), *colliding]))
     return machine.boot(machine.Machine(kernel.image, append, image), directory)
 
 

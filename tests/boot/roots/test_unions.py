@@ -78,7 +78,7 @@ def boot(union: tuple[str, str], disk: str, shared_directory: str) -> machine.Bo
     before = hash_tree(root)
     options = f"overlay_root={layer} initrd.union={program} {WITHOUT_OVERLAYFS}"
     append = f"{options} mount-ro=units:/run/systemd/system init=/sbin/init report panic=-1"
-    kernel = assets.kernel_in(root)
+    kernel = assets.find_kernel(root)
     vm = machine.Machine(
         kernel.image,
         append,
@@ -146,7 +146,7 @@ def test_debian_shuts_down_cleanly_from_a_union_root(boot: machine.Boot, disk: s
         assert message not in boot.console.partition("systemd-shutdown[1]")[2]
     assert "Power down" in boot.console
     assert boot.status == 0
-    assert disks.is_at_rest(disk)
+    assert disks.is_clean(disk)
 
 
 FAILURES = {

@@ -63,13 +63,13 @@ def test_session_is_prepared_before_the_root_is_mounted(line: ControlLine) -> No
 def test_boot_with_a_command_does_not_execute_the_target(line: ControlLine) -> None:
     kernel = kernel_with_command(line)
     boot(kernel)
-    assert kernel.named("execute") == []
+    assert kernel.calls_named("execute") == []
 
 
 def test_boot_without_a_command_opens_no_port_and_sets_no_host_name() -> None:
     kernel = BootKernel()
     boot(kernel)
-    assert kernel.named("open_port", "unlink", "interface_up", "set_hostname") == []
+    assert kernel.calls_named("open_port", "unlink", "interface_up", "set_hostname") == []
 
 
 def test_missing_user_is_reported_to_the_host_and_on_the_console(line: ControlLine) -> None:
@@ -78,7 +78,7 @@ def test_missing_user_is_reported_to_the_host_and_on_the_console(line: ControlLi
     messages = line.read_messages()
     assert messages[0] == "ready"
     assert messages[-1].startswith("refused cannot run the command as eve: there is no user")
-    assert "cannot run the command as eve" in kernel.said
+    assert "cannot run the command as eve" in kernel.output
 
 
 def count_calls_of_a_boot() -> int:
@@ -95,14 +95,14 @@ def test_boot_reports_any_failed_call_and_powers_off(line: ControlLine, at: int)
     kernel = kernel_with_command(line, fail_call=at)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
-    assert "Traceback" not in kernel.said
+    assert "Traceback" not in kernel.output
     messages = line.read_messages()
     if messages:
         assert messages[-1].startswith(
             ("failed boot failed: ", "refused cannot run the command as")
         )
     else:
-        assert "boot failed: " in kernel.said
+        assert "boot failed: " in kernel.output
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "initrd-command 2\0end\0"])
@@ -118,7 +118,7 @@ def test_machine_powers_off_when_the_host_has_disconnected(line: ControlLine) ->
     kernel = kernel_with_command(line)
     boot(kernel)
     assert kernel.calls[-1] == ("power_off",)
-    assert "cannot run the command as eve" in kernel.said
+    assert "cannot run the command as eve" in kernel.output
 
 
 def test_optional_setup_that_fails_only_gives_a_warning(line: ControlLine) -> None:
@@ -126,7 +126,7 @@ def test_optional_setup_that_fails_only_gives_a_warning(line: ControlLine) -> No
     kernel = kernel_with_command(line, errors=errors)
     boot(kernel)
     for words in ("cgroup2", "bring up lo", "set the host name"):
-        assert words in kernel.said
+        assert words in kernel.output
     assert line.read_messages()[-1].startswith("refused cannot run the command as eve")
 
 

@@ -43,7 +43,7 @@ def test_shutdown_calls_sync_first() -> None:
 def test_writable_mount_is_remounted_read_only_and_unmounted() -> None:
     kernel = shut_down("30 22 0:40 / /data rw - virtiofs data rw\n")
     assert kernel.calls[1:] == [("mount", "", "/data", "", RO, ""), ("unmount", "/data", 0)]
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 def test_root_is_remounted_read_only_but_not_unmounted() -> None:
@@ -52,17 +52,17 @@ def test_root_is_remounted_read_only_but_not_unmounted() -> None:
 
 @pytest.mark.parametrize("call", ["mount", "unmount"])
 def test_one_failure_of_remount_or_unmount_gives_no_warning(call: str) -> None:
-    assert shut_down("30 22 0:40 / /data rw - ext4 data rw\n", errors={call: 16}).said == ""
+    assert shut_down("30 22 0:40 / /data rw - ext4 data rw\n", errors={call: 16}).output == ""
 
 
 def test_warning_names_a_file_system_in_use() -> None:
     kernel = shut_down(MOUNTINFO + OVERLAY, errors={"mount": 16, "unmount": 16})
     for word in ("/mnt (ext4)", "/run/mnt/data (virtiofs)", "/ (overlay)", "busy"):
-        assert word in kernel.said
+        assert word in kernel.output
 
 
 def test_shutdown_without_proc_still_calls_sync() -> None:
     kernel = FakeKernel()
     unmount_all(kernel, Log(kernel))  # type: ignore[arg-type]
     assert kernel.calls == [("sync",)]
-    assert "synced" in kernel.said
+    assert "synced" in kernel.output

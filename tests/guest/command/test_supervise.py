@@ -70,7 +70,7 @@ def test_standard_output_standard_error_and_status_are_separate(start: Start) ->
 def test_five_megabytes_through_stdin_and_stdout_are_unchanged(start: Start) -> None:
     data = random.Random(1).randbytes(5_000_000)
     host = start("cat")
-    host.give(data)
+    host.send_stdin(data)
     assert host.last_message() == "exit 0"
     output = host.received["stdout"]
     assert hashlib.sha256(output).digest() == hashlib.sha256(data).digest()
@@ -79,7 +79,7 @@ def test_five_megabytes_through_stdin_and_stdout_are_unchanged(start: Start) -> 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 131072])
 def test_command_reads_end_of_input_after_the_last_byte(start: Start, size: int) -> None:
     host = start("wc -c; cat")
-    host.give(b"x" * size)
+    host.send_stdin(b"x" * size)
     assert host.last_message() == "exit 0"
     assert host.received["stdout"].split() == [str(size).encode()]
 
@@ -87,17 +87,17 @@ def test_command_reads_end_of_input_after_the_last_byte(start: Start, size: int)
 def test_eof_message_may_arrive_before_the_bytes_of_stdin(start: Start) -> None:
     host = start("cat")
     host.expect("started")
-    host.tell("eof stdin 6")
-    host.feed("stdin", b"abc")
+    host.send("eof stdin 6")
+    host.write_port("stdin", b"abc")
     host.expect_output("stdout", b"abc")
-    host.feed("stdin", b"def")
+    host.write_port("stdin", b"def")
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"abcdef"
 
 
 def test_closing_the_stdin_port_on_the_host_ends_standard_input(start: Start) -> None:
     host = start("cat; echo over")
-    host.feed("stdin", b"abc")
+    host.write_port("stdin", b"abc")
     host.sockets.pop("stdin").close()
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"abcover\n"
@@ -106,7 +106,7 @@ def test_closing_the_stdin_port_on_the_host_ends_standard_input(start: Start) ->
 def test_eof_message_for_an_output_does_not_wait_for_the_end_of_the_command(start: Start) -> None:
     host = start("echo x; exec >&-; read line; exit 4")
     assert host.expect("eof") == "stdout 2"
-    host.give(b"go on\n")
+    host.send_stdin(b"go on\n")
     assert host.last_message() == "exit 4"
 
 
@@ -119,7 +119,7 @@ def test_closed_message_is_sent_when_the_command_closes_stdin(start: Start) -> N
 def test_closed_message_from_the_host_gives_the_writer_sigpipe(start: Start) -> None:
     host = start("exec yes")
     host.expect_output("stdout", b"y\n" * 10)
-    host.tell("closed stdout")
+    host.send("closed stdout")
     host.expect("signal")
     assert host.message("signal") == "13"
     assert host.message("eof") == "stderr 0"
@@ -135,8 +135,8 @@ def test_closed_message_from_the_host_gives_the_writer_sigpipe(start: Start) -> 
 def test_closed_tty_message_hangs_up_the_terminal(start: Start, script: str, ended: str) -> None:
     host = start(script, tty=(0, 1, 2))
     host.expect_output("tty", b"up")
-    host.tell("closed tty")
-    host.tell("resize 10 20")
+    host.send("closed tty")
+    host.send("resize 10 20")
     host.expect(ended.split(" ", maxsplit=1)[0])
     assert host.messages[-1] == ended
 
@@ -165,7 +165,7 @@ def test_writer_blocks_while_the_host_does_not_read(start: Start) -> None:
 
 def test_command_can_open_dev_stdin_stdout_and_stderr(start: Start) -> None:
     host = start("cat /dev/stdin >/dev/stderr; echo x >/dev/stdout")
-    host.give(b"abc")
+    host.send_stdin(b"abc")
     assert host.last_message() == "exit 0"
     assert (host.received["stdout"], host.received["stderr"]) == (b"x\n", b"abc")
 
@@ -174,7 +174,7 @@ def test_command_can_open_dev_stdin_stdout_and_stderr(start: Start) -> None:
 def test_signal_message_sends_the_signal_to_the_command(start: Start, number: int) -> None:
     host = start("echo up; exec sleep 60")
     host.expect_output("stdout", b"up")
-    host.tell(f"signal {number}")
+    host.send(f"signal {number}")
     assert host.last_message() == f"signal {number}"
 
 
@@ -182,7 +182,7 @@ def test_sigint_is_sent_to_the_process_group_of_the_command(start: Start) -> Non
     child = "trap 'echo child; exit' INT; echo up; while :; do sleep 0.1; done"
     host = start(f"trap 'echo shell' INT; ({child}); exit 5")
     host.expect_output("stdout", b"up")
-    host.tell("signal 2")
+    host.send("signal 2")
     assert host.last_message() == "exit 5"
     assert sorted(host.received["stdout"].split()) == [b"child", b"shell", b"up"]
 
@@ -190,7 +190,7 @@ def test_sigint_is_sent_to_the_process_group_of_the_command(start: Start) -> Non
 def test_sigterm_is_sent_to_the_command_but_not_to_its_children(start: Start) -> None:
     host = start("trap 'exit 6' TERM; (trap 'echo child' TERM; echo up; sleep 0.3) & wait; wait")
     host.expect_output("stdout", b"up")
-    host.tell("signal 15")
+    host.send("signal 15")
     assert host.last_message() == "exit 6"
 
 
@@ -223,8 +223,8 @@ def test_invalid_and_unknown_messages_are_ignored(start: Start) -> None:
     host = start("read line; echo $line")
     host.expect("started")
     for message in (INVALID_MESSAGES, "x" * 10000):
-        host.tell(message)
-    host.give(b"still here\n")
+        host.send(message)
+    host.send_stdin(b"still here\n")
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"still here\n"
 
@@ -232,7 +232,7 @@ def test_invalid_and_unknown_messages_are_ignored(start: Start) -> None:
 def test_background_process_is_stopped_and_its_output_is_delivered(start: Start) -> None:
     host = start("(trap 'echo stopped; exit' TERM; echo up; while :; do sleep 0.1; done) & read x")
     host.expect_output("stdout", b"up")
-    host.give(b"\n")
+    host.send_stdin(b"\n")
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"up\nstopped\n"
 
@@ -323,7 +323,7 @@ def test_resize_message_gives_sigwinch_and_the_new_size(start: Start) -> None:
         "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.1; done", tty=(0, 1, 2)
     )
     host.expect_output("tty", b"up")
-    host.tell("resize 50 132")
+    host.send("resize 50 132")
     assert host.last_message() == "exit 0"
     assert b"50 132" in host.received["tty"]
 
@@ -336,14 +336,14 @@ def test_interrupt_and_quit_keys_send_sigint_and_sigquit(
 ) -> None:
     host = start("echo up; exec sleep 60", tty=(0, 1, 2))
     host.expect_output("tty", b"up")
-    host.feed("tty", key)
+    host.write_port("tty", key)
     assert host.last_message() == f"signal {number}"
 
 
 def test_ctrl_d_ends_the_input_of_a_terminal(start: Start) -> None:
     host = start("cat; exit 8", tty=(0, 1, 2))
     host.expect("started")
-    host.feed("tty", b"line\n\x04")
+    host.write_port("tty", b"line\n\x04")
     assert host.last_message() == "exit 8"
     assert host.received["tty"] == b"line\r\nline\r\n"
 
@@ -364,21 +364,21 @@ def test_interactive_shell_stops_and_resumes_a_job(start: Start) -> None:
     environ = (*ENVIRONMENT, b"PS1=<$?>")
     host = start("exec bash --norc -i", tty=(0, 1, 2), environ=environ)
     host.expect_output("tty", b"<0>")
-    host.feed("tty", b"sleep 61\n")
+    host.write_port("tty", b"sleep 61\n")
     host.expect_output("tty", b"sleep 61")
     wait_for_output(host, b"\x1a", b"Stopped")
     seen = len(host.received["tty"])
-    host.feed("tty", b"fg\n")
+    host.write_port("tty", b"fg\n")
     host.expect_output("tty", b"sleep 61\r\n", after=seen)  # Ctrl-C drops unread output
     wait_for_output(host, b"\x03", b"<130>")
-    host.feed("tty", b"exit 9\n")
+    host.write_port("tty", b"exit 9\n")
     assert host.last_message() == "exit 9"
 
 
 def wait_for_output(host: Host, key: bytes, data: bytes) -> None:
     """Press a key until `data` is shown: at first the job may not be in the foreground yet."""
     for _ in range(100):
-        host.feed("tty", key)
+        host.write_port("tty", key)
         for _ in range(10):
             host.read(0.02)
         if data in host.received["tty"]:

@@ -24,7 +24,7 @@ def write_and_record(kernel: FakeKernel, settings: ResolverSettings = SETTINGS) 
     log = Log(kernel)  # type: ignore[arg-type]
     log.set_verbose(False)
     write_resolver_settings(settings, kernel, log)  # type: ignore[arg-type]
-    return kernel.named("write_file", "mount")
+    return kernel.calls_named("write_file", "mount")
 
 
 def test_generated_file_is_mounted_over_resolv_conf() -> None:
@@ -45,7 +45,7 @@ def test_resolv_conf_is_written_to_the_target_of_a_link_below_run() -> None:
     target = "/run/resolvconf/resolv.conf"
     kernel = FakeKernel(links={RESOLV_CONF: target})
     assert write_and_record(kernel) == [("write_file", target, TEXT)]
-    assert kernel.named("make_directory") == [("make_directory", "/run/resolvconf")]
+    assert kernel.calls_named("make_directory") == [("make_directory", "/run/resolvconf")]
 
 
 def test_systemd_resolved_gets_the_name_servers_in_a_drop_in() -> None:
@@ -73,15 +73,15 @@ def test_overlayfs_adds_a_missing_resolv_conf_to_a_read_only_root(error: int) ->
         ("write_file", f"{LAYER}/resolv.conf", TEXT),
         MOUNT_OVERLAY,
     ]
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 @pytest.mark.parametrize("error", [errno.ENODEV, errno.EINVAL, errno.ENOENT])
 def test_boot_continues_with_a_warning_when_overlayfs_is_impossible(error: int) -> None:
     kernel = FakeKernel(errors={CREATE_RESOLV_CONF: errno.EROFS, MOUNT_OVERLAY: error})
     write_and_record(kernel)
-    assert "names will not be resolved: there is no /etc/resolv.conf" in kernel.said
-    assert "create an empty /etc/resolv.conf in the root, or add the module overlay" in kernel.said
+    assert "names will not be resolved: there is no /etc/resolv.conf" in kernel.output
+    assert "create an empty /etc/resolv.conf in the root, or add the module overlay" in kernel.output
 
 
 @pytest.mark.parametrize(

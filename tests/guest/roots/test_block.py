@@ -22,7 +22,7 @@ def find(kernel: LayerKernel, source: str, timeout: float = 10) -> str:
 def mount(kernel: LayerKernel, fstype: str = "", **fields: Any) -> list[tuple[Any, ...]]:
     root = Root(BLOCK, "/dev/vda", fstype, **fields)
     mount_device(root, "/dev/vda", "/sysroot", kernel, Log(kernel))  # type: ignore[arg-type]
-    return kernel.named("mount")
+    return kernel.calls_named("mount")
 
 
 def kernel_with_disks_and_partitions() -> LayerKernel:
@@ -83,7 +83,7 @@ def test_late_device_is_waited_for(source: str) -> None:
     kernel.after_sleep = plug_in_disk
     assert find(kernel, source) == "/dev/vdb"
     assert 3 < kernel.clock < 3.1
-    assert len(kernel.named("read_at")) <= 4 * 2  # devices are read only after a change
+    assert len(kernel.calls_named("read_at")) <= 4 * 2  # devices are read only after a change
 
 
 def test_two_devices_with_one_uuid_are_an_error() -> None:
@@ -163,7 +163,7 @@ def test_writable_mount_of_a_write_protected_disk_is_an_error(number: int) -> No
 def test_rw_with_a_read_only_file_system_type_warns(writable: bool, is_warned: bool) -> None:
     kernel = LayerKernel(disks={"vda": squashfs()})
     mount(kernel, writable=writable)
-    assert ("squashfs cannot be written to, so the root is read-only" in kernel.said) == is_warned
+    assert ("squashfs cannot be written to, so the root is read-only" in kernel.output) == is_warned
 
 
 @pytest.mark.parametrize(

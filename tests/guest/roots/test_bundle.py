@@ -26,7 +26,7 @@ def cleanup(kernel: LayerKernel, *mounts: str, path: str = "/c") -> list[str]:
     rows = (f"{10 + at} 1 0:1 / {mount} rw - x x rw\n" for at, mount in enumerate(mounts))
     kernel.files["/proc/self/mountinfo"] = "".join(rows)
     bundle.cleanup(path, kernel, Log(kernel))  # type: ignore[arg-type]
-    return [call[1] for call in kernel.named("unmount")]
+    return [call[1] for call in kernel.calls_named("unmount")]
 
 
 def test_rootfs_of_a_bundle_without_layers_becomes_a_mount_point() -> None:
@@ -88,8 +88,8 @@ def test_failed_preparation_undoes_its_mounts(directories: tuple[str, ...]) -> N
         kernel = LayerKernel(directories=directories, fail_call=number)
         with pytest.raises(BootError, match="Input/output error"):
             prepare(kernel)
-        mounted = [call[2] for call in kernel.named("mount") if call[4] != MS_PRIVATE]
-        assert [call[1] for call in kernel.named("unmount")] == mounted[::-1]
+        mounted = [call[2] for call in kernel.calls_named("mount") if call[4] != MS_PRIVATE]
+        assert [call[1] for call in kernel.calls_named("unmount")] == mounted[::-1]
 
 
 def test_error_on_a_kernel_without_overlayfs_suggests_mkvirtinitrd_overlay() -> None:
@@ -97,20 +97,20 @@ def test_error_on_a_kernel_without_overlayfs_suggests_mkvirtinitrd_overlay() -> 
     kernel = LayerKernel(directories=WRITABLE, errors=errors)
     with pytest.raises(BootError, match=r"no overlayfs.*mkvirtinitrd --overlay"):
         prepare(kernel)
-    assert kernel.named("unmount") == [("unmount", "/c/tmp", UMOUNT_NOFOLLOW)]
+    assert kernel.calls_named("unmount") == [("unmount", "/c/tmp", UMOUNT_NOFOLLOW)]
 
 
 @pytest.mark.parametrize("name", ["tmp", "rootfs"])
 def test_files_hidden_by_a_mount_are_warned_about(name: str) -> None:
     kernel = LayerKernel(directories=WRITABLE, files={f"/c/{name}/file": ""})
     prepare(kernel)
-    assert f"the bundle /c has files in {name}: they are hidden now" in kernel.said
+    assert f"the bundle /c has files in {name}: they are hidden now" in kernel.output
 
 
 def test_files_of_a_bundle_without_layers_cause_no_warning() -> None:
     kernel = LayerKernel(files={"/c/rootfs/bin/sh": ""})
     prepare(kernel)
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_cleanup_continues_after_an_error_and_reports_the_remaining_mounts() -> 
     kernel = LayerKernel(directories=WRITABLE, errors=errors)
     with pytest.raises(BootError, match=r"/c/rootfs: Device or resource busy\ntry: stop what runs"):
         cleanup(kernel, "/c/tmp", "/c/rootfs")
-    assert kernel.named("unmount") == [("unmount", "/c/tmp", UMOUNT_NOFOLLOW)]
+    assert kernel.calls_named("unmount") == [("unmount", "/c/tmp", UMOUNT_NOFOLLOW)]
 
 
 def test_cleanup_follows_symbolic_links_to_the_bundle() -> None:

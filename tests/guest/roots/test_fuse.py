@@ -50,7 +50,7 @@ def test_daemon_runs_in_its_own_root_and_its_tree_is_moved_to_sysroot() -> None:
     kernel = UnionKernel()
     run(kernel)
     calls = [
-        call[:3] for call in kernel.named("mount", "make_node", "start_daemon", "keep_serving")
+        call[:3] for call in kernel.calls_named("mount", "make_node", "start_daemon", "keep_serving")
     ]
     command = [
         b"@/usr/bin/unionfs",
@@ -93,7 +93,7 @@ def test_fuse_overlayfs_gets_noacl_on_a_file_system_without_acls(acls: bool, opt
     kernel = UnionKernel()
     kernel.has_acls = lambda path: acls  # type: ignore[method-assign]
     run(kernel, "fuse-overlayfs")
-    ((_, _, argv),) = kernel.named("start_daemon")
+    ((_, _, argv),) = kernel.calls_named("start_daemon")
     layers = "lowerdir=/run/rom,upperdir=/run/overlay/root,workdir=/run/overlay/work"
     assert argv[0] == b"@/usr/bin/fuse-overlayfs"
     assert argv[3] == f"{layers},{COMMON_OPTIONS}{option}".encode()
@@ -105,7 +105,7 @@ def test_root_without_dev_proc_or_run_is_an_error(missing: str) -> None:
     kernel.directories.discard(f"/rom{missing}")
     with pytest.raises(BootError, match=f"the root has no directory {missing}"):
         run(kernel)
-    assert kernel.named("start_daemon") == []
+    assert kernel.calls_named("start_daemon") == []
 
 
 @pytest.mark.parametrize("mode", [0, stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755])
@@ -129,14 +129,14 @@ def test_target_that_cannot_be_executed_is_an_error_before_any_mount_is_moved(
     kernel = UnionKernel(modes={f"{MERGED}/opt/it": mode})
     with pytest.raises(BootError, match=f"cannot execute the target /opt/it: {text}"):
         run(kernel, cmdline="init=/opt/it")
-    assert not [call for call in kernel.named("mount") if call[4] == MS_MOVE]
+    assert not [call for call in kernel.calls_named("mount") if call[4] == MS_MOVE]
 
 
 @pytest.mark.parametrize("target", ["/run/mnt/share/it", "/srv/it", "/link"])
 def test_target_on_a_share_mounted_later_is_not_checked(target: str) -> None:
     kernel = UnionKernel(links={f"{MERGED}/link": "/run/mnt/share/it"})
     run(kernel, cmdline=f"init={target} mount=share mount=other:/srv")
-    assert kernel.named("start_daemon")
+    assert kernel.calls_named("start_daemon")
 
 
 def test_target_in_a_loop_of_symbolic_links_is_an_error() -> None:
@@ -168,7 +168,7 @@ def test_daemon_that_mounts_nothing_is_an_error_after_the_timeout() -> None:
 def test_kernel_without_pidfd_getfd_causes_a_warning() -> None:
     kernel = UnionKernel(errors={"keep_serving": errno.ENOSYS})
     run(kernel)
-    assert "shutting down may hang" in kernel.said
+    assert "shutting down may hang" in kernel.output
 
 
 def test_failure_of_each_step_is_reported() -> None:
@@ -179,4 +179,4 @@ def test_failure_of_each_step_is_reported() -> None:
         except BootError as error:
             assert "Input/output error" in str(error)
         else:
-            assert "shutting down may hang" in kernel.said
+            assert "shutting down may hang" in kernel.output

@@ -27,7 +27,7 @@ def run(kernel: LayerKernel, cmdline: str) -> list[tuple[Any, ...]]:
 
 
 def mounts(kernel: LayerKernel) -> list[tuple[Any, ...]]:
-    return [call[1:4] for call in kernel.named("mount")]
+    return [call[1:4] for call in kernel.calls_named("mount")]
 
 
 def virtio_kernel(*directories: str, **kwargs: Any) -> LayerKernel:
@@ -71,13 +71,13 @@ def test_overlay_disk_is_also_mounted_at_run_initramfs_overlay() -> None:
 def test_existing_upper_layer_keeps_its_owner_and_mode() -> None:
     kernel = virtio_kernel("/overlay/root", disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb")
-    assert kernel.named("copy_access") == []
+    assert kernel.calls_named("copy_access") == []
 
 
 def test_overlay_size_with_an_overlay_disk_warns() -> None:
     kernel = virtio_kernel(disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb initrd.overlay_size=1g")
-    assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.said
+    assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.output
     assert OVERLAY_DISK_MOUNT in kernel.calls
 
 
@@ -150,7 +150,7 @@ def test_boot_that_cannot_have_its_overlay_fails_before_any_mount(
     kernel = virtio_kernel(**fields)
     with pytest.raises(BootError, match=rf"(?s){text}"):
         run(kernel, cmdline)
-    assert kernel.named("mount", "make_directory") == []
+    assert kernel.calls_named("mount", "make_directory") == []
 
 
 def test_write_protected_overlay_disk_fails_before_any_mount() -> None:
@@ -158,20 +158,20 @@ def test_write_protected_overlay_disk_fails_before_any_mount() -> None:
     kernel.files["/sys/class/block/vdb/ro"] = "1\n"
     with pytest.raises(BootError, match="/dev/vdb: the device is write-protected"):
         run(kernel, "overlay_root=vdb")
-    assert kernel.named("mount") == []
+    assert kernel.calls_named("mount") == []
 
 
 @pytest.mark.parametrize("path", ["/rom", "/overlay"])
 def test_files_of_the_root_hidden_by_the_layers_are_warned_about(path: str) -> None:
     kernel = virtio_kernel(files={f"/sysroot{path}/file": ""})
     run(kernel, "overlay_root=ram")
-    assert f"the root has files in {path}: they are hidden now, see /rom{path}" in kernel.said
+    assert f"the root has files in {path}: they are hidden now, see /rom{path}" in kernel.output
 
 
 def test_empty_directories_of_the_root_are_used_without_a_warning() -> None:
     kernel = virtio_kernel("/sysroot/rom", "/sysroot/overlay", "/sysroot/volumes")
     run(kernel, "overlay_root=ram")
-    assert kernel.said == ""
+    assert kernel.output == ""
 
 
 @pytest.mark.parametrize("path", ["/rom", "/overlay"])
@@ -183,7 +183,7 @@ def test_rom_or_overlay_of_the_root_that_is_no_directory_is_an_error(path: str, 
     )
     with pytest.raises(BootError, match=f"the root has a {path} that is no directory"):
         run(kernel, "overlay_root=ram")
-    assert not [call for call in kernel.named("mount") if call[4] == MS_MOVE]
+    assert not [call for call in kernel.calls_named("mount") if call[4] == MS_MOVE]
 
 
 def test_failure_of_each_step_raises_an_error_that_names_it() -> None:

@@ -56,7 +56,7 @@ def test_tmpfs_root_is_writable_without_ro(word: str, flag: int) -> None:
 def test_tmpfs_root_with_an_overlay_is_read_only_at_rom() -> None:
     kernel = LayerKernel()
     run(kernel, "root=tmpfs rw overlay_root=ram")
-    mounts = [call[:5] for call in kernel.named("mount") if call[1] == "tmpfs"]
+    mounts = [call[:5] for call in kernel.calls_named("mount") if call[1] == "tmpfs"]
     assert mounts[:3] == [
         ("mount", "tmpfs", "/rom", "tmpfs", 0),
         ("mount", "tmpfs", "/rom", "tmpfs", MS_REMOUNT),
