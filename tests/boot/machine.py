@@ -49,7 +49,9 @@ class Machine:
     append: str
     initrd: str | None = None
     shares: tuple[Share, ...] = ()
-    hotplug_shares: tuple[Share, ...] = ()  # virtiofsd runs from the start; Running.plug_share adds the device
+    hotplug_shares: tuple[
+        Share, ...
+    ] = ()  # virtiofsd runs from the start; Running.plug_share adds the device
     memory: str = "256M"
     qemu_arguments: tuple[str, ...] = ()
 
@@ -120,7 +122,9 @@ class Running:
         while until is None or until not in self.console:
             timeout = max(deadline - time.monotonic(), 0)
             if not select.select([self.process.stdout], [], [], timeout)[0]:
-                raise GuestTimeout(f"{until!r} after {seconds:g} s; console:\n{_text(self.console)}")
+                raise GuestTimeout(
+                    f"{until!r} after {seconds:g} s; console:\n{_text(self.console)}"
+                )
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data and until is None:
                 return

@@ -20,7 +20,9 @@ from tests.guest.network.dhcp_server import ACK, OFFER, addresses, option, optio
 SERVER_ADDRESS = "10.9.0.1"  # address of both servers
 GUEST_ADDRESS = "10.9.0.50"  # address that the DHCP server leases
 NAMES = {"server.example.org": SERVER_ADDRESS, "far.example.org": "192.0.2.7"}
-OPTIONS = addresses(1, "255.255.255.0") + addresses(3, SERVER_ADDRESS) + addresses(6, SERVER_ADDRESS)
+OPTIONS = (
+    addresses(1, "255.255.255.0") + addresses(3, SERVER_ADDRESS) + addresses(6, SERVER_ADDRESS)
+)
 OPTIONS += option(15, b"example.org") + option(26, b"\x05\x78") + option(51, b"\0\0\x0e\x10")
 MAC = bytes.fromhex("525400000001")
 GREETING = b"hello from the host\n"
@@ -92,7 +94,14 @@ class Network:
         if self.silent or len(self.dhcp_messages) == 1:
             return None
         xid = int.from_bytes(message[4:8], "big")
-        return reply(xid, message[28:34], OFFER if kind == 1 else ACK, GUEST_ADDRESS, OPTIONS, server=SERVER_ADDRESS)
+        return reply(
+            xid,
+            message[28:34],
+            OFFER if kind == 1 else ACK,
+            GUEST_ADDRESS,
+            OPTIONS,
+            server=SERVER_ADDRESS,
+        )
 
     def _reply_to_dns(self, query: bytes) -> bytes:
         """Return the response to a query with one question (RFC 1035).

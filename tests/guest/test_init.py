@@ -61,7 +61,8 @@ def test_boot_makes_its_calls_in_the_documented_order() -> None:
     )
     boot(kernel, "x", "y z")
     calls = [
-        call[:3] for call in kernel.calls_named("mount", "load_module", "chroot", "empty", "execute")
+        call[:3]
+        for call in kernel.calls_named("mount", "load_module", "chroot", "empty", "execute")
     ]
     assert calls == [
         ("mount", "sysfs", "/sys"),

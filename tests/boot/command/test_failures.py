@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import boot_with_command, run
+from tests.boot.command_machine import boot_with_command, run
 
 pytestmark = pytest.mark.boot
 
@@ -58,7 +58,9 @@ def test_missing_port_is_reported_to_the_host_through_the_control_port(tmp_path:
 
 
 def test_missing_control_port_is_reported_on_the_console(tmp_path: Path) -> None:
-    with boot_with_command(TRUE_COMMAND, str(tmp_path), ports=(), append="initrd.timeout=1") as host:
+    with boot_with_command(
+        TRUE_COMMAND, str(tmp_path), ports=(), append="initrd.timeout=1"
+    ) as host:
         assert host.machine
         console = host.machine.wait().console
     assert "initrd: boot failed: cannot find port initrd.control" in console

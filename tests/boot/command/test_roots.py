@@ -8,7 +8,7 @@ import pytest
 
 from initrd.command import Command
 from testbed import assets
-from tests.boot.ports import run
+from tests.boot.command_machine import run
 
 pytestmark = pytest.mark.boot
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import CommandResult, run
+from tests.boot.command_machine import CommandResult, run
 
 pytestmark = pytest.mark.boot
 

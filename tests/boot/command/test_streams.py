@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import boot_with_command, run
+from tests.boot.command_machine import boot_with_command, run
 
 pytestmark = pytest.mark.boot
 
@@ -61,7 +61,9 @@ def test_command_blocks_while_the_host_does_not_read_and_loses_no_output(tmp_pat
 
 
 def test_output_is_delivered_after_the_command_has_ended(tmp_path: Path) -> None:
-    with boot_with_command(sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)) as host:
+    with boot_with_command(
+        sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)
+    ) as host:
         host.paused = {"stdout"}
         host.expect("started")
         for _ in range(20):

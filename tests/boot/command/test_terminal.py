@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import MachineHost, boot_with_command
+from tests.boot.command_machine import MachineHost, boot_with_command
 
 pytestmark = pytest.mark.boot
 

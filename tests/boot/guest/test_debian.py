@@ -89,7 +89,9 @@ def test_python_script_on_a_share_runs_as_the_target(directory: str) -> None:
 def _boot_systemd(directory: str, image: str) -> machine.Boot:
     root = assets.debian_root()
     shares = (machine.Share("rootfs", root, "rust", readonly=True),)
-    vm = machine.Machine(assets.find_kernel(root).image, SYSTEMD_APPEND, image, shares, memory="512M")
+    vm = machine.Machine(
+        assets.find_kernel(root).image, SYSTEMD_APPEND, image, shares, memory="512M"
+    )
     return machine.boot(vm, directory, SYSTEMD_DEADLINE)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from testbed import assets
-from tests.boot import images, ordinary
+from tests.boot import images, unprivileged
 from tests.boot.chrootvm import COMMAND, DEADLINE
 
 pytestmark = pytest.mark.boot
@@ -22,10 +22,10 @@ def chrootvm(
     With `namespaces="none"` that user cannot create user namespaces.
     """
     if os.geteuid() == 0:
-        os.chown(folder, ordinary.USER, ordinary.USER)
+        os.chown(folder, unprivileged.USER, unprivileged.USER)
     reachable = (images.TOP, assets.cache(), sys.prefix, sys.base_prefix, str(folder))
     return subprocess.run(
-        [sys.executable, ordinary.__file__, namespaces, *reachable, "--", *COMMAND, *words],
+        [sys.executable, unprivileged.__file__, namespaces, *reachable, "--", *COMMAND, *words],
         env={"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -14,7 +14,7 @@ import pytest
 
 from initrd.host.image import cpio
 from testbed import assets
-from tests.boot import containers, images, machine, trees
+from tests.boot import containers, images, machine, tree_listing
 from tests.boot.conftest import make_root
 
 pytestmark = pytest.mark.boot
@@ -25,7 +25,7 @@ BLOCK_SIZE = 1 << 14  # bytes; no two blocks are equal
 KERNEL_ENTRIES = (b".", b"dev/console")  # the kernel makes these before it unpacks an initramfs
 
 INSPECT = (
-    trees.LISTING_FUNCTIONS
+    tree_listing.LISTING_FUNCTIONS
     + f"""
 section() {{ echo; echo "=== $1"; }}
 section mounts; cat /proc/mounts
@@ -66,7 +66,7 @@ def system(shared_directory: str) -> str:
 
 @pytest.fixture(scope="module")
 def packed_tree(system: str) -> PackedTree:
-    system_entries = trees.entries_of(system)
+    system_entries = tree_listing.entries_of(system)
     paths = {entry.path for entry in system_entries}
     unusual = [entry for entry in make_unusual_entries(system) if entry.path not in paths]
     entries = [*system_entries, *unusual, *make_data_entries()]
@@ -81,7 +81,9 @@ def make_data_entries() -> list[cpio.Entry]:
     noise = os.urandom(BLOCK_SIZE - 8)
     blocks = [number.to_bytes(8) + noise for number in range(DATA_SIZE // BLOCK_SIZE)]
     files = [cpio.file(f"data/{at}", b"".join(blocks[at::DATA_FILES])) for at in range(DATA_FILES)]
-    return [entry.replace(mtime=trees.EPOCH + 5) for entry in (cpio.directory("data"), *files)]
+    return [
+        entry.replace(mtime=tree_listing.EPOCH + 5) for entry in (cpio.directory("data"), *files)
+    ]
 
 
 def make_unusual_entries(system: str) -> list[cpio.Entry]:
@@ -131,7 +133,9 @@ def make_unusual_entries(system: str) -> list[cpio.Entry]:
         cpio.directory("usr/lib/modules/6.1"),
         cpio.file("usr/lib/modules/6.1/kernel/x.ko", b"module"),
     ]
-    return [entry.replace(mtime=trees.EPOCH + number) for number, entry in enumerate(unusual)]
+    return [
+        entry.replace(mtime=tree_listing.EPOCH + number) for number, entry in enumerate(unusual)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +146,15 @@ def boot(packed_tree: PackedTree, shared_directory: str) -> machine.Boot:
 def test_initramfs_files_arrive_in_the_tmpfs_unchanged(
     packed_tree: PackedTree, boot: machine.Boot
 ) -> None:
-    found, expected = trees.parse_listing(boot.section("tree")), trees.expected_table(packed_tree.entries)
+    found, expected = (
+        tree_listing.parse_listing(boot.section("tree")),
+        tree_listing.expected_table(packed_tree.entries),
+    )
     for path in KERNEL_ENTRIES:
         del found[path]
     assert {path: row for path, row in found.items() if expected.get(path) != row} == {}
     assert expected.keys() - found.keys() == set()
-    assert boot.section("contents").split()[0] == trees.contents(packed_tree.entries, found)
+    assert boot.section("contents").split()[0] == tree_listing.contents(packed_tree.entries, found)
 
 
 def test_target_runs_in_a_writable_tmpfs_root(boot: machine.Boot) -> None:
@@ -194,7 +201,7 @@ def test_tmpfs_root_boots_without_memory_for_two_copies(
 
 
 def test_full_tmpfs_fails_the_boot_and_advises_more_memory(system: str, directory: str) -> None:
-    archive = cpio.pack(trees.entries_of(system))
+    archive = cpio.pack(tree_listing.entries_of(system))
     boot = _boot(archive, directory, "bookworm", "rootflags=size=1m", memory="256M")
     assert re.search("initrd: boot failed: cannot move /[^ ]+ from the initramfs", boot.console)
     assert "No space left on device" in boot.console
@@ -210,7 +217,7 @@ def _boot(
     image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
-        file.write(cpio.gap(file.send()) + archive)
+        file.write(cpio.gap(file.tell()) + archive)
     append = f"root=tmpfs init=/probe panic=-1 {options}"
     vm = machine.Machine(kernel.image, append, image, memory=memory)
     return machine.boot(vm, directory)

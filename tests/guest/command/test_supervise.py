@@ -16,7 +16,7 @@ import pytest
 
 from initrd.command import Command, dump
 from initrd.guest.command.supervise import format_status
-from tests.host_end import Host
+from tests.command_host import Host
 
 Start = Callable[..., Host]
 TOP_DIRECTORY = os.path.abspath(f"{__file__}/../../../..")
@@ -43,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             ports = {name: guest_end.fileno() for name, (_, guest_end) in ends.items()}
             arguments = [json.dumps(ports), str(tmp_path / "command")]
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.guest.command.supervised", *arguments],
+                [sys.executable, "-m", "tests.guest.command.unprivileged_session", *arguments],
                 cwd=TOP_DIRECTORY,
                 pass_fds=ports.values(),
             )

@@ -81,7 +81,9 @@ def test_boot_continues_with_a_warning_when_overlayfs_is_impossible(error: int) 
     kernel = FakeKernel(errors={CREATE_RESOLV_CONF: errno.EROFS, MOUNT_OVERLAY: error})
     write_and_record(kernel)
     assert "names will not be resolved: there is no /etc/resolv.conf" in kernel.output
-    assert "create an empty /etc/resolv.conf in the root, or add the module overlay" in kernel.output
+    assert (
+        "create an empty /etc/resolv.conf in the root, or add the module overlay" in kernel.output
+    )
 
 
 @pytest.mark.parametrize(

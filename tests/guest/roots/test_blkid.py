@@ -5,7 +5,7 @@ import random
 import pytest
 
 from initrd.guest.roots.blkid import LENGTH, Superblock, probe
-from tests.layer_kernel import UUID, UUID_BYTES, device, ext, squashfs
+from tests.fake_roots_kernel import UUID, UUID_BYTES, device, ext, squashfs
 
 FORMATS = {
     "ext2": (ext(compat=0, incompat=2), Superblock("ext2", UUID)),

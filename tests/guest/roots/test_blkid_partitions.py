@@ -3,7 +3,7 @@
 import pytest
 
 from initrd.guest.roots.blkid import partition_uuid
-from tests.layer_kernel import device
+from tests.fake_roots_kernel import device
 
 GUID = bytes.fromhex("8e84bb8c 4344 6741 b226 f034335c4dca".replace(" ", ""))
 PARTUUID = "8cbb848e-4443-4167-b226-f034335c4dca"

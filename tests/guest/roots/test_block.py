@@ -11,8 +11,8 @@ from initrd.guest.log import Log
 from initrd.guest.roots.block import find_device, mount_device
 from initrd.guest.roots.steps import split_options
 from initrd.options import BLOCK, Root
+from tests.fake_roots_kernel import UUID, LayerKernel, device, ext, squashfs
 from tests.guest.roots.test_blkid_partitions import PARTUUID, gpt, mbr
-from tests.layer_kernel import UUID, LayerKernel, device, ext, squashfs
 
 
 def find(kernel: LayerKernel, source: str, timeout: float = 10) -> str:

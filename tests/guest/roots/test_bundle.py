@@ -10,7 +10,7 @@ from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots import bundle
 from initrd.guest.roots.bundle import UMOUNT_NOFOLLOW
-from tests.layer_kernel import LayerKernel
+from tests.fake_roots_kernel import LayerKernel
 
 READ_ONLY = ("/c/rootfs",)
 WRITABLE = ("/c/rootfs", "/c/lower", "/c/tmp")

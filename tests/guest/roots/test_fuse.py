@@ -11,7 +11,7 @@ from initrd.guest._syscalls import MS_MOVE
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.mount import mount_root
-from tests.layer_kernel import LayerKernel
+from tests.fake_roots_kernel import LayerKernel
 
 PROGRAM = stat.S_IFREG | 0o755
 DAEMON_ROOT = "/run/initramfs/union"
@@ -50,7 +50,8 @@ def test_daemon_runs_in_its_own_root_and_its_tree_is_moved_to_sysroot() -> None:
     kernel = UnionKernel()
     run(kernel)
     calls = [
-        call[:3] for call in kernel.calls_named("mount", "make_node", "start_daemon", "keep_serving")
+        call[:3]
+        for call in kernel.calls_named("mount", "make_node", "start_daemon", "keep_serving")
     ]
     command = [
         b"@/usr/bin/unionfs",

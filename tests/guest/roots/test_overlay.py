@@ -10,7 +10,7 @@ from initrd.guest._syscalls import MS_MOVE, MS_NOATIME, MS_RDONLY
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.mount import mount_root
-from tests.layer_kernel import LayerKernel, device, ext, squashfs
+from tests.fake_roots_kernel import LayerKernel, device, ext, squashfs
 
 OVERLAY_DATA = (
     "lowerdir=/rom,upperdir=/overlay/root,workdir=/overlay/work,"
@@ -77,7 +77,9 @@ def test_existing_upper_layer_keeps_its_owner_and_mode() -> None:
 def test_overlay_size_with_an_overlay_disk_warns() -> None:
     kernel = virtio_kernel(disks={"vdb": ext()})
     run(kernel, "overlay_root=vdb initrd.overlay_size=1g")
-    assert "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.output
+    assert (
+        "initrd.overlay_size= is for overlay_root=ram; /dev/vdb has its own size" in kernel.output
+    )
     assert OVERLAY_DISK_MOUNT in kernel.calls
 
 

@@ -11,7 +11,7 @@ from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.mount import mount_root
 from initrd.guest.roots.tmpfs import stays_behind
-from tests.layer_kernel import LayerKernel
+from tests.fake_roots_kernel import LayerKernel
 
 
 def run(kernel: LayerKernel, cmdline: str = "root=tmpfs") -> list[tuple[Any, ...]]:

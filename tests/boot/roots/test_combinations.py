@@ -6,7 +6,7 @@ import pytest
 
 from initrd.host.image import cpio
 from testbed import assets
-from tests.boot import disks, images, machine, trees
+from tests.boot import disks, images, machine, tree_listing
 from tests.boot.conftest import make_root, write
 
 pytestmark = pytest.mark.boot
@@ -73,7 +73,9 @@ def boot_in_memory(system: str, shared_directory: str) -> machine.Boot:
         cpio.file("sysroot/mine", b"x"),
     ]
     with open(image, "ab") as file:
-        file.write(cpio.gap(file.send()) + cpio.pack([*trees.entries_of(system), *colliding]))
+        file.write(
+            cpio.gap(file.tell()) + cpio.pack([*tree_listing.entries_of(system), *colliding])
+        )
     return machine.boot(machine.Machine(kernel.image, append, image), directory)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from initrd.command import Command
 from testbed import assets
+from tests.boot.command_machine import CommandResult, run
 from tests.boot.machine import Share
-from tests.boot.ports import CommandResult, run
 
 pytestmark = pytest.mark.boot
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from tests.boot.ports import run
+from tests.boot.command_machine import run
 
 pytestmark = pytest.mark.boot
 
@@ -47,7 +47,9 @@ def test_disk_is_clean_though_processes_kept_it_busy(tmp_path: Path) -> None:
     script = "mount /dev/vda /mnt; "
     script += "echo kept >/mnt/file; cd /mnt; exec 9>/mnt/open; sleep 1000 & mount | grep vda"
     drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
-    ended = run(sh(script), str(tmp_path / "m"), extra_modules=("virtio_blk",), extra_arguments=drive)
+    ended = run(
+        sh(script), str(tmp_path / "m"), extra_modules=("virtio_blk",), extra_arguments=drive
+    )
     assert (ended.message, ended.stderr) == ("exit 0", b"")
     state = subprocess.run(["dumpe2fs", "-h", disk], check=True, capture_output=True, text=True)
     assert "needs_recovery" not in state.stdout

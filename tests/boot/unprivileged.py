@@ -1,6 +1,6 @@
 """Run a program as an ordinary user.
 
-    python3 ordinary.py namespaces|none PATH… -- COMMAND [ARG]…
+    python3 unprivileged.py namespaces|none PATH… -- COMMAND [ARG]…
 
 Started by root, it changes to the user ID USER, in a new mount namespace in which that user can
 reach each PATH, also below directories that others may not search. The host's mounts do not change.

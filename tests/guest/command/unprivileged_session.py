@@ -1,6 +1,6 @@
 """Run the guest's side of a command as an ordinary process, for tests that do not run as PID 1.
 
-    python -m tests.guest.command.supervised '{"initrd.control": 5, …}' COMMAND_FILE
+    python -m tests.guest.command.unprivileged_session '{"initrd.control": 5, …}' COMMAND_FILE
 
 Processes, pipes and terminals are real. The kernel object is a fake that records calls, and only
 descendants of this process get signals.

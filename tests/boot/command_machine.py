@@ -12,7 +12,7 @@ from initrd.host.image import build, cpio, modules
 from initrd.options import COMMAND_FILE
 from testbed import assets
 from tests.boot.machine import DEADLINE, Machine, Running, Share, running
-from tests.host_end import Host
+from tests.command_host import Host
 
 INIT = "dist/init"
 

@@ -48,7 +48,9 @@ class Host:
         port, deadline = self.sockets[name], time.monotonic() + DEADLINE
         while data:
             if time.monotonic() > deadline:
-                raise GuestTimeout(f"{len(data)} bytes for {name} were not taken{self.failure_context()}")
+                raise GuestTimeout(
+                    f"{len(data)} bytes for {name} were not taken{self.failure_context()}"
+                )
             _, writable, _ = select.select([], [port], [], 0.01)
             if writable:
                 data = data[port.send(data[: 1 << 16]) :]
