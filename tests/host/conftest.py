@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from initrd.host.machine.config import Machine
+from initrd.options import Root, Share
 
 
 def program(path: Path, script: str = "exit 0") -> str:
@@ -12,6 +13,11 @@ def program(path: Path, script: str = "exit 0") -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def root_share(path: str, *, writable: bool = False) -> Share:
+    """Return the root of a machine: the directory `path`, read-only as without --rw."""
+    return Share(Root.source, source=path, writable=writable)
 
 
 QEMU = "echo QEMU emulator version 9.9 with vhost-user-fs-pci"
@@ -29,7 +35,7 @@ def machine(tmp_path: Path) -> Machine:
     program(root / "usr/sbin/busybox")
     (tmp_path / "init").write_bytes(b"\x7fELF and more")
     return Machine(
-        root=str(root),
+        root=root_share(str(root)),
         accel="tcg",
         init_program=str(tmp_path / "init"),
         qemu=program(tmp_path / "qemu", QEMU),

@@ -28,7 +28,7 @@ def test_other_mistakes_are_shown_where_they_are() -> None:
 def test_a_ctrl_c_is_no_traceback_and_children_are_noticed() -> None:
     script = (
         "import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-        "from initrd.host.chrootvm import receive_signals; receive_signals()\n"
+        "from initrd.host.chrootvm import reset_signals; reset_signals()\n"
         "print(signal.getsignal(signal.SIGCHLD).name, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT)"
     )
@@ -40,7 +40,7 @@ def test_a_ctrl_c_is_no_traceback_and_children_are_noticed() -> None:
 def test_a_ctrl_c_that_was_ignored_stays_ignored() -> None:
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from initrd.host.chrootvm import receive_signals; receive_signals()\n"
+        "from initrd.host.chrootvm import reset_signals; reset_signals()\n"
         "print(signal.getsignal(signal.SIGINT).name)"
     )
     done = subprocess.run(

@@ -20,9 +20,10 @@ from initrd.host.doctor import (
     free_memory,
     missing_finding,
 )
-from initrd.host.machine.config import Machine, Share
+from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import plan_launch
-from tests.host.conftest import program
+from initrd.options import Share
+from tests.host.conftest import program, root_share
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -41,7 +42,7 @@ def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
     all_found = found(machine.replace(init="busybox", memory=96 << 20), tmp_path)
     all_found.pop("permissions", None)  # these are of whoever runs the test
     assert {name: one.text for name, one in all_found.items() if one.state == OK} == {
-        "kernel": f"6.1 ({machine.root}/usr/lib/modules/6.1/vmlinuz)",
+        "kernel": f"6.1 ({machine.root.source}/usr/lib/modules/6.1/vmlinuz)",
         "modules": "none is needed: all is built into the kernel",
         "init": "/usr/sbin/busybox",
         "/init": f"{machine.init_program} (0 kB)",
@@ -63,7 +64,7 @@ def test_the_exit_status_tells(
 @pytest.mark.parametrize(
     ("changes", "subject"),
     [
-        ({"root": "/nowhere"}, "kernel"),
+        ({"root": root_share("/nowhere")}, "kernel"),
         ({"kernel": "/nowhere/vmlinuz"}, "kernel"),
         ({"module": ("nosuch",)}, "modules"),
         ({"network": True}, "modules"),
@@ -92,8 +93,8 @@ def test_what_launching_would_say_is_found(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"writable": True, "overlay": "ram"},
-        {"shares": (Share("a", "/a"), Share("a", "/b"))},
+        {"root": root_share("/srv", writable=True), "overlay": "ram"},
+        {"shares": (Share("a", source="/a"), Share("a", source="/b"))},
         {"append": ("mount=../x",)},
         {"arguments": ("--",)},
         {"arch": "vax"},
@@ -107,7 +108,7 @@ def test_wishes_that_make_no_sense_are_no_finding(
 
 
 def test_one_thing_that_is_missing_hides_no_other(machine: Machine, tmp_path: Path) -> None:
-    sick = machine.replace(root="/nowhere", qemu="/nowhere", init_program="/nowhere")
+    sick = machine.replace(root=root_share("/nowhere"), qemu="/nowhere", init_program="/nowhere")
     bad = [name for name, state in states(sick, tmp_path).items() if state == MISSING]
     assert bad == ["kernel", "init", "/init", "permissions", "QEMU"]
     assert format_verdict(examine(sick, environment(tmp_path))) == (
@@ -117,7 +118,10 @@ def test_one_thing_that_is_missing_hides_no_other(machine: Machine, tmp_path: Pa
 
 def test_an_init_may_be_in_a_share(machine: Machine, tmp_path: Path) -> None:
     program(tmp_path / "share/a/run")
-    shares = (Share("s", f"{tmp_path}/share"), Share("t", f"{tmp_path}/share", "/srv/x"))
+    shares = (
+        Share("s", source=f"{tmp_path}/share"),
+        Share("t", "/srv/x", source=f"{tmp_path}/share"),
+    )
     machine = machine.replace(shares=shares)
     for path, state in {
         "/run/mnt/s/a/run": OK,

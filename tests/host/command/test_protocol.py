@@ -27,7 +27,7 @@ class Guest:
         self.output: dict[str, bytes] = dict.fromkeys((*names, "tty"), b"")
         self.warnings: list[str] = []
         self.loop = Loop()
-        ends = {"see": self._see, "warn": self.warnings.append, **ends}
+        ends = {"on_output": self._see, "on_warning": self.warnings.append, **ends}
         self.host = CommandProtocol(self.loop, self._sockets, LocalStreams(**ends))
 
     def _see(self, name: str, data: bytes) -> None:
@@ -69,7 +69,7 @@ def guest() -> Iterator[Guest]:
 @pytest.mark.parametrize("status", range(256))
 def test_every_exit_status_is_the_commands(guest: Guest, status: int) -> None:
     guest.says("ready", "started", "eof stdout 0", "eof stderr 0", f"exit {status}")
-    assert guest.host.over
+    assert guest.host.finished
     assert guest.host.status() == status
 
 
@@ -81,24 +81,24 @@ def test_death_by_a_signal_is_128_and_more(guest: Guest, number: int) -> None:
 
 def test_it_is_over_when_every_byte_is_here(guest: Guest) -> None:
     guest.says("eof stdout 6", "eof stderr 0", "exit 0")
-    assert not guest.host.over
+    assert not guest.host.finished
     guest.writes("stdout", b"abc")
-    assert not guest.host.over
+    assert not guest.host.finished
     guest.writes("stdout", b"def")
-    assert guest.host.over
+    assert guest.host.finished
     assert guest.output["stdout"] == b"abcdef"
 
 
 def test_the_bytes_may_come_before_the_message(guest: Guest) -> None:
     guest.writes("stdout", b"abc")
     guest.says("eof stderr 0", "eof stdout 3", "exit 0")
-    assert guest.host.over
+    assert guest.host.finished
 
 
 def test_messages_come_in_pieces(guest: Guest) -> None:
     for byte in b"eof stdout 0\neof stderr 0\nex":
         guest.writes("control", bytes([byte]))
-    assert not guest.host.over
+    assert not guest.host.finished
     guest.writes("control", b"it 7\n")
     assert guest.host.status() == 7
 
@@ -157,7 +157,7 @@ def test_a_line_without_end_is_given_up(guest: Guest) -> None:
         except BlockingIOError:
             break
         guest.turn()
-    assert not guest.host.over
+    assert not guest.host.finished
 
 
 def test_input_goes_to_the_guest_and_its_end_with_the_number_of_bytes(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_input_goes_to_the_guest_and_its_end_with_the_number_of_bytes(tmp_path: 
     with open(tmp_path / "input", "rb") as file:
         guest = Guest(STREAMS, stdin=file.fileno())
         assert guest.hears() == b""
-        guest.host.take_input()
-        guest.host.take_input()
+        guest.host.start_input()
+        guest.host.start_input()
         assert guest.hears("stdin") == b"\0\xff binary\r\n"
         assert guest.hears() == b"eof stdin 11\n"
         guest.close()
@@ -175,7 +175,7 @@ def test_input_goes_to_the_guest_and_its_end_with_the_number_of_bytes(tmp_path: 
 def test_input_that_nobody_reads_is_not_read_here(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with closing(Guest(STREAMS, stdin=reader)) as guest:
-        guest.host.take_input()
+        guest.host.start_input()
         guest.says("closed stdin")
         os.write(writer, b"for somebody else")
         guest.turn()
@@ -202,7 +202,7 @@ def test_output_that_cannot_be_written_is_told() -> None:
         guest = Guest(STREAMS, stderr=sink)
         guest.writes("stderr", b"one")
         assert guest.warnings == ["cannot write stderr: No space left on device"]
-        assert guest.host.lost == guest.warnings[0]
+        assert guest.host.output_error == guest.warnings[0]
         assert guest.hears() == b"closed stderr\n"
         guest.close()
 
@@ -210,13 +210,13 @@ def test_output_that_cannot_be_written_is_told() -> None:
 def test_a_terminal_has_one_stream_for_both_directions() -> None:
     reader, writer = os.pipe()
     with closing(Guest(TERMINAL, stdin=reader)) as guest:
-        guest.host.take_input()
+        guest.host.start_input()
         os.write(writer, b"ls\r")
         assert guest.hears("tty") == b"ls\r"
         guest.writes("tty", b"file\r\n")
         assert guest.output["tty"] == b"file\r\n"
         guest.says("eof tty 6", "exit 0")
-        assert guest.host.over
+        assert guest.host.finished
         os.close(writer)
         assert guest.hears() == b""
     os.close(reader)
@@ -225,14 +225,14 @@ def test_a_terminal_has_one_stream_for_both_directions() -> None:
 def test_a_guest_that_listens_no_more_does_no_harm(guest: Guest) -> None:
     guest.ports["control"].close()
     guest.turn()
-    guest.host.tell("bye")
-    assert not guest.host.over
+    guest.host.send("bye")
+    assert not guest.host.finished
 
 
 def test_no_message_is_lost_on_a_guest_that_is_slow(guest: Guest) -> None:
     for _ in range(2000):
-        guest.host.tell("signal 10")
-    guest.host.tell("eof stdin 5")
+        guest.host.send("signal 10")
+    guest.host.send("eof stdin 5")
     heard = b"".join(iter(guest.hears, b""))
     assert heard == b"signal 10\n" * 2000 + b"eof stdin 5\n"
 
@@ -240,17 +240,17 @@ def test_no_message_is_lost_on_a_guest_that_is_slow(guest: Guest) -> None:
 def test_a_terminal_that_hangs_up_is_told() -> None:
     keyboard, screen = os.openpty()
     with closing(Guest(TERMINAL, stdin=screen)) as guest:
-        guest.host.take_input()
+        guest.host.start_input()
         os.close(keyboard)
         assert guest.hears() == b"closed tty\n"
         guest.says("signal 1")
-        assert guest.host.over
+        assert guest.host.finished
     os.close(screen)
 
 
 def test_what_is_said_first_is_heard_first() -> None:
     seen: list[bytes] = []
-    with closing(Guest(TERMINAL, see=lambda _, data: seen.append(data))) as guest:
+    with closing(Guest(TERMINAL, on_output=lambda _, data: seen.append(data))) as guest:
         guest.host.on_start = lambda: seen.append(b"started")
         guest.ports["tty"].sendall(b"output")
         guest.ports["control"].sendall(b"started\n")

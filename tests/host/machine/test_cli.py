@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.cli import OPTIONS, Arguments, parse, usage
+from initrd.host.machine.cli import OPTIONS, Arguments, parse, parse_seconds, parse_size, usage
 from initrd.host.machine.config import (
     Machine,
-    Share,
     parse_machine,
-    parse_seconds,
     parse_share,
-    parse_size,
 )
+from initrd.options import Share
+from tests.host.conftest import root_share
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_the_help_has_every_option() -> None:
 
 
 def test_what_is_not_asked_for_has_a_default() -> None:
-    assert parse_machine(parse(["/srv"])) == Machine("/srv")
+    assert parse_machine(parse(["/srv"])) == Machine(root_share("/srv"))
 
 
 @pytest.mark.parametrize(
@@ -109,10 +108,9 @@ def test_every_wish_reaches_the_machine() -> None:
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
     words += ["--net", "--debug", "--qemu=Q", "--virtiofsd=V", "--qemu-arg=-s", "/srv", "sh", "-x"]
     assert parse_machine(parse(words)) == Machine(
-        root="/srv",
+        root=root_share("/srv", writable=True),
         init="sh",
         arguments=("-x",),
-        writable=True,
         memory=512 << 20,
         cpus=2,
         accel="tcg",
@@ -141,13 +139,13 @@ def test_an_overlay_is_in_memory_or_in_a_file() -> None:
 @pytest.mark.parametrize(
     ("where", "share"),
     [
-        pytest.param("/srv/data", Share("t", "/srv/data"), id="path"),
-        pytest.param("/srv/data:/mnt", Share("t", "/srv/data", "/mnt"), id="destination"),
-        pytest.param("/srv/a:b", Share("t", "/srv/a:b"), id="a colon in a name"),
-        pytest.param("a:b:/c:d/e", Share("t", "a:b", "/c:d/e"), id="colons everywhere"),
-        pytest.param("/a:/b:/c", Share("t", "/a:/b", "/c"), id="the last one counts"),
-        pytest.param("/:/host", Share("t", "/", "/host"), id="the whole machine"),
-        pytest.param(":/x", Share("t", ":/x"), id="no path"),
+        pytest.param("/srv/data", Share("t", source="/srv/data"), id="path"),
+        pytest.param("/srv/data:/mnt", Share("t", "/mnt", source="/srv/data"), id="destination"),
+        pytest.param("/srv/a:b", Share("t", source="/srv/a:b"), id="a colon in a name"),
+        pytest.param("a:b:/c:d/e", Share("t", "/c:d/e", source="a:b"), id="colons everywhere"),
+        pytest.param("/a:/b:/c", Share("t", "/c", source="/a:/b"), id="the last one counts"),
+        pytest.param("/:/host", Share("t", "/host", source="/"), id="the whole machine"),
+        pytest.param(":/x", Share("t", source=":/x"), id="no path"),
     ],
 )
 def test_a_destination_comes_after_a_colon_and_begins_with_a_slash(
@@ -159,12 +157,17 @@ def test_a_destination_comes_after_a_colon_and_begins_with_a_slash(
 def test_a_directory_of_that_very_name_is_what_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "a:/b"
     path.mkdir(parents=True)
-    assert parse_share("t", str(path), writable=False) == Share("t", str(path), writable=False)
+    assert parse_share("t", str(path), writable=False) == Share(
+        "t", source=str(path), writable=False
+    )
 
 
 def test_shares_come_with_their_mode() -> None:
     machine = parse_machine(parse(["--mount-ro", "a", "/a", "--mount", "b", "/b:/c", "/srv"]))
-    assert set(machine.shares) == {Share("a", "/a", writable=False), Share("b", "/b", "/c")}
+    assert set(machine.shares) == {
+        Share("a", source="/a", writable=False),
+        Share("b", "/c", source="/b"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,45 +9,48 @@ from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine import locate
-from initrd.host.machine.config import Machine, Share
+from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import (
+    all_shares,
     check_machine,
     command_line,
-    directories,
     format_commands,
     plan_launch,
 )
 from initrd.host.qemu.arch import find_arch
-from tests.host.conftest import program
+from initrd.options import Share
+from tests.host.conftest import program, root_share
 
 ARCH = find_arch("x86_64")
 
 
 def test_a_plan_has_everything_that_is_needed(machine: Machine, tmp_path: Path) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
-    assert launch.qemu == machine.qemu
+    assert launch.setup.program == machine.qemu
     assert launch.virtiofsd.family == "rust"
     assert launch.kernel.endswith("6.1/vmlinuz")
-    assert [tag for tag, _ in launch.directories] == ["rootfs"]
-    assert b"ELF and more" in os.pread(launch.image.descriptor, 10000, 0)
-    os.close(launch.image.descriptor)
+    assert [share.tag for share in launch.setup.shares] == ["rootfs"]
+    assert b"ELF and more" in os.pread(launch.setup.initrd.descriptor, 10000, 0)
+    os.close(launch.setup.initrd.descriptor)
 
 
 def test_the_commands_can_be_pasted_into_a_shell(machine: Machine, tmp_path: Path) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
     virtiofsd, qemu = format_commands(launch).splitlines()
-    os.close(launch.image.descriptor)
-    assert f"'--shared-dir={machine.root}'" in virtiofsd
+    os.close(launch.setup.initrd.descriptor)
+    assert f"'--shared-dir={machine.root.source}'" in virtiofsd
     assert virtiofsd.endswith(" &")
     assert "path=rootfs.sock" in qemu
 
 
 def test_the_commands_for_a_command_say_what_they_lack(machine: Machine, tmp_path: Path) -> None:
-    with open(f"{machine.root}/usr/lib/modules/6.1/modules.builtin", "a", encoding="ascii") as file:
+    with open(
+        f"{machine.root.source}/usr/lib/modules/6.1/modules.builtin", "a", encoding="ascii"
+    ) as file:
         file.write("a/virtio_console.ko\n")
     wish = machine.replace(command=Command((b"true",), ()))
     launch = plan_launch(wish, {"XDG_CACHE_HOME": str(tmp_path)})
-    os.close(launch.image.descriptor)
+    os.close(launch.setup.initrd.descriptor)
     _, remark, qemu = format_commands(launch).splitlines()
     assert "COMMAND in a small archive behind the image" in remark
     assert "path=initrd.stdout.sock,server=on,wait=off" in qemu
@@ -55,9 +58,12 @@ def test_the_commands_for_a_command_say_what_they_lack(machine: Machine, tmp_pat
 
 
 def test_the_guest_reads_back_what_was_wished(machine: Machine) -> None:
-    share = Share("a tag", "/srv", "/mnt/b c", writable=False)
+    share = Share("a tag", "/mnt/b c", writable=False, source="/srv")
     wish = machine.replace(
-        shares=(share, Share("b", "/b")), debug=True, network=True, writable=True
+        root=machine.root.replace(writable=True),
+        shares=(share, Share("b", source="/b")),
+        debug=True,
+        network=True,
     )
     text = command_line(wish.replace(init="/my init", arguments=("-c", "echo a b")), ARCH, "tcg")
     options = parse(text)
@@ -113,31 +119,33 @@ def test_what_no_command_line_can_hold_is_refused(
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"shares": (Share("a", "/a"), Share("a", "/b"))}, "two directories as a"),
-        ({"shares": (Share("rootfs", "/a"),)}, "two directories as rootfs"),
-        ({"writable": True, "overlay": "ram"}, "writable twice"),
+        ({"shares": (Share("a", source="/a"), Share("a", source="/b"))}, "two directories as a"),
+        ({"shares": (Share("rootfs", source="/a"),)}, "two directories as rootfs"),
+        ({"root": root_share("/srv", writable=True), "overlay": "ram"}, "writable twice"),
     ],
 )
 def test_wishes_that_contradict_each_other(changes: dict[str, object], why: str) -> None:
     with pytest.raises(HostError, match=why):
-        check_machine(Machine("/srv").replace(**changes))
+        check_machine(Machine(root_share("/srv")).replace(**changes))
 
 
 def test_directories_are_absolute_and_without_links(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    wish = Machine(f"{tmp_path}/link", shares=(Share("a", f"{tmp_path}/link/."),))
-    assert {directory.path for _, directory in directories(wish)} == {str(tmp_path)}
+    wish = Machine(
+        root_share(f"{tmp_path}/link"), shares=(Share("a", source=f"{tmp_path}/link/."),)
+    )
+    assert {share.source for share in all_shares(wish)} == {str(tmp_path)}
 
 
 def test_a_bare_name_is_looked_up_in_the_root(machine: Machine) -> None:
-    assert locate.find_target(machine.root, "busybox") == "/usr/sbin/busybox"
-    assert locate.find_target(machine.root, "/any/thing") == "/any/thing"
+    assert locate.find_target(machine.root.source, "busybox") == "/usr/sbin/busybox"
+    assert locate.find_target(machine.root.source, "/any/thing") == "/any/thing"
 
 
 @pytest.mark.parametrize(("init", "why"), [("nosuch", "no such program"), ("a/b", "absolute")])
 def test_an_init_that_cannot_be_is_named(machine: Machine, init: str, why: str) -> None:
     with pytest.raises(HostError, match=f"{init}.*{why}"):
-        locate.find_target(machine.root, init)
+        locate.find_target(machine.root.source, init)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import (
-    PvhKernel,
     extract_vmlinux,
     find_pvh_kernel,
     has_pvh_entry,
@@ -98,18 +97,21 @@ def test_a_kernel_is_kept_and_the_answer_no_too(tmp_path: Path) -> None:
                 os.close(descriptor)
 
 
+HARDWARE = Hardware(find_arch("x86_64"), "tcg", memory=1 << 30, cpus=1)
+
+
 @pytest.mark.parametrize(
     "hardware",
     [
-        pytest.param(Hardware(find_arch("x86_64"), "kvm"), id="KVM"),
-        pytest.param(Hardware(find_arch("x86_64"), "tcg", machine="pc"), id="a machine asked for"),
-        pytest.param(Hardware(find_arch("aarch64"), "tcg"), id="another architecture"),
+        pytest.param(HARDWARE.replace(accelerator="kvm"), id="KVM"),
+        pytest.param(HARDWARE.replace(machine="pc"), id="a machine asked for"),
+        pytest.param(HARDWARE.replace(arch=find_arch("aarch64")), id="another architecture"),
     ],
 )
 def test_elsewhere_the_image_is_what_boots(hardware: Hardware, tmp_path: Path) -> None:
     image = tmp_path / "vmlinuz"
     image.write_bytes(bzimage(PACKED))
-    assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) == PvhKernel()
+    assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) is None
 
 
 def test_the_firmware_is_looked_for_beside_qemu(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_the_firmware_is_looked_for_beside_qemu(tmp_path: Path) -> None:
     image.write_bytes(bzimage(PACKED))
     (tmp_path / "share/qemu").mkdir(parents=True)
     (tmp_path / "share/qemu/qboot.rom").touch()
-    hardware = Hardware(find_arch("x86_64"), "tcg")
-    found = find_pvh_kernel(hardware, str(image), f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    found = find_pvh_kernel(HARDWARE, str(image), f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    assert found is not None
     assert found.firmware == f"{tmp_path}/share/qemu/qboot.rom"
-    os.close(found.elf)
+    os.close(found.file.descriptor)

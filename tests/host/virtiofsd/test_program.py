@@ -7,12 +7,14 @@ import pytest
 
 from initrd.errors import HostError
 from initrd.host.virtiofsd import sandbox
-from initrd.host.virtiofsd.program import Directory, Virtiofsd, check, check_dialect, command, serve
+from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, serve
+from initrd.options import Share
 
 C = Virtiofsd("/c/virtiofsd", "c")
 RUST = Virtiofsd("/rust/virtiofsd", "rust", readonly=True)
 OLD_RUST = RUST.replace(readonly=False)
-READ_ONLY, WRITABLE = Directory("/srv/a,b :c"), Directory("/srv/a,b :c", writable=True)
+WRITABLE = Share("data", source="/srv/a,b :c")
+READ_ONLY = WRITABLE.replace(writable=False)
 
 
 def program(folder: Path, script: str) -> str:
@@ -23,7 +25,7 @@ def program(folder: Path, script: str) -> str:
 
 
 def test_rust_is_told_the_path_in_one_word() -> None:
-    words = command(RUST, WRITABLE, "--fd=5", WRITABLE.path)
+    words = command(RUST, WRITABLE, "--fd=5", WRITABLE.source)
     assert words[:3] == ("/rust/virtiofsd", "--fd=5", "--shared-dir=/srv/a,b :c")
     assert "--readonly" not in words
 
@@ -42,42 +44,40 @@ def test_rust_holds_no_files_open_where_few_can_be(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, limit))
     monkeypatch.setattr(sandbox, "has_capability", lambda _: True)
-    words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.path)
+    words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.source)
     assert ("--inode-file-handles=prefer" in words) == said
 
 
 def test_handles_are_not_for_whoever_may_not_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
     monkeypatch.setattr(sandbox, "has_capability", lambda _: False)
-    words = command(RUST.replace(handles=True), WRITABLE, "--fd=5", WRITABLE.path)
+    words = command(RUST.replace(handles=True), WRITABLE, "--fd=5", WRITABLE.source)
     assert "--inode-file-handles=prefer" not in words
 
 
 @pytest.mark.parametrize(
-    ("killpriv", "directory", "said"),
+    ("killpriv", "share", "said"),
     [(True, WRITABLE, True), (True, READ_ONLY, False), (False, WRITABLE, False)],
 )
-def test_privileges_are_dropped_by_virtiofsd(
-    killpriv: bool, directory: Directory, said: bool
-) -> None:
-    words = command(RUST.replace(killpriv=killpriv), directory, "--fd=5", directory.path)
+def test_privileges_are_dropped_by_virtiofsd(killpriv: bool, share: Share, said: bool) -> None:
+    words = command(RUST.replace(killpriv=killpriv), share, "--fd=5", share.source)
     assert ("--killpriv-v2" in words) == said
-    words = command(C.replace(killpriv=killpriv), directory, "--fd=5", "/proc/self/fd/6")
+    words = command(C.replace(killpriv=killpriv), share, "--fd=5", "/proc/self/fd/6")
     assert words[-1].endswith(",killpriv_v2") == said
 
 
 def test_rust_has_a_read_only_mode() -> None:
-    assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+    assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 
 
 def test_rust_is_not_shut_into_what_is_its_root_anyway() -> None:
-    slash = Directory("/")
-    assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.path)
-    assert "--sandbox=none" not in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+    slash = Share("data", writable=False, source="/")
+    assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.source)
+    assert "--sandbox=none" not in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 
 
 def test_c_is_told_a_descriptor_because_a_comma_would_end_the_path() -> None:
-    program = serve(C, WRITABLE, listener=5, top=6)
+    program = serve(C, WRITABLE, listener=5, directory=6)
     assert "-f" in program.command
     assert "--fd=5" in program.command
     assert program.command[-1].startswith("source=/proc/self/fd/6/.,sandbox=chroot")
@@ -85,43 +85,41 @@ def test_c_is_told_a_descriptor_because_a_comma_would_end_the_path() -> None:
 
 
 def test_rust_inherits_the_socket_and_nothing_else() -> None:
-    assert serve(RUST, READ_ONLY, listener=5, top=6).descriptors == (5,)
+    assert serve(RUST, READ_ONLY, listener=5, directory=6).descriptors == (5,)
 
 
 def test_c_read_only_is_made_so_before_it_starts() -> None:
-    plain = serve(C, WRITABLE, listener=5, top=6)
-    readonly = serve(C, READ_ONLY, listener=5, top=6)
+    plain = serve(C, WRITABLE, listener=5, directory=6)
+    readonly = serve(C, READ_ONLY, listener=5, directory=6)
     assert readonly.command == plain.command
     assert readonly.before != plain.before
 
 
 @pytest.mark.parametrize(
-    ("dialect", "directory", "root", "why"),
+    ("virtiofsd", "share", "root", "why"),
     [
         pytest.param(C, WRITABLE, False, "only root can use", id="c, not as root"),
         pytest.param(OLD_RUST, READ_ONLY, True, "too old", id="rust without --readonly"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
-    dialect: Virtiofsd, directory: Directory, root: bool, why: str
+    virtiofsd: Virtiofsd, share: Share, root: bool, why: str
 ) -> None:
     with pytest.raises(HostError, match=f"{why}.*\ntry: "):
-        check_dialect(dialect, directory, root=root)
+        check_share(virtiofsd, share, root=root)
 
 
 @pytest.mark.parametrize(
-    ("dialect", "directory", "root"),
+    ("virtiofsd", "share", "root"),
     [(C, READ_ONLY, True), (RUST, READ_ONLY, False), (OLD_RUST, WRITABLE, False)],
 )
-def test_what_can_be_done_is_not_refused(
-    dialect: Virtiofsd, directory: Directory, root: bool
-) -> None:
-    assert check_dialect(dialect, directory, root=root) is None  # type: ignore[func-returns-value]
+def test_what_can_be_done_is_not_refused(virtiofsd: Virtiofsd, share: Share, root: bool) -> None:
+    assert check_share(virtiofsd, share, root=root) is None  # type: ignore[func-returns-value]
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=f"cannot share {tmp_path}/gone: No such file"):
-        check(RUST, [Directory(f"{tmp_path}/gone")], root=True)
+        check(RUST, [Share("data", writable=False, source=f"{tmp_path}/gone")], root=True)
 
 
 def test_what_the_kernel_refuses_is_told_with_what_may_help(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def program(folder: Path, script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("answer", "dialect"),
+    ("answer", "virtiofsd"),
     [
         pytest.param(C_HELP, Virtiofsd("x", "c"), id="c"),
         pytest.param(
@@ -45,8 +45,8 @@ def program(folder: Path, script: str) -> str:
         ),
     ],
 )
-def test_the_dialect_is_what_the_help_says(answer: str, dialect: Virtiofsd) -> None:
-    assert parse_help("x", answer.encode()) == dialect
+def test_the_virtiofsd_is_what_the_help_says(answer: str, virtiofsd: Virtiofsd) -> None:
+    assert parse_help("x", answer.encode()) == virtiofsd
 
 
 def test_the_program_itself_is_asked(tmp_path: Path) -> None:
