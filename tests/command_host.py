@@ -67,7 +67,7 @@ class Host:
     def expect_output(
         self, name: str, data: bytes, seconds: float = DEADLINE, *, after: int = 0
     ) -> None:
-        """Wait until a port has sent `data`, beyond its first `after` bytes. Raises GuestTimeout."""
+        """Wait until a port has sent `data` after its first `after` bytes. Raises GuestTimeout."""
         deadline = time.monotonic() + seconds
         while data not in self.received[name][after:]:
             if time.monotonic() > deadline or not self.read(0.1):

@@ -127,7 +127,7 @@ class RootOperations:
     def start_daemon(
         self, root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
     ) -> int:
-        """Start a program in the directory `root`, return its pid; see `initrd.guest.roots.daemon`."""
+        """Start a program in the directory `root`; return its pid. See `roots.daemon`."""
         from initrd.guest.roots.daemon import start_daemon  # noqa: PLC0415
 
         return start_daemon(root, argv, environ, log)

@@ -1,17 +1,24 @@
-"""A machine that could be launched, were its programs real."""
+"""A machine for tests that plan a launch: its programs are scripts, and it is never started."""
 
 from pathlib import Path
 
 import pytest
 
 from initrd.host.machine.config import Machine
+from initrd.options import Root, Share
 
 
-def program(path: Path, script: str = "exit 0") -> str:
+def write_program(path: Path, script: str = "exit 0") -> str:
+    """Write an executable shell script; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def root_share(path: str, *, writable: bool = False) -> Share:
+    """Return the root of a machine: the directory `path`, read-only as without --rw."""
+    return Share(Root.source, source=path, writable=writable)
 
 
 QEMU = "echo QEMU emulator version 9.9 with vhost-user-fs-pci"
@@ -19,19 +26,19 @@ QEMU = "echo QEMU emulator version 9.9 with vhost-user-fs-pci"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A root whose kernel has everything built in, and fake programs."""
+    """A machine whose kernel has every driver built in, with scripts for QEMU and virtiofsd."""
     root = tmp_path / "root, with a comma"
     modules = root / "usr/lib/modules/6.1"
     modules.mkdir(parents=True)
     (modules / "vmlinuz").write_text("")
     (modules / "modules.dep").write_text("")
     (modules / "modules.builtin").write_text("a/virtio_pci.ko\na/virtiofs.ko\n")
-    program(root / "usr/sbin/busybox")
+    write_program(root / "usr/sbin/busybox")
     (tmp_path / "init").write_bytes(b"\x7fELF and more")
     return Machine(
-        root=str(root),
+        root=root_share(str(root)),
         accel="tcg",
         init_program=str(tmp_path / "init"),
-        qemu=program(tmp_path / "qemu", QEMU),
-        virtiofsd=program(tmp_path / "virtiofsd", "echo --shared-dir --readonly"),
+        qemu=write_program(tmp_path / "qemu", QEMU),
+        virtiofsd=write_program(tmp_path / "virtiofsd", "echo --shared-dir --readonly"),
     )

@@ -1,4 +1,4 @@
-"""What a user reads when something has run out."""
+"""chrootvm: messages about exhausted resources, and the signals that it resets when it starts."""
 
 import errno
 import os
@@ -12,23 +12,23 @@ from initrd.host.system.process import shortage
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC])
-def test_what_has_run_out_is_one_sentence_with_advice(number: int) -> None:
-    with pytest.raises(HostError) as told, shortage():
+def test_resource_shortage_is_one_sentence_with_a_hint(number: int) -> None:
+    with pytest.raises(HostError) as raised, shortage():
         raise OSError(number, os.strerror(number))
-    what, _, hint = str(told.value).partition("\n")
+    what, _, hint = str(raised.value).partition("\n")
     assert what == f"cannot go on: {os.strerror(number)}"
     assert hint.startswith("try: ")
 
 
-def test_other_mistakes_are_shown_where_they_are() -> None:
+def test_other_os_errors_pass_through_shortage_unchanged() -> None:
     with pytest.raises(PermissionError), shortage():
         raise PermissionError(errno.EPERM, "no")
 
 
-def test_a_ctrl_c_is_no_traceback_and_children_are_noticed() -> None:
+def test_reset_signals_restores_the_defaults_of_sigint_and_sigchld() -> None:
     script = (
         "import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-        "from initrd.host.chrootvm import receive_signals; receive_signals()\n"
+        "from initrd.host.chrootvm import reset_signals; reset_signals()\n"
         "print(signal.getsignal(signal.SIGCHLD).name, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT)"
     )
@@ -37,10 +37,10 @@ def test_a_ctrl_c_is_no_traceback_and_children_are_noticed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-2, "SIG_DFL\n", "")
 
 
-def test_a_ctrl_c_that_was_ignored_stays_ignored() -> None:
+def test_reset_signals_keeps_an_ignored_sigint_ignored() -> None:
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from initrd.host.chrootvm import receive_signals; receive_signals()\n"
+        "from initrd.host.chrootvm import reset_signals; reset_signals()\n"
         "print(signal.getsignal(signal.SIGINT).name)"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""--doctor: what it finds is what launching would say, and where that succeeds it finds nothing."""
+"""--doctor: its findings are the errors that a launch would raise, and warnings."""
 
 import os
 import resource
@@ -20,40 +20,43 @@ from initrd.host.doctor import (
     free_memory,
     missing_finding,
 )
-from initrd.host.machine.config import Machine, Share
+from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import plan_launch
-from tests.host.conftest import program
+from initrd.options import Share
+from tests.host.conftest import root_share, write_program
 
 
 def environment(folder: Path) -> dict[str, str]:
     return {"XDG_CACHE_HOME": str(folder), "PATH": "/nowhere"}
 
 
-def found(machine: Machine, folder: Path) -> dict[str, Finding]:
+def findings(machine: Machine, folder: Path) -> dict[str, Finding]:
+    """Return the findings by subject."""
     return {one.subject: one for one in examine(machine, environment(folder))}
 
 
 def states(machine: Machine, folder: Path) -> dict[str, str]:
-    return {name: one.state for name, one in found(machine, folder).items()}
+    """Return the states of the findings by subject."""
+    return {name: one.state for name, one in findings(machine, folder).items()}
 
 
-def test_all_is_well(machine: Machine, tmp_path: Path) -> None:
-    all_found = found(machine.replace(init="busybox", memory=96 << 20), tmp_path)
-    all_found.pop("permissions", None)  # these are of whoever runs the test
-    assert {name: one.text for name, one in all_found.items() if one.state == OK} == {
-        "kernel": f"6.1 ({machine.root}/usr/lib/modules/6.1/vmlinuz)",
+def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path: Path) -> None:
+    everything = findings(machine.replace(init="busybox", memory=96 << 20), tmp_path)
+    everything.pop("permissions", None)  # depends on the user who runs the test
+    assert {name: finding.text for name, finding in everything.items() if finding.state == OK} == {
+        "kernel": f"6.1 ({machine.root.source}/usr/lib/modules/6.1/vmlinuz)",
         "modules": "none is needed: all is built into the kernel",
         "init": "/usr/sbin/busybox",
         "/init": f"{machine.init_program} (0 kB)",
         "virtiofsd": f"{machine.virtiofsd}, the one in Rust",
         "QEMU": f"{machine.qemu}, version 9.9",
         "accelerator": "none (--accel tcg)",
-        "memory": all_found["memory"].text,
+        "memory": everything["memory"].text,
     }
-    assert format_verdict(all_found.values()) == "it will boot"
+    assert format_verdict(everything.values()) == "it will boot"
 
 
-def test_the_exit_status_tells(
+def test_doctor_prints_missing_findings_and_returns_1(
     machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor(machine.replace(qemu="/nowhere/qemu"), environment(tmp_path)) == 1
@@ -63,7 +66,7 @@ def test_the_exit_status_tells(
 @pytest.mark.parametrize(
     ("changes", "subject"),
     [
-        ({"root": "/nowhere"}, "kernel"),
+        ({"root": root_share("/nowhere")}, "kernel"),
         ({"kernel": "/nowhere/vmlinuz"}, "kernel"),
         ({"module": ("nosuch",)}, "modules"),
         ({"network": True}, "modules"),
@@ -80,44 +83,49 @@ def test_the_exit_status_tells(
         ({"arch": "s390x", "accel": "kvm"}, "accelerator"),
     ],
 )
-def test_what_launching_would_say_is_found(
+def test_finding_has_the_error_that_a_launch_raises(
     machine: Machine, tmp_path: Path, changes: dict[str, object], subject: str
 ) -> None:
-    sick = machine.replace(**changes)
+    changed = machine.replace(**changes)
     with pytest.raises(HostError) as error:
-        plan_launch(sick, environment(tmp_path))
-    assert found(sick, tmp_path)[subject] == missing_finding(subject, error.value)
+        plan_launch(changed, environment(tmp_path))
+    assert findings(changed, tmp_path)[subject] == missing_finding(subject, error.value)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"writable": True, "overlay": "ram"},
-        {"shares": (Share("a", "/a"), Share("a", "/b"))},
+        {"root": root_share("/srv", writable=True), "overlay": "ram"},
+        {"shares": (Share("a", source="/a"), Share("a", source="/b"))},
         {"append": ("mount=../x",)},
         {"arguments": ("--",)},
         {"arch": "vax"},
     ],
 )
-def test_wishes_that_make_no_sense_are_no_finding(
+def test_contradicting_or_invalid_options_raise_and_are_no_finding(
     machine: Machine, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     with pytest.raises(HostError):
         examine(machine.replace(**changes), environment(tmp_path))
 
 
-def test_one_thing_that_is_missing_hides_no_other(machine: Machine, tmp_path: Path) -> None:
-    sick = machine.replace(root="/nowhere", qemu="/nowhere", init_program="/nowhere")
-    bad = [name for name, state in states(sick, tmp_path).items() if state == MISSING]
-    assert bad == ["kernel", "init", "/init", "permissions", "QEMU"]
-    assert format_verdict(examine(sick, environment(tmp_path))) == (
+def test_missing_root_qemu_and_init_program_are_all_reported(
+    machine: Machine, tmp_path: Path
+) -> None:
+    broken = machine.replace(root=root_share("/nowhere"), qemu="/nowhere", init_program="/nowhere")
+    missing = [name for name, state in states(broken, tmp_path).items() if state == MISSING]
+    assert missing == ["kernel", "init", "/init", "permissions", "QEMU"]
+    assert format_verdict(examine(broken, environment(tmp_path))) == (
         "it will not boot: see kernel, init, /init, permissions, QEMU"
     )
 
 
-def test_an_init_may_be_in_a_share(machine: Machine, tmp_path: Path) -> None:
-    program(tmp_path / "share/a/run")
-    shares = (Share("s", f"{tmp_path}/share"), Share("t", f"{tmp_path}/share", "/srv/x"))
+def test_init_is_looked_up_in_shares_too(machine: Machine, tmp_path: Path) -> None:
+    write_program(tmp_path / "share/a/run")
+    shares = (
+        Share("s", source=f"{tmp_path}/share"),
+        Share("t", "/srv/x", source=f"{tmp_path}/share"),
+    )
     machine = machine.replace(shares=shares)
     for path, state in {
         "/run/mnt/s/a/run": OK,
@@ -128,67 +136,73 @@ def test_an_init_may_be_in_a_share(machine: Machine, tmp_path: Path) -> None:
         assert states(machine.replace(init=path), tmp_path)["init"] == state
 
 
-def test_an_init_may_be_in_an_overlay_that_was_kept(machine: Machine, tmp_path: Path) -> None:
+def test_init_that_only_an_overlay_file_may_have_is_a_warning(
+    machine: Machine, tmp_path: Path
+) -> None:
     machine = machine.replace(init="/new", overlay="/kept.img")
     assert states(machine, tmp_path)["init"] == WARNING
 
 
-def test_an_overlay_that_can_be_neither_used_nor_made(machine: Machine, tmp_path: Path) -> None:
+def test_overlay_file_that_cannot_be_used_or_made_is_missing(
+    machine: Machine, tmp_path: Path
+) -> None:
     (tmp_path / "no ext4").write_text("")
     for path, why in {
         f"{tmp_path}/no ext4": "it does not hold an ext4 file system",
         "/nowhere/disk": "its directory cannot be written to",
     }.items():
-        finding = found(machine.replace(overlay=path), tmp_path)["overlay"]
+        finding = findings(machine.replace(overlay=path), tmp_path)["overlay"]
         assert (finding.state, why in finding.text) == (MISSING, True)
 
 
 @pytest.mark.parametrize(
     ("word", "state"), [("busybox", OK), ("/usr/sbin/busybox", OK), ("nosuch", WARNING)]
 )
-def test_a_command_that_is_not_there_is_no_failed_boot(
+def test_command_that_the_root_lacks_is_a_warning(
     machine: Machine, tmp_path: Path, word: str, state: str
 ) -> None:
     machine = machine.replace(command=Command((os.fsencode(word),)))
     assert states(machine, tmp_path)["command"] == state
 
 
-def test_a_kernel_that_cannot_run_commands_is_told_of(machine: Machine, tmp_path: Path) -> None:
+def test_kernel_without_virtio_console_is_a_warning_about_commands(
+    machine: Machine, tmp_path: Path
+) -> None:
     assert states(machine, tmp_path)["-- COMMAND"] == WARNING
 
 
 @pytest.mark.parametrize("size", [1 << 60, 64 << 20])
-def test_more_memory_than_there_is_or_less_than_it_takes(
+def test_memory_above_the_free_or_below_the_least_is_a_warning(
     machine: Machine, tmp_path: Path, size: int
 ) -> None:
     assert states(machine.replace(memory=size), tmp_path)["memory"] == WARNING
 
 
-def test_few_open_files_are_told_of_where_virtiofsd_needs_them(
+def test_low_limit_of_open_files_is_reported_where_virtiofsd_needs_them(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 20_000
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    assert found(machine, tmp_path)["open files"].state == WARNING
+    assert findings(machine, tmp_path)["open files"].state == WARNING
     assert "open files" not in states(machine.replace(virtiofsd="/nowhere"), tmp_path)
     limit = 60
-    assert found(machine, tmp_path)["permissions"].state == MISSING
+    assert findings(machine, tmp_path)["permissions"].state == MISSING
     limit = resource.RLIM_INFINITY
     assert "open files" not in states(machine, tmp_path)
 
 
-def test_a_kernel_without_modules(machine: Machine, tmp_path: Path) -> None:
+def test_kernel_without_a_modules_directory_is_a_warning(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "vmlinuz").write_text("")
-    sick = machine.replace(kernel=f"{tmp_path}/vmlinuz")
-    assert states(sick, tmp_path)["modules"] == WARNING
+    machine = machine.replace(kernel=f"{tmp_path}/vmlinuz")
+    assert states(machine, tmp_path)["modules"] == WARNING
 
 
-def test_a_qemu_that_cannot_share(machine: Machine, tmp_path: Path) -> None:
-    lean = machine.replace(qemu=program(tmp_path / "lean/qemu", "echo version 7"))
-    assert found(lean, tmp_path)["QEMU"].text.endswith("it has no vhost-user-fs device")
+def test_qemu_without_vhost_user_fs_is_reported(machine: Machine, tmp_path: Path) -> None:
+    machine = machine.replace(qemu=write_program(tmp_path / "small/qemu", "echo version 7"))
+    assert findings(machine, tmp_path)["QEMU"].text.endswith("it has no vhost-user-fs device")
 
 
-def test_a_table_has_a_line_for_each_and_one_for_what_to_try() -> None:
+def test_table_has_a_line_for_each_finding_and_one_for_its_hint() -> None:
     both = (Finding("a", OK, "fine"), Finding("b", MISSING, "gone\nfor good", "this"))
     margin = " " * 22
     assert format_findings(both).splitlines() == [
@@ -199,7 +213,7 @@ def test_a_table_has_a_line_for_each_and_one_for_what_to_try() -> None:
     ]
 
 
-def test_memory_is_what_the_machine_and_the_control_groups_leave(tmp_path: Path) -> None:
+def test_free_memory_is_limited_by_the_host_and_by_control_groups(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   4000 kB\n")
     arguments = (str(tmp_path / "proc"), str(tmp_path / "groups"))

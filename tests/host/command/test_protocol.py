@@ -1,4 +1,4 @@
-"""The host's side of docs/command.md, with a guest that the test plays."""
+"""The host's side of docs/command.md; the test acts as the guest."""
 
 import os
 import socket
@@ -18,36 +18,42 @@ TERMINAL = ("control", "tty")
 
 
 class Guest:
-    """Both sides: the conversation, and the guest's ends of its ports."""
+    """The guest's ends of the ports, connected to the CommandProtocol under test as `host`."""
 
-    def __init__(self, names: tuple[str, ...], **ends: object) -> None:
+    def __init__(self, names: tuple[str, ...], **streams: object) -> None:
         pairs = {name: socket.socketpair() for name in names}
         self.ports = {name: guest for name, (_, guest) in pairs.items()}
         self._sockets = {f"initrd.{name}": host for name, (host, _) in pairs.items()}
         self.output: dict[str, bytes] = dict.fromkeys((*names, "tty"), b"")
         self.warnings: list[str] = []
         self.loop = Loop()
-        ends = {"see": self._see, "warn": self.warnings.append, **ends}
-        self.host = CommandProtocol(self.loop, self._sockets, LocalStreams(**ends))
+        defaults = {"on_output": self._on_output, "on_warning": self.warnings.append}
+        self.host = CommandProtocol(
+            self.loop, self._sockets, LocalStreams(**{**defaults, **streams})
+        )
 
-    def _see(self, name: str, data: bytes) -> None:
+    def _on_output(self, name: str, data: bytes) -> None:
         self.output[name] += data
 
-    def says(self, *messages: str) -> None:
+    def send(self, *messages: str) -> None:
+        """Send messages on the control port."""
         for message in messages:
             self.ports["control"].sendall(f"{message}\n".encode())
-        self.turn()
+        self.run_loop()
 
-    def writes(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Send data on a port."""
         self.ports[name].sendall(data)
-        self.turn()
+        self.run_loop()
 
-    def turn(self) -> None:
+    def run_loop(self) -> None:
+        """Let the host handle all pending events."""
         for _ in range(20):
             self.loop.run(lambda: False, 0)
 
-    def hears(self, name: str = "control") -> bytes:
-        self.turn()
+    def received(self, name: str = "control") -> bytes:
+        """Return what the host has sent on a port, and drop it from the port."""
+        self.run_loop()
         self.ports[name].setblocking(False)
         try:
             return self.ports[name].recv(1 << 16)
@@ -67,192 +73,192 @@ def guest() -> Iterator[Guest]:
 
 
 @pytest.mark.parametrize("status", range(256))
-def test_every_exit_status_is_the_commands(guest: Guest, status: int) -> None:
-    guest.says("ready", "started", "eof stdout 0", "eof stderr 0", f"exit {status}")
-    assert guest.host.over
+def test_status_is_the_exit_status_of_the_command(guest: Guest, status: int) -> None:
+    guest.send("ready", "started", "eof stdout 0", "eof stderr 0", f"exit {status}")
+    assert guest.host.finished
     assert guest.host.status() == status
 
 
 @pytest.mark.parametrize("number", range(1, 65))
-def test_death_by_a_signal_is_128_and_more(guest: Guest, number: int) -> None:
-    guest.says("started", "eof stdout 0", "eof stderr 0", f"signal {number}")
+def test_status_after_a_signal_is_128_plus_its_number(guest: Guest, number: int) -> None:
+    guest.send("started", "eof stdout 0", "eof stderr 0", f"signal {number}")
     assert guest.host.status() == 128 + number
 
 
-def test_it_is_over_when_every_byte_is_here(guest: Guest) -> None:
-    guest.says("eof stdout 6", "eof stderr 0", "exit 0")
-    assert not guest.host.over
-    guest.writes("stdout", b"abc")
-    assert not guest.host.over
-    guest.writes("stdout", b"def")
-    assert guest.host.over
+def test_protocol_is_finished_when_all_output_has_arrived(guest: Guest) -> None:
+    guest.send("eof stdout 6", "eof stderr 0", "exit 0")
+    assert not guest.host.finished
+    guest.write("stdout", b"abc")
+    assert not guest.host.finished
+    guest.write("stdout", b"def")
+    assert guest.host.finished
     assert guest.output["stdout"] == b"abcdef"
 
 
-def test_the_bytes_may_come_before_the_message(guest: Guest) -> None:
-    guest.writes("stdout", b"abc")
-    guest.says("eof stderr 0", "eof stdout 3", "exit 0")
-    assert guest.host.over
+def test_output_may_arrive_before_the_message_about_its_end(guest: Guest) -> None:
+    guest.write("stdout", b"abc")
+    guest.send("eof stderr 0", "eof stdout 3", "exit 0")
+    assert guest.host.finished
 
 
-def test_messages_come_in_pieces(guest: Guest) -> None:
+def test_messages_may_arrive_in_pieces(guest: Guest) -> None:
     for byte in b"eof stdout 0\neof stderr 0\nex":
-        guest.writes("control", bytes([byte]))
-    assert not guest.host.over
-    guest.writes("control", b"it 7\n")
+        guest.write("control", bytes([byte]))
+    assert not guest.host.finished
+    guest.write("control", b"it 7\n")
     assert guest.host.status() == 7
 
 
-def test_a_failure_is_a_reason_and_not_a_status(guest: Guest) -> None:
-    guest.says("failed cannot mount data: no tag\\ntry: another\\\\tag", "eof stdout 0")
+def test_failed_message_gives_the_reason(guest: Guest) -> None:
+    guest.send("failed cannot mount data: no tag\\ntry: another\\\\tag", "eof stdout 0")
     assert guest.host.failure == "cannot mount data: no tag\ntry: another\\tag"
 
 
-def test_a_refusal_is_no_failure(guest: Guest) -> None:
-    guest.says("refused cannot run the command as \\n: no such user")
+def test_refused_message_is_no_failure(guest: Guest) -> None:
+    guest.send("refused cannot run the command as \\n: no such user")
     assert guest.host.refusal == "cannot run the command as \n: no such user"
     assert guest.host.failure == ""
 
 
 @pytest.mark.parametrize("message", ["failed x", "refused x"])
-def test_a_guest_that_has_no_status_need_not_wait(guest: Guest, message: str) -> None:
-    guest.says(message)
-    assert guest.hears() == b"bye\n"
+def test_guest_without_a_status_is_sent_bye_at_once(guest: Guest, message: str) -> None:
+    guest.send(message)
+    assert guest.received() == b"bye\n"
 
 
-def test_only_the_first_last_message_counts(guest: Guest) -> None:
-    guest.says("eof stdout 0", "eof stderr 0", "exit 1", "exit 2", "failed")
+def test_first_final_message_counts(guest: Guest) -> None:
+    guest.send("eof stdout 0", "eof stderr 0", "exit 1", "exit 2", "failed")
     assert guest.host.status() == 1
 
 
-def test_warnings_are_passed_on(guest: Guest) -> None:
-    guest.says("warning one\\ntwo", "something new that is not known yet")
+def test_warnings_are_passed_on_and_unknown_messages_ignored(guest: Guest) -> None:
+    guest.send("warning one\\ntwo", "something new that is not known yet")
     assert guest.warnings == ["one\ntwo"]
 
 
-def test_the_start_is_told() -> None:
+def test_started_message_calls_on_start() -> None:
     with closing(Guest(STREAMS)) as guest:
         started: list[bool] = []
         guest.host.on_start = lambda: started.append(guest.host.started)
-        guest.says("ready")
+        guest.send("ready")
         assert not started
-        guest.says("started")
+        guest.send("started")
         assert started == [True]
 
 
 @pytest.mark.parametrize(
     "message", ["exit x", "signal", "exit -1", "exit \u0663", "exit " + "9" * 30]
 )
-def test_a_guest_that_talks_nonsense_is_not_believed(guest: Guest, message: str) -> None:
-    guest.says("eof stdout 0", "eof stderr 0", message)
+def test_status_that_is_no_number_is_an_error(guest: Guest, message: str) -> None:
+    guest.send("eof stdout 0", "eof stderr 0", message)
     with pytest.raises(HostError, match="cannot understand the guest"):
         guest.host.status()
 
 
-def test_a_line_without_end_is_given_up(guest: Guest) -> None:
+def test_overlong_line_on_the_control_port_is_not_a_message(guest: Guest) -> None:
     for _ in range(40):
         guest.ports["control"].setblocking(False)
         try:
             guest.ports["control"].send(b"x" * 4096)
         except BlockingIOError:
             break
-        guest.turn()
-    assert not guest.host.over
+        guest.run_loop()
+    assert not guest.host.finished
 
 
-def test_input_goes_to_the_guest_and_its_end_with_the_number_of_bytes(tmp_path: Path) -> None:
+def test_input_is_copied_to_the_guest_and_its_length_announced(tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(b"\0\xff binary\r\n")
     with open(tmp_path / "input", "rb") as file:
         guest = Guest(STREAMS, stdin=file.fileno())
-        assert guest.hears() == b""
-        guest.host.take_input()
-        guest.host.take_input()
-        assert guest.hears("stdin") == b"\0\xff binary\r\n"
-        assert guest.hears() == b"eof stdin 11\n"
+        assert guest.received() == b""
+        guest.host.start_input()
+        guest.host.start_input()
+        assert guest.received("stdin") == b"\0\xff binary\r\n"
+        assert guest.received() == b"eof stdin 11\n"
         guest.close()
 
 
-def test_input_that_nobody_reads_is_not_read_here(tmp_path: Path) -> None:
+def test_input_that_the_guest_has_closed_is_not_read(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with closing(Guest(STREAMS, stdin=reader)) as guest:
-        guest.host.take_input()
-        guest.says("closed stdin")
-        os.write(writer, b"for somebody else")
-        guest.turn()
-        assert os.read(reader, 100) == b"for somebody else"
+        guest.host.start_input()
+        guest.send("closed stdin")
+        os.write(writer, b"for another reader")
+        guest.run_loop()
+        assert os.read(reader, 100) == b"for another reader"
     os.close(reader)
     os.close(writer)
 
 
-def test_output_that_nobody_reads_here_is_not_written_there() -> None:
+def test_broken_pipe_on_the_host_closes_the_stream_in_the_guest() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with closing(Sink(writer)) as sink, closing(Guest(STREAMS, stdout=sink)) as guest:
-        guest.writes("stdout", b"one")
-        guest.writes("stdout", b"two")
-        assert guest.hears() == b"closed stdout\n"
+        guest.write("stdout", b"one")
+        guest.write("stdout", b"two")
+        assert guest.received() == b"closed stdout\n"
         assert guest.warnings == []
-        guest.says("eof stderr 0", "signal 13")
+        guest.send("eof stderr 0", "signal 13")
         assert guest.host.status() == 141
     os.close(writer)
 
 
-def test_output_that_cannot_be_written_is_told() -> None:
+def test_failed_write_of_output_is_a_warning_and_closes_the_stream() -> None:
     with open("/dev/full", "wb", buffering=0) as full, closing(Sink(full.fileno())) as sink:
         guest = Guest(STREAMS, stderr=sink)
-        guest.writes("stderr", b"one")
+        guest.write("stderr", b"one")
         assert guest.warnings == ["cannot write stderr: No space left on device"]
-        assert guest.host.lost == guest.warnings[0]
-        assert guest.hears() == b"closed stderr\n"
+        assert guest.host.output_error == guest.warnings[0]
+        assert guest.received() == b"closed stderr\n"
         guest.close()
 
 
-def test_a_terminal_has_one_stream_for_both_directions() -> None:
+def test_terminal_has_one_port_for_both_directions() -> None:
     reader, writer = os.pipe()
     with closing(Guest(TERMINAL, stdin=reader)) as guest:
-        guest.host.take_input()
+        guest.host.start_input()
         os.write(writer, b"ls\r")
-        assert guest.hears("tty") == b"ls\r"
-        guest.writes("tty", b"file\r\n")
+        assert guest.received("tty") == b"ls\r"
+        guest.write("tty", b"file\r\n")
         assert guest.output["tty"] == b"file\r\n"
-        guest.says("eof tty 6", "exit 0")
-        assert guest.host.over
+        guest.send("eof tty 6", "exit 0")
+        assert guest.host.finished
         os.close(writer)
-        assert guest.hears() == b""
+        assert guest.received() == b""
     os.close(reader)
 
 
-def test_a_guest_that_listens_no_more_does_no_harm(guest: Guest) -> None:
+def test_sending_to_a_closed_control_port_raises_no_error(guest: Guest) -> None:
     guest.ports["control"].close()
-    guest.turn()
-    guest.host.tell("bye")
-    assert not guest.host.over
+    guest.run_loop()
+    guest.host.send("bye")
+    assert not guest.host.finished
 
 
-def test_no_message_is_lost_on_a_guest_that_is_slow(guest: Guest) -> None:
+def test_messages_to_a_guest_that_reads_slowly_are_all_delivered(guest: Guest) -> None:
     for _ in range(2000):
-        guest.host.tell("signal 10")
-    guest.host.tell("eof stdin 5")
-    heard = b"".join(iter(guest.hears, b""))
-    assert heard == b"signal 10\n" * 2000 + b"eof stdin 5\n"
+        guest.host.send("signal 10")
+    guest.host.send("eof stdin 5")
+    received = b"".join(iter(guest.received, b""))
+    assert received == b"signal 10\n" * 2000 + b"eof stdin 5\n"
 
 
-def test_a_terminal_that_hangs_up_is_told() -> None:
-    keyboard, screen = os.openpty()
-    with closing(Guest(TERMINAL, stdin=screen)) as guest:
-        guest.host.take_input()
-        os.close(keyboard)
-        assert guest.hears() == b"closed tty\n"
-        guest.says("signal 1")
-        assert guest.host.over
-    os.close(screen)
+def test_hangup_of_the_local_terminal_is_sent_to_the_guest() -> None:
+    controller, terminal = os.openpty()
+    with closing(Guest(TERMINAL, stdin=terminal)) as guest:
+        guest.host.start_input()
+        os.close(controller)
+        assert guest.received() == b"closed tty\n"
+        guest.send("signal 1")
+        assert guest.host.finished
+    os.close(terminal)
 
 
-def test_what_is_said_first_is_heard_first() -> None:
-    seen: list[bytes] = []
-    with closing(Guest(TERMINAL, see=lambda _, data: seen.append(data))) as guest:
-        guest.host.on_start = lambda: seen.append(b"started")
+def test_control_message_is_handled_before_output_sent_after_it() -> None:
+    events: list[bytes] = []
+    with closing(Guest(TERMINAL, on_output=lambda _, data: events.append(data))) as guest:
+        guest.host.on_start = lambda: events.append(b"started")
         guest.ports["tty"].sendall(b"output")
         guest.ports["control"].sendall(b"started\n")
-        guest.turn()
-    assert seen == [b"started", b"output"]
+        guest.run_loop()
+    assert events == [b"started", b"output"]

@@ -10,7 +10,6 @@ import pytest
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import (
-    PvhKernel,
     extract_vmlinux,
     find_pvh_kernel,
     has_pvh_entry,
@@ -100,12 +99,15 @@ def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(tmp_path: Path)
                 os.close(descriptor)
 
 
+HARDWARE = Hardware(find_arch("x86_64"), "tcg", memory=1 << 30, cpus=1)
+
+
 @pytest.mark.parametrize(
     "hardware",
     [
-        pytest.param(Hardware(find_arch("x86_64"), "kvm"), id="KVM"),
-        pytest.param(Hardware(find_arch("x86_64"), "tcg", machine="pc"), id="another machine type"),
-        pytest.param(Hardware(find_arch("aarch64"), "tcg"), id="another architecture"),
+        pytest.param(HARDWARE.replace(accelerator="kvm"), id="KVM"),
+        pytest.param(HARDWARE.replace(machine="pc"), id="another machine type"),
+        pytest.param(HARDWARE.replace(arch=find_arch("aarch64")), id="another architecture"),
     ],
 )
 def test_image_is_not_extracted_unless_the_default_x86_machine_is_emulated(
@@ -113,7 +115,7 @@ def test_image_is_not_extracted_unless_the_default_x86_machine_is_emulated(
 ) -> None:
     image = tmp_path / "vmlinuz"
     image.write_bytes(bzimage(PACKED))
-    assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) == PvhKernel()
+    assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) is None
 
 
 def test_firmware_is_found_in_the_prefix_of_qemu(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_firmware_is_found_in_the_prefix_of_qemu(tmp_path: Path) -> None:
     image.write_bytes(bzimage(PACKED))
     (tmp_path / "share/qemu").mkdir(parents=True)
     (tmp_path / "share/qemu/qboot.rom").touch()
-    hardware = Hardware(find_arch("x86_64"), "tcg")
-    found = find_pvh_kernel(hardware, str(image), f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    found = find_pvh_kernel(HARDWARE, str(image), f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    assert found is not None
     assert found.firmware == f"{tmp_path}/share/qemu/qboot.rom"
-    os.close(found.elf)
+    os.close(found.file.descriptor)

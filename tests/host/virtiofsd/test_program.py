@@ -1,4 +1,4 @@
-"""Two families of virtiofsd: told apart by what they say, and spoken to in their own words."""
+"""The command of virtiofsd for a share, for its two families, and the checks before it."""
 
 import resource
 from pathlib import Path
@@ -7,29 +7,24 @@ import pytest
 
 from initrd.errors import HostError
 from initrd.host.virtiofsd import sandbox
-from initrd.host.virtiofsd.program import Directory, Virtiofsd, check, check_dialect, command, serve
+from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, serve
+from initrd.options import Share
 
 C = Virtiofsd("/c/virtiofsd", "c")
 RUST = Virtiofsd("/rust/virtiofsd", "rust", readonly=True)
 OLD_RUST = RUST.replace(readonly=False)
-READ_ONLY, WRITABLE = Directory("/srv/a,b :c"), Directory("/srv/a,b :c", writable=True)
+WRITABLE = Share("data", source="/srv/a,b :c")
+READ_ONLY = WRITABLE.replace(writable=False)
 
 
-def program(folder: Path, script: str) -> str:
-    path = folder / "virtiofsd"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_rust_is_told_the_path_in_one_word() -> None:
-    words = command(RUST, WRITABLE, "--fd=5", WRITABLE.path)
+def test_rust_virtiofsd_gets_the_path_in_one_word() -> None:
+    words = command(RUST, WRITABLE, "--fd=5", WRITABLE.source)
     assert words[:3] == ("/rust/virtiofsd", "--fd=5", "--shared-dir=/srv/a,b :c")
     assert "--readonly" not in words
 
 
 @pytest.mark.parametrize(
-    ("limit", "handles", "said"),
+    ("limit", "handles", "expected"),
     [
         pytest.param(sandbox.ENOUGH_FILES, True, False, id="enough files"),
         pytest.param(20_000, True, True, id="few files"),
@@ -37,102 +32,100 @@ def test_rust_is_told_the_path_in_one_word() -> None:
         pytest.param(resource.RLIM_INFINITY, True, False, id="no limit"),
     ],
 )
-def test_rust_holds_no_files_open_where_few_can_be(
-    monkeypatch: pytest.MonkeyPatch, limit: int, handles: bool, said: bool
+def test_rust_virtiofsd_uses_file_handles_under_a_low_limit_of_open_files(
+    monkeypatch: pytest.MonkeyPatch, limit: int, handles: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, limit))
     monkeypatch.setattr(sandbox, "has_capability", lambda _: True)
-    words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.path)
-    assert ("--inode-file-handles=prefer" in words) == said
+    words = command(RUST.replace(handles=handles), WRITABLE, "--fd=5", WRITABLE.source)
+    assert ("--inode-file-handles=prefer" in words) == expected
 
 
-def test_handles_are_not_for_whoever_may_not_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_handles_are_not_used_without_the_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
     monkeypatch.setattr(sandbox, "has_capability", lambda _: False)
-    words = command(RUST.replace(handles=True), WRITABLE, "--fd=5", WRITABLE.path)
+    words = command(RUST.replace(handles=True), WRITABLE, "--fd=5", WRITABLE.source)
     assert "--inode-file-handles=prefer" not in words
 
 
 @pytest.mark.parametrize(
-    ("killpriv", "directory", "said"),
+    ("killpriv", "share", "expected"),
     [(True, WRITABLE, True), (True, READ_ONLY, False), (False, WRITABLE, False)],
 )
-def test_privileges_are_dropped_by_virtiofsd(
-    killpriv: bool, directory: Directory, said: bool
-) -> None:
-    words = command(RUST.replace(killpriv=killpriv), directory, "--fd=5", directory.path)
-    assert ("--killpriv-v2" in words) == said
-    words = command(C.replace(killpriv=killpriv), directory, "--fd=5", "/proc/self/fd/6")
-    assert words[-1].endswith(",killpriv_v2") == said
+def test_killpriv_is_used_for_writable_shares(killpriv: bool, share: Share, expected: bool) -> None:
+    words = command(RUST.replace(killpriv=killpriv), share, "--fd=5", share.source)
+    assert ("--killpriv-v2" in words) == expected
+    words = command(C.replace(killpriv=killpriv), share, "--fd=5", "/proc/self/fd/6")
+    assert words[-1].endswith(",killpriv_v2") == expected
 
 
-def test_rust_has_a_read_only_mode() -> None:
-    assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+def test_rust_virtiofsd_gets_readonly_for_a_read_only_share() -> None:
+    assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 
 
-def test_rust_is_not_shut_into_what_is_its_root_anyway() -> None:
-    slash = Directory("/")
-    assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.path)
-    assert "--sandbox=none" not in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.path)
+def test_rust_virtiofsd_has_no_sandbox_for_the_root_directory() -> None:
+    slash = Share("data", writable=False, source="/")
+    assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.source)
+    assert "--sandbox=none" not in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 
 
-def test_c_is_told_a_descriptor_because_a_comma_would_end_the_path() -> None:
-    program = serve(C, WRITABLE, listener=5, top=6)
+def test_c_virtiofsd_gets_a_descriptor_as_its_path_may_have_commas() -> None:
+    program = serve(C, WRITABLE, listener=5, directory=6)
     assert "-f" in program.command
     assert "--fd=5" in program.command
     assert program.command[-1].startswith("source=/proc/self/fd/6/.,sandbox=chroot")
     assert program.descriptors == (5, 6)
 
 
-def test_rust_inherits_the_socket_and_nothing_else() -> None:
-    assert serve(RUST, READ_ONLY, listener=5, top=6).descriptors == (5,)
+def test_rust_virtiofsd_inherits_only_the_socket() -> None:
+    assert serve(RUST, READ_ONLY, listener=5, directory=6).descriptors == (5,)
 
 
-def test_c_read_only_is_made_so_before_it_starts() -> None:
-    plain = serve(C, WRITABLE, listener=5, top=6)
-    readonly = serve(C, READ_ONLY, listener=5, top=6)
+def test_c_virtiofsd_has_a_preparation_step_for_a_read_only_share() -> None:
+    plain = serve(C, WRITABLE, listener=5, directory=6)
+    readonly = serve(C, READ_ONLY, listener=5, directory=6)
     assert readonly.command == plain.command
     assert readonly.before != plain.before
 
 
 @pytest.mark.parametrize(
-    ("dialect", "directory", "root", "why"),
+    ("virtiofsd", "share", "root", "why"),
     [
         pytest.param(C, WRITABLE, False, "only root can use", id="c, not as root"),
         pytest.param(OLD_RUST, READ_ONLY, True, "too old", id="rust without --readonly"),
     ],
 )
-def test_what_cannot_be_done_is_refused(
-    dialect: Virtiofsd, directory: Directory, root: bool, why: str
+def test_share_that_a_virtiofsd_cannot_serve_is_refused(
+    virtiofsd: Virtiofsd, share: Share, root: bool, why: str
 ) -> None:
     with pytest.raises(HostError, match=f"{why}.*\ntry: "):
-        check_dialect(dialect, directory, root=root)
+        check_share(virtiofsd, share, root=root)
 
 
 @pytest.mark.parametrize(
-    ("dialect", "directory", "root"),
+    ("virtiofsd", "share", "root"),
     [(C, READ_ONLY, True), (RUST, READ_ONLY, False), (OLD_RUST, WRITABLE, False)],
 )
-def test_what_can_be_done_is_not_refused(
-    dialect: Virtiofsd, directory: Directory, root: bool
+def test_share_that_a_virtiofsd_can_serve_is_accepted(
+    virtiofsd: Virtiofsd, share: Share, root: bool
 ) -> None:
-    assert check_dialect(dialect, directory, root=root) is None  # type: ignore[func-returns-value]
+    assert check_share(virtiofsd, share, root=root) is None  # type: ignore[func-returns-value]
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_error_about_a_missing_directory_has_its_path(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=f"cannot share {tmp_path}/gone: No such file"):
-        check(RUST, [Directory(f"{tmp_path}/gone")], root=True)
+        check(RUST, [Share("data", writable=False, source=f"{tmp_path}/gone")], root=True)
 
 
-def test_what_the_kernel_refuses_is_told_with_what_may_help(tmp_path: Path) -> None:
+def test_namespace_advice_names_the_sysctl_or_the_capability(tmp_path: Path) -> None:
     (tmp_path / "user").mkdir()
     (tmp_path / "user/max_user_namespaces").write_text("0\n")
-    how = "sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
-    assert sandbox.namespace_advice(root=False, settings=str(tmp_path)) == how
+    advice = "sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
+    assert sandbox.namespace_advice(root=False, settings=str(tmp_path)) == advice
     assert "CAP_SYS_ADMIN" in sandbox.namespace_advice(root=True)
 
 
-def test_a_root_that_was_deprived_is_known_by_its_capabilities(tmp_path: Path) -> None:
+def test_capabilities_are_read_from_the_status_file(tmp_path: Path) -> None:
     status = tmp_path / "status"
     assert not sandbox.has_capability(sandbox.CAP_SYS_ADMIN, str(status))
     status.write_text("Name:\tx\nCapEff:\t000001ffffffffff\n")

@@ -1,4 +1,4 @@
-"""Two families of virtiofsd, told apart by what they say."""
+"""Identify a virtiofsd by its answer to --help, with and without the cache."""
 
 import os
 import sys
@@ -9,13 +9,15 @@ import pytest
 from initrd.errors import HostError
 from initrd.host.virtiofsd.program import Virtiofsd, ask, identify, parse_help
 
-ELF = os.path.realpath(sys.executable)  # a program that nobody has changed just now
+ELF = os.path.realpath(
+    sys.executable
+)  # a program whose file has not just changed, so the cache takes it
 C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
 RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
 OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
 
 
-def program(folder: Path, script: str) -> str:
+def write_program(folder: Path, script: str) -> str:
     path = folder / "virtiofsd"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -23,7 +25,7 @@ def program(folder: Path, script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("answer", "dialect"),
+    ("answer", "virtiofsd"),
     [
         pytest.param(C_HELP, Virtiofsd("x", "c"), id="c"),
         pytest.param(
@@ -45,33 +47,33 @@ def program(folder: Path, script: str) -> str:
         ),
     ],
 )
-def test_the_dialect_is_what_the_help_says(answer: str, dialect: Virtiofsd) -> None:
-    assert parse_help("x", answer.encode()) == dialect
+def test_family_and_features_are_read_from_the_help(answer: str, virtiofsd: Virtiofsd) -> None:
+    assert parse_help("x", answer.encode()) == virtiofsd
 
 
-def test_the_program_itself_is_asked(tmp_path: Path) -> None:
-    path = program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
+def test_ask_runs_the_program_with_help(tmp_path: Path) -> None:
+    path = write_program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
     assert ask(path) == Virtiofsd(path, "rust", readonly=True)
 
 
-def test_help_on_standard_error_and_a_bad_status_will_do(tmp_path: Path) -> None:
-    path = program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
+def test_help_may_be_on_standard_error_with_a_failed_status(tmp_path: Path) -> None:
+    path = write_program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
     assert ask(path).family == "c"
 
 
 @pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
-def test_another_program_is_refused(tmp_path: Path, script: str) -> None:
+def test_other_programs_are_refused(tmp_path: Path, script: str) -> None:
     with pytest.raises(HostError, match="is no virtiofsd"):
-        ask(program(tmp_path, script))
+        ask(write_program(tmp_path, script))
 
 
-def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+def test_error_about_a_program_that_cannot_run_has_its_path(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"cannot run .*/gone: No such file"):
         ask(str(tmp_path / "gone"))
 
 
-class Asked:
-    """A program's answer, and how often it was asked."""
+class Answers:
+    """The answers of a program to --help, one for each call; a further call fails."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -80,29 +82,29 @@ class Asked:
         return self.answers.pop(0).encode()
 
 
-def test_a_program_is_asked_once(tmp_path: Path) -> None:
-    asked, expected = Asked(RUST_HELP), Virtiofsd(ELF, "rust", readonly=True)
+def test_answer_of_a_program_is_cached(tmp_path: Path) -> None:
+    answers, expected = Answers(RUST_HELP), Virtiofsd(ELF, "rust", readonly=True)
     for _ in range(3):
-        assert identify(ELF, f"{tmp_path}/cache", asked) == expected
+        assert identify(ELF, f"{tmp_path}/cache", answers) == expected
 
 
-def test_what_is_not_understood_is_not_kept(tmp_path: Path) -> None:
-    asked = Asked("error while loading shared libraries", C_HELP)
+def test_answer_of_another_program_is_not_cached(tmp_path: Path) -> None:
+    answers = Answers("error while loading shared libraries", C_HELP)
     with pytest.raises(HostError, match="loading shared libraries"):
-        identify(ELF, f"{tmp_path}/cache", asked)
-    assert identify(ELF, f"{tmp_path}/cache", asked).family == "c"
+        identify(ELF, f"{tmp_path}/cache", answers)
+    assert identify(ELF, f"{tmp_path}/cache", answers).family == "c"
 
 
-def test_a_script_is_asked_each_time(tmp_path: Path) -> None:
+def test_script_is_run_each_time(tmp_path: Path) -> None:
     (tmp_path / "answer").write_text(RUST_HELP)
-    path = program(tmp_path, f"cat {tmp_path}/answer")
+    path = write_program(tmp_path, f"cat {tmp_path}/answer")
     os.utime(path, (0, 0))
     assert identify(path, f"{tmp_path}/cache").family == "rust"
     (tmp_path / "answer").write_text(C_HELP)
     assert identify(path, f"{tmp_path}/cache").family == "c"
 
 
-def test_without_a_cache_it_is_asked_each_time() -> None:
-    asked = Asked(RUST_HELP, C_HELP)
-    assert identify(ELF, "/proc/nowhere", asked).family == "rust"
-    assert identify(ELF, "/proc/nowhere", asked).family == "c"
+def test_program_is_run_each_time_without_a_usable_cache() -> None:
+    answers = Answers(RUST_HELP, C_HELP)
+    assert identify(ELF, "/proc/nowhere", answers).family == "rust"
+    assert identify(ELF, "/proc/nowhere", answers).family == "c"
