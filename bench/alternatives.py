@@ -15,7 +15,7 @@ from bench import boots
 from bench.boots import CountedBoot, Marks
 from bench.figure import MEGA, Figure
 from initrd.host.image import cpio, modules
-from initrd.host.image.build import MODULES, read_module
+from initrd.host.image.build import MODULES_PATH, read_module
 from testbed import assets
 
 SCRIPT = Path(__file__).parent / "busybox_init.sh"
@@ -67,7 +67,7 @@ def busybox_image(kernel: assets.Kernel) -> bytes:
         *(cpio.directory(name) for name in DIRECTORIES),
     ]
     for number, module in enumerate(modules.choose_modules(kernel.modules, modules.ALWAYS)):
-        name = f"{MODULES}/{number:03}-{module.name}.ko"
+        name = f"{MODULES_PATH}/{number:03}-{module.name}.ko"
         entries.append(cpio.file(name, read_module(module.path)))
     return cpio.pack(entries)
 

@@ -26,7 +26,7 @@ from initrd.host.qemu import arch
 from initrd.host.qemu.argv import Hardware, Setup
 from initrd.host.system.files import OpenFile
 from initrd.host.system.loop import Loop
-from initrd.host.virtiofsd.program import Virtiofsd, ask
+from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import Share
 from testbed import assets
 
@@ -118,7 +118,7 @@ def console_log(boot: CountedBoot) -> str:
 @functools.cache
 def default_virtiofsd() -> Virtiofsd:
     """Return the virtiofsd that chrootvm uses by default."""
-    return ask(locate.find_virtiofsd("", os.environ))
+    return query(locate.find_virtiofsd("", os.environ))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from initrd.host.machine.run import (
 )
 from initrd.host.qemu.console import explain_boot_failure
 from initrd.host.system.loop import Loop, Signals, die_of_signal
-from initrd.host.system.process import shortage
+from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import Relay, Sink, open_source
 from initrd.host.system.terminal import (
     STDERR,
@@ -46,10 +46,10 @@ def main(words: "Sequence[str]") -> int:
     open_standard_streams()
     reset_signals()
     try:
-        with shortage():
+        with explain_shortage():
             return run(parse(words))
     except HostError as error:
-        MessageWriter().say(str(error))
+        MessageWriter().print_message(str(error))
         return FAILED
 
 
@@ -116,7 +116,7 @@ def boot(launch: Launch, seconds: float | None, observer: BootObserver, *, verbo
     if signals.received:
         die_of_signal(signals.received)
     if not in_time:
-        messages.say(f"the machine still runs after {seconds:g} s; ending it")
+        messages.print_message(f"the machine still runs after {seconds:g} s; ending it")
     return status
 
 

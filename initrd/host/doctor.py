@@ -15,13 +15,13 @@ from initrd.host.image.build import COMMAND_PORTS, read_init
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import launch, locate, overlayfile
 from initrd.host.machine.config import Machine
-from initrd.host.qemu.accel import choose_accelerator, why_no_kvm
+from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
-from initrd.host.qemu.console import megabytes
+from initrd.host.qemu.console import format_megabytes
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.virtiofsd import program, sandbox
-from initrd.host.virtiofsd.program import Virtiofsd, ask
+from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions
 from initrd.record import Record
 
@@ -163,8 +163,8 @@ def check_open_files(context: CheckContext) -> Finding | None:
     """Warn when the guest can know of more files than virtiofsd may have open."""
     limit = sandbox.open_file_limit()
     virtiofsd = _virtiofsd_if_any(context)
-    no_limit = virtiofsd is None or (virtiofsd.handles and sandbox.need_file_handles())
-    if limit >= sandbox.ENOUGH_FILES or no_limit:
+    no_limit = virtiofsd is None or (virtiofsd.handles and sandbox.needs_file_handles())
+    if limit >= sandbox.AMPLE_OPEN_FILES or no_limit:
         return None
     text = f"{limit} at most (ulimit -Hn): a guest that looks at more may see errors"
     return Finding("open files", WARNING, text, "a higher limit, or the virtiofsd in Rust, as root")
@@ -207,14 +207,14 @@ def check_qemu(context: CheckContext) -> Finding:
 def check_accelerator(context: CheckContext) -> Finding:
     """Warn when the guest's processor is emulated."""
     wanted, cache = context.machine.accel, locate.cache_directory(context.environment)
-    ask = partial(why_no_kvm, cache)
-    if choose_accelerator(wanted, context.arch, ask) == "kvm":
+    query = partial(find_kvm_problem, cache)
+    if choose_accelerator(wanted, context.arch, query) == "kvm":
         return Finding("accelerator", OK, "KVM works")
     if wanted == "tcg":
         return Finding("accelerator", OK, "none (--accel tcg)")
     why = ""
     try:
-        choose_accelerator("kvm", context.arch, ask)
+        choose_accelerator("kvm", context.arch, query)
     except HostError as error:
         why = error.why
     return Finding("accelerator", WARNING, f"no KVM, so it will be slow: {why}")
@@ -224,12 +224,14 @@ def check_memory(context: CheckContext) -> Finding:
     """Warn when the machine's memory is too small for a kernel, or more than is free here."""
     size, free = context.machine.memory, free_memory()
     if size < _LEAST_MEMORY:
-        text = f"{megabytes(size)} is less than most kernels boot with"
-        return Finding("memory", WARNING, text, f"--memory {megabytes(_LEAST_MEMORY)}")
-    text = f"{megabytes(size)} wanted, {megabytes(free)} free"
+        text = f"{format_megabytes(size)} is less than most kernels boot with"
+        return Finding("memory", WARNING, text, f"--memory {format_megabytes(_LEAST_MEMORY)}")
+    text = f"{format_megabytes(size)} wanted, {format_megabytes(free)} free"
     if size <= free:
         return Finding("memory", OK, text)
-    return Finding("memory", WARNING, f"{text}: it may be killed", f"--memory {megabytes(free)}")
+    return Finding(
+        "memory", WARNING, f"{text}: it may be killed", f"--memory {format_megabytes(free)}"
+    )
 
 
 def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
@@ -241,7 +243,7 @@ def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
 
 
 def _find_virtiofsd(context: CheckContext) -> Virtiofsd:
-    return ask(locate.find_virtiofsd(context.machine.virtiofsd, context.environment))
+    return query(locate.find_virtiofsd(context.machine.virtiofsd, context.environment))
 
 
 def free_memory(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:

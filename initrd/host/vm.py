@@ -19,7 +19,7 @@ from initrd.host.command import capture
 from initrd.host.machine.cli import OPTIONS, Option, parse
 from initrd.host.machine.config import parse_command, parse_machine
 from initrd.host.machine.launch import Launch, plan_launch
-from initrd.host.system.process import shortage
+from initrd.host.system.process import explain_shortage
 from initrd.record import Record
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def run(  # noqa: PLR0913 - they are those of subprocess.run
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)
     chosen = [*words, *option_words({"chdir": cwd, **options})]
-    with shortage(), ExitStack() as stack:
+    with explain_shortage(), ExitStack() as stack:
         data = input.encode(*_CODE) if isinstance(input, str) else input
         files = (
             capture.open_input(stdin, data),

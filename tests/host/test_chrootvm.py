@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.system.process import shortage
+from initrd.host.system.process import explain_shortage
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC])
 def test_resource_shortage_is_one_sentence_with_a_hint(number: int) -> None:
-    with pytest.raises(HostError) as raised, shortage():
+    with pytest.raises(HostError) as raised, explain_shortage():
         raise OSError(number, os.strerror(number))
     what, _, hint = str(raised.value).partition("\n")
     assert what == f"cannot go on: {os.strerror(number)}"
@@ -21,7 +21,7 @@ def test_resource_shortage_is_one_sentence_with_a_hint(number: int) -> None:
 
 
 def test_other_os_errors_pass_through_shortage_unchanged() -> None:
-    with pytest.raises(PermissionError), shortage():
+    with pytest.raises(PermissionError), explain_shortage():
         raise PermissionError(errno.EPERM, "no")
 
 

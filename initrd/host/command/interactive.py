@@ -9,7 +9,7 @@ from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, HostStreams
 from initrd.host.system import terminal
-from initrd.host.system.loop import ENDING, Loop, Signals, die_of_signal
+from initrd.host.system.loop import TERMINATING_SIGNALS, Loop, Signals, die_of_signal
 from initrd.host.system.stream import Sink, open_source
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TIMED_OUT = 124  # exit status
 _FOREGROUND_CHECK = 0.2  # seconds between looks, in the background, whether we are still there
 _SIGNALS_TO_END = 3  # signals of ENDING after which the machine ends, whatever the command does
-_FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class InteractiveUser:
@@ -56,7 +56,7 @@ class InteractiveUser:
             self._forward(number)
 
     def _forward(self, number: int) -> None:
-        self._ending_signals += number in ENDING
+        self._ending_signals += number in TERMINATING_SIGNALS
         count = self._ending_signals
         if count >= _SIGNALS_TO_END or (count and not self._session.guest.started):
             self.wants_end = True
@@ -66,7 +66,7 @@ class InteractiveUser:
         if not self._command.tty or not self._session.guest.started:
             return
         try:
-            size = terminal.size(STDOUT)
+            size = terminal.terminal_size(STDOUT)
         except OSError:  # the terminal has hung up, which is noticed where it is read
             return
         self._session.guest.send("resize {} {}".format(*size))
@@ -100,18 +100,18 @@ def run_command(
         enter = stack.enter_context
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
-        local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.say)
+        local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.print_message)
         streams = HostStreams(observer=observer)
         if verbose:
             streams = streams.replace(output=log, on_stderr=messages.write_bytes)
         session = enter(start_session(launch, local, loop, streams))
         user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
-        signals.call, session.guest.on_start = user.signal, user.begin
+        signals.on_signal, session.guest.on_start = user.signal, user.begin
         in_time = session.wait(lambda: user.wants_end, seconds)
         observer.phase_started(PHASE_END)
-        status = None if user.wants_end or not in_time else session.status(messages.say)
+        status = None if user.wants_end or not in_time else session.status(messages.print_message)
     if user.wants_end:
         die_of_signal(signals.received)
     if status is None:
-        messages.say(f"the command still runs after {seconds:g} s; ending it")
+        messages.print_message(f"the command still runs after {seconds:g} s; ending it")
     return TIMED_OUT if status is None else status

@@ -99,7 +99,7 @@ class CommandProtocol:
 
     def close(self) -> None:
         """Stop reading and writing. The caller closes the sockets."""
-        self._loop.ignore(self._control.fileno())
+        self._loop.unwatch(self._control.fileno())
         for relay in (*self._outputs.values(), *([self._input] if self._input else [])):
             relay.stop()
         if self._input_sink:
@@ -130,7 +130,7 @@ class CommandProtocol:
 
     def _is_complete(self, name: str) -> bool:
         relay = self._outputs[name]
-        return relay.count >= self._lengths.get(name, 1 << 63) and relay.idle
+        return relay.count >= self._lengths.get(name, 1 << 63) and relay.is_idle
 
     def _on_control(self, events: int) -> None:
         if events & WRITABLE:
@@ -159,7 +159,7 @@ class CommandProtocol:
             self._handle(line.decode(errors="replace"))
         if not data or len(self._incoming) > _LONGEST:
             self._control_closed = True
-            self._loop.ignore(self._control.fileno())
+            self._loop.unwatch(self._control.fileno())
 
     def _handle(self, message: str) -> None:
         self.received_any = True

@@ -20,8 +20,8 @@ from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
 from initrd.options import COMMAND_FILE
 
-INIT = "init"
-MODULES = "usr/lib/modules"
+INIT_PATH = "init"
+MODULES_PATH = "usr/lib/modules"
 COMMAND_PORTS = Requirement(("virtio_console",), "the streams of a command")
 _ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".zst")
@@ -37,9 +37,9 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
     """
     contents = [(module.name, read_module(module.path)) for module in modules]
     digits = max(3, len(str(len(contents))))  # so that the order of names is the order of numbers
-    entries = [cpio.file(INIT, init, 0o755)]
+    entries = [cpio.file(INIT_PATH, init, 0o755)]
     for number, (name, content) in enumerate(contents):
-        entries.append(cpio.file(f"{MODULES}/{number:0{digits}}-{name}.ko", content))
+        entries.append(cpio.file(f"{MODULES_PATH}/{number:0{digits}}-{name}.ko", content))
     archive = cpio.pack(entries)
     if compression == "none":
         return archive

@@ -18,7 +18,10 @@ from initrd.errors import HostError, reason
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
-MODULES = ("usr/lib/modules", "lib/modules")  # the second: for roots whose /lib is not a link
+MODULE_DIRECTORIES = (
+    "usr/lib/modules",
+    "lib/modules",
+)  # the second: for roots whose /lib is not a link
 
 
 class SoftDependency(Record):
@@ -164,7 +167,7 @@ class ModuleTree:
 def _split_root(directory: str) -> tuple[str, str]:
     """Return the root that a module directory is part of, and the directory's path in that root."""
     folder, version = os.path.split(directory)
-    for modules in MODULES:
+    for modules in MODULE_DIRECTORIES:
         if folder.endswith(f"/{modules}"):
             return folder.removesuffix(modules), os.path.join(modules, version)
     return directory, ""

@@ -86,7 +86,7 @@ def parse_command(
         cwd=os.fsencode(arguments.value("--chdir")),
         user=os.fsencode(arguments.value("--user")),
         tty=tty,
-        size=terminal.size(STDOUT) if tty else Command.size,
+        size=terminal.terminal_size(STDOUT) if tty else Command.size,
     )
 
 

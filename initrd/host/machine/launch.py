@@ -17,11 +17,11 @@ from initrd.host.machine.rootfs import (
     Kernel,
     check_readable,
     find_kernel,
-    module_directory,
-    release_of,
+    find_module_directory,
+    read_release,
 )
 from initrd.host.qemu import argv
-from initrd.host.qemu.accel import choose_accelerator, why_no_kvm
+from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup
 from initrd.host.qemu.pvh import find_pvh_kernel
@@ -60,7 +60,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     cache = locate.cache_directory(environment)
     kernel = select_kernel(machine)
     qemu = find_qemu(machine, arch, environment)
-    accelerator = choose_accelerator(machine.accel, arch, partial(why_no_kvm, cache))
+    accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
     cmdline = command_line(machine, arch, accelerator)
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
@@ -125,7 +125,7 @@ def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
         why = "the kernel does not hand the argument -- to init"
         raise HostError(_CANNOT_WRITE, why, _WITHOUT_LIMITS)
     emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_words(emulated=emulated)]
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_parameters(emulated=emulated)]
     words += ["quiet"] if machine.quiet else []
     try:
         text = " ".join([*words, *machine.append, render(options, machine.arguments)])
@@ -156,8 +156,8 @@ def select_kernel(machine: Machine) -> Kernel:
     if not os.path.isfile(image):
         raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
     check_readable(image)
-    release = release_of(image)
-    return Kernel(release, image, machine.modules or module_directory(root, release))
+    release = read_release(image)
+    return Kernel(release, image, machine.modules or find_module_directory(root, release))
 
 
 def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:

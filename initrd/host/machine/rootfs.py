@@ -8,7 +8,7 @@ import os
 import re
 
 from initrd.errors import HostError, reason
-from initrd.host.image.kmod import MODULES
+from initrd.host.image.kmod import MODULE_DIRECTORIES
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
@@ -39,19 +39,19 @@ def find_kernel(root: str) -> Kernel:
             "install a kernel package in it, or give --kernel FILE (and --modules DIR)",
         )
     release = max(images, key=version_key)
-    return Kernel(release, images[release], module_directory(root, release))
+    return Kernel(release, images[release], find_module_directory(root, release))
 
 
-def module_directory(root: str, release: str) -> str:
+def find_module_directory(root: str, release: str) -> str:
     """Return the module directory of the kernel `release` in `root`; empty when there is none."""
-    for folder in MODULES:
+    for folder in MODULE_DIRECTORIES:
         path = resolve_in_root(root, f"{folder}/{release}")
         if path and os.path.isdir(path):
             return path
     return ""
 
 
-def release_of(image: str) -> str:
+def read_release(image: str) -> str:
     """Return the release of a kernel image, from its header, else from its path.
 
     Only x86 images have it in the header: Documentation/arch/x86/boot.rst, `kernel_version`.
@@ -96,7 +96,7 @@ def _images_by_release(root: str) -> dict[str, str]:
     for name in _list_directory(root, "boot"):
         if name.startswith("vmlinuz-"):
             images[name.removeprefix("vmlinuz-")] = resolve_in_root(root, f"boot/{name}")
-    for folder in reversed(MODULES):
+    for folder in reversed(MODULE_DIRECTORIES):
         for release in _list_directory(root, folder):
             image = resolve_in_root(root, f"{folder}/{release}/vmlinuz")
             if image:

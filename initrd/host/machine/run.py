@@ -68,7 +68,7 @@ class RunningMachine:
         self._qemu: Process | None = None
 
     def _on_console(self, data: bytes) -> None:
-        self.log.see(data)
+        self.log.append(data)
         self._observer.console_printed(data)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -98,14 +98,14 @@ class RunningMachine:
         )
 
     def _qemu_ended(self, process: Process, stderr: StderrPipe) -> None:
-        self.loop.ignore(process.pidfd)
+        self.loop.unwatch(process.pidfd)
         self.is_off = True
         if process.status():
             self._failure = self._failure or _program_ended("the machine", process, stderr)
 
     def _virtiofsd_ended(self, tag: str, process: Process, stderr: StderrPipe) -> None:
         """virtiofsd ends when QEMU does. Without virtiofsd QEMU would stand still for ever."""
-        self.loop.ignore(process.pidfd)
+        self.loop.unwatch(process.pidfd)
         qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE) is not None
         if process.status() or not qemu_is_off:
             self._failure = _program_ended(f"cannot go on sharing {tag}", process, stderr)
@@ -115,7 +115,7 @@ class RunningMachine:
 def _program_ended(what: str, process: Process, stderr: StderrPipe) -> HostError:
     status = process.status() or 0
     how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-    said = stderr.last()
+    said = stderr.last_lines()
     return HostError(what, f"{process.name} ended with {how}" + (f": {said}" if said else ""))
 
 
@@ -137,7 +137,7 @@ def start_machine(launch: Launch, loop: Loop, streams: HostStreams) -> "Iterator
         command = _qemu_program(launch, streams, *(end.fileno() for end in sockets))
         process = stack.enter_context(Process(command, stderr.writer))
         machine.watch_qemu(process, stderr)
-        stack.callback(loop.ignore, process.pidfd)
+        stack.callback(loop.unwatch, process.pidfd)
         for end in sockets:
             end.close()
         streams.observer.phase_started(PHASE_KERNEL)
@@ -155,7 +155,7 @@ def _start_virtiofsd(
     stderr = stack.enter_context(StderrPipe(machine.loop, streams.on_stderr))
     server = stack.enter_context(serve_share(launch.virtiofsd, share, stderr))
     machine.watch_virtiofsd(share.tag, server.process, stderr)
-    stack.callback(machine.loop.ignore, server.process.pidfd)
+    stack.callback(machine.loop.unwatch, server.process.pidfd)
     return server
 
 

@@ -58,7 +58,7 @@ def choose_accelerator(wanted: str, arch: Arch, check_kvm: "Callable[[], str]") 
     return "tcg" if problem else "kvm"
 
 
-def why_no_kvm(cache: str, device: str = DEVICE) -> str:
+def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
     """Return why KVM does not work on this host; empty when it works.
 
     `cache` is the directory in which the result of the test is kept.

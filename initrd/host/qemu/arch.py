@@ -26,7 +26,7 @@ class Arch(Record):
     emulated_parameters: tuple[str, ...] = ()  # added for a guest with one processor under TCG
     firmware: str = ""  # a smaller firmware of QEMU's, for kernels that use no firmware service
 
-    def kernel_words(self, *, emulated: bool) -> tuple[str, ...]:
+    def kernel_parameters(self, *, emulated: bool) -> tuple[str, ...]:
         """Return the kernel parameters for this architecture.
 
         `emulated`: the guest is the machine type `machine` with one processor, under TCG.

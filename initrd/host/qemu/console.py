@@ -54,7 +54,7 @@ class ConsoleLog:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def see(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """Append console output."""
         self._data += data
         if len(self._data) > 2 * _LOG_SIZE:
@@ -110,9 +110,9 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
     message, _, hint = why.removeprefix("boot failed: ").partition("\n")
     if re.search(_NO_MEMORY, why) or (why == _RESET and memory < _LITTLE_MEMORY):
         return HostError(
-            f"{_BOOT_FAILED}: out of memory at {megabytes(memory)}",
+            f"{_BOOT_FAILED}: out of memory at {format_megabytes(memory)}",
             message,
-            f"--memory {megabytes(2 * memory)}",
+            f"--memory {format_megabytes(2 * memory)}",
         )
     if why == _RESET:
         hint = f"another kernel: {kernel} is damaged, or not for this machine"
@@ -143,12 +143,12 @@ def explain_oom_kill(console: str, memory: int) -> str:
     if not killed:
         return ""
     return (
-        f"the guest ran out of memory at {megabytes(memory)} and killed {', '.join(killed)}; "
-        f"try --memory {megabytes(2 * memory)}"
+        f"the guest ran out of memory at {format_megabytes(memory)} and killed {', '.join(killed)}; "
+        f"try --memory {format_megabytes(2 * memory)}"
     )
 
 
-def megabytes(size: int) -> str:
+def format_megabytes(size: int) -> str:
     """Return a size in bytes as a value of --memory."""
     return f"{size >> 20}M"
 

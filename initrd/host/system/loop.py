@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _NOT_ENDING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
 _LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
 
@@ -54,7 +54,7 @@ class Loop:
         self._callbacks[descriptor] = callback
         self._poll.register(descriptor, events)
 
-    def ignore(self, descriptor: int) -> None:
+    def unwatch(self, descriptor: int) -> None:
         """Stop watching a descriptor; must be called before the descriptor is closed."""
         if self._callbacks.pop(descriptor, None):
             self._poll.unregister(descriptor)
@@ -98,12 +98,12 @@ class Signals:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.received = 0
-        self.call: Callable[[int], object] = lambda _: None
+        self.on_signal: Callable[[int], object] = lambda _: None
 
     def __enter__(self) -> "Self":
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old_handlers = {n: signal.getsignal(n) for n in (*ENDING, *_NOT_ENDING)}
+        self._old_handlers = {n: signal.getsignal(n) for n in (*TERMINATING_SIGNALS, *_NOT_ENDING)}
         for number, old in self._old_handlers.items():
             if old != signal.SIG_IGN:  # nohup(1) and the like have the signal ignored: it stays so
                 signal.signal(number, lambda *_: None)
@@ -111,7 +111,7 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.ignore(self._reader)
+        self._loop.unwatch(self._reader)
         for number, old in self._old_handlers.items():
             signal.signal(number, old)
         signal.set_wakeup_fd(self._old_writer)
@@ -121,6 +121,6 @@ class Signals:
     def _on_readable(self, _: int) -> None:
         """Read signal numbers from the wakeup descriptor (signal.set_wakeup_fd)."""
         for number in os.read(self._reader, 64):
-            if number in ENDING and not self.received:
+            if number in TERMINATING_SIGNALS and not self.received:
                 self.received = number
-            self.call(number)
+            self.on_signal(number)

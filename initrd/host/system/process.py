@@ -204,7 +204,7 @@ def capture_output(program: str, *words: str) -> bytes:
 
 
 @contextmanager
-def shortage() -> "Iterator[None]":
+def explain_shortage() -> "Iterator[None]":
     """Raise a HostError in place of an OSError for a resource that is exhausted."""
     try:
         yield

@@ -92,20 +92,20 @@ class Relay:
         loop.watch(source, READABLE, self._on_readable)
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether everything that was read is written."""
         return not self._pending
 
     def stop(self) -> None:
         """Stop reading and writing; pending data is lost."""
-        self._loop.ignore(self._source)
+        self._loop.unwatch(self._source)
         if self._sink:
-            self._loop.ignore(self._sink.descriptor)
+            self._loop.unwatch(self._sink.descriptor)
         self._sink, self.ended = None, True
 
     def read_available(self) -> None:
         """Read all that can be read without waiting."""
-        while not self.ended and self.idle and is_ready(self._source, READABLE):
+        while not self.ended and self.is_idle and is_ready(self._source, READABLE):
             self._on_readable(0)
 
     def _on_readable(self, _: int) -> None:
@@ -124,7 +124,7 @@ class Relay:
         self._pending = memoryview(data)
         self._write_pending()
         if self._sink and self._pending:  # the sink is full: read no more until this is written
-            self._loop.ignore(self._source)
+            self._loop.unwatch(self._source)
             self._loop.watch(self._sink.descriptor, WRITABLE, self._on_writable)
 
     def _write_pending(self) -> None:
@@ -135,7 +135,7 @@ class Relay:
             # Data is read and dropped from here on, so that the program that writes is not blocked.
             sink, self._sink, self._pending = self._sink, None, memoryview(b"")
             if sink:
-                self._loop.ignore(sink.descriptor)
+                self._loop.unwatch(sink.descriptor)
             self.on_write_error(error)
 
     def _on_writable(self, _: int) -> None:
@@ -143,7 +143,7 @@ class Relay:
         self._write_pending()
         if not self._pending and not self.ended:
             if sink:
-                self._loop.ignore(sink.descriptor)
+                self._loop.unwatch(sink.descriptor)
             self._loop.watch(self._source, READABLE, self._on_readable)
 
 
@@ -166,7 +166,7 @@ class StderrPipe:
         os.close(self._reader)
         os.close(self.writer)
 
-    def last(self) -> str:
+    def last_lines(self) -> str:
         """Return the last lines that the program has written, joined into one."""
         self._relay.read_available()
         lines = self._output.decode(errors="replace").split("\n")

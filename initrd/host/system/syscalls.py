@@ -29,12 +29,12 @@ def die_with_parent(signal: int) -> None:
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
-def enter_user_namespace() -> None:
+def unshare_user_namespace() -> None:
     """Enter a new user namespace, in which this process has all capabilities."""
     _check("unshare(CLONE_NEWUSER)", _libc.unshare(_CLONE_NEWUSER))
 
 
-def leave_mount_namespace() -> None:
+def unshare_mount_namespace() -> None:
     """Enter a copy of the mount namespace, whose changes stay in it."""
     _check("unshare(CLONE_NEWNS)", _libc.unshare(_CLONE_NEWNS))
     _check("mount", _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))

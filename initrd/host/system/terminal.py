@@ -12,7 +12,7 @@ import tty
 from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
-from initrd.host.system.loop import ENDING, die_of_signal
+from initrd.host.system.loop import TERMINATING_SIGNALS, die_of_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def in_foreground(descriptor: int) -> bool:
         return True
 
 
-def size(descriptor: int) -> tuple[int, int]:
+def terminal_size(descriptor: int) -> tuple[int, int]:
     """Return the rows and columns of a terminal."""
     columns, rows = os.get_terminal_size(descriptor)
     return rows, columns
@@ -97,7 +97,7 @@ class MessageWriter:
     def __init__(self) -> None:
         self._newline = b"\n"
 
-    def say(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         """Write a message of chrootvm. Control characters are escaped: the guest may send them."""
         self.write_bytes(f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape"))
 
@@ -147,7 +147,9 @@ def _run_watchdog(descriptor: int, modes: Modes, reader: int, writer: int) -> "N
     """Wait for the pipe; set the terminal's modes when it closes without data."""
     try:
         signal.set_wakeup_fd(-1)
-        for number in ENDING:  # a signal to the whole control group must not end the watchdog first
+        for number in (
+            TERMINATING_SIGNALS
+        ):  # a signal to the whole control group must not end the watchdog first
             signal.signal(number, signal.SIG_IGN)
         os.setsid()  # Ctrl-C and the like do not reach another session
         os.close(writer)

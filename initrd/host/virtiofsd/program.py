@@ -10,7 +10,7 @@ import os
 from initrd.errors import HostError, reason
 from initrd.host.system.files import CacheEntry, open_cached
 from initrd.host.system.process import Program, capture_output
-from initrd.host.system.syscalls import leave_mount_namespace, mount_read_only
+from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
 from initrd.record import Record
@@ -60,7 +60,7 @@ def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_
         return parse_help(program, file.read())
 
 
-def ask(program: str) -> Virtiofsd:
+def query(program: str) -> Virtiofsd:
     """Return which virtiofsd a program is, without the cache. Raises HostError."""
     return parse_help(program, help_text(program))
 
@@ -100,7 +100,7 @@ def check(virtiofsd: Virtiofsd, shares: "Iterable[Share]", *, root: bool) -> Non
     """Raise HostError unless this virtiofsd can serve these shares. `root`: run by root."""
     served = tuple(shares)
     limit = sandbox.open_file_limit()
-    if virtiofsd.family == "rust" and limit < sandbox.LEAST_FILES:
+    if virtiofsd.family == "rust" and limit < sandbox.MIN_OPEN_FILES:
         why = f"only {limit} files may be open (ulimit -Hn), which is too few for it"
         raise HostError(f"cannot start {virtiofsd.program}", why, "a higher limit")
     for share in served:
@@ -108,13 +108,13 @@ def check(virtiofsd: Virtiofsd, shares: "Iterable[Share]", *, root: bool) -> Non
         check_share(virtiofsd, share, root=root)
     if virtiofsd.family == "c" and all(share.writable for share in served):
         return  # it takes only a chroot
-    why_not = sandbox.why_no_namespaces(root=root)
+    why_not = sandbox.find_namespace_problem(root=root)
     if why_not:
         raise HostError(
             "cannot share a directory",
             f"{'' if root else 'run by an ordinary user, '}virtiofsd needs "
             f"{'mounts of its own' if root else 'a user namespace'}, and gets none ({why_not})",
-            sandbox.namespace_advice(root=root),
+            sandbox.namespace_hint(root=root),
         )
 
 
@@ -159,7 +159,7 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
         options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
         options += ",killpriv_v2" if killpriv else ""
         return (virtiofsd.program, "-f", listen, "-o", options)
-    handles = virtiofsd.handles and sandbox.need_file_handles()
+    handles = virtiofsd.handles and sandbox.needs_file_handles()
     return (
         *(virtiofsd.program, listen, f"--shared-dir={source}"),
         *("--announce-submounts", "--xattr", "--log-level=warn"),
@@ -194,7 +194,7 @@ def make_read_only(path: str, descriptor: int) -> None:
     Raises HostError where the kernel does not allow such a mount.
     """
     try:
-        leave_mount_namespace()
+        unshare_mount_namespace()
         directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.dup2(mount_read_only(directory), descriptor)
     except OSError as error:

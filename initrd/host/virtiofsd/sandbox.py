@@ -9,11 +9,11 @@ import resource
 
 from initrd.errors import reason
 from initrd.host.system.process import run_in_child
-from initrd.host.system.syscalls import enter_user_namespace, leave_mount_namespace
+from initrd.host.system.syscalls import unshare_mount_namespace, unshare_user_namespace
 
 CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21  # include/uapi/linux/capability.h
-ENOUGH_FILES = 500_000  # systemd's limit of open files is 524,288 for all its services
-LEAST_FILES = 610  # the Rust virtiofsd 1.13 does not start with a lower limit
+AMPLE_OPEN_FILES = 500_000  # systemd's limit of open files is 524,288 for all its services
+MIN_OPEN_FILES = 610  # the Rust virtiofsd 1.13 does not start with a lower limit
 _ALLOWED = "allowed"
 # A file below /proc/sys, the value with which the kernel forbids user namespaces, a command that
 # allows them.
@@ -28,7 +28,7 @@ _SETTINGS = (
 )
 
 
-def why_no_namespaces(*, root: bool) -> str:
+def find_namespace_problem(*, root: bool) -> str:
     """Return why this process cannot have a mount namespace; empty when it can.
 
     `root`: it is root's, and needs no user namespace for that if it has CAP_SYS_ADMIN.
@@ -39,7 +39,7 @@ def why_no_namespaces(*, root: bool) -> str:
     return "" if result == _ALLOWED else result or "it hangs"
 
 
-def namespace_advice(*, root: bool, settings: str = "/proc/sys") -> str:
+def namespace_hint(*, root: bool, settings: str = "/proc/sys") -> str:
     """Return the hint for a process that cannot have namespaces, from the kernel's settings."""
     if root:
         return "outside of this container, or with the capability CAP_SYS_ADMIN in it"
@@ -60,23 +60,23 @@ def has_capability(capability: int, status: str = "/proc/self/status") -> bool:
 def open_file_limit() -> int:
     """Return how many files a program that this process starts may have open: its hard limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return ENOUGH_FILES if hard == resource.RLIM_INFINITY else hard
+    return AMPLE_OPEN_FILES if hard == resource.RLIM_INFINITY else hard
 
 
-def need_file_handles() -> bool:
+def needs_file_handles() -> bool:
     """Return whether virtiofsd should use file handles: the limit of open files is low.
 
     With file handles it does not keep a file open for each file that the guest knows. They need
     CAP_DAC_READ_SEARCH: open_by_handle_at(2).
     """
-    return open_file_limit() < ENOUGH_FILES and has_capability(CAP_DAC_READ_SEARCH)
+    return open_file_limit() < AMPLE_OPEN_FILES and has_capability(CAP_DAC_READ_SEARCH)
 
 
 def _try_namespaces(*, root: bool) -> str:
     try:
         if not root:
-            enter_user_namespace()
-        leave_mount_namespace()
+            unshare_user_namespace()
+        unshare_mount_namespace()
     except OSError as error:
         return f"{error.filename}: {reason(error)}"
     return _ALLOWED

@@ -3,7 +3,8 @@
 import pytest
 
 from initrd.guest.network import ipv4
-from initrd.guest.network.ipconfig import InterfaceRequest as Request, parse_ip
+from initrd.guest.network.ipconfig import InterfaceRequest as Request
+from initrd.guest.network.ipconfig import parse_ip
 from initrd.options import CmdlineError
 
 VALID = {
@@ -14,9 +15,7 @@ VALID = {
     "::::::": Request(),
     ":::::eth0": Request(device="eth0"),
     ":::::eth0:dhcp": Request(device="eth0"),
-    "::::guest.example.org:eth0:on": Request(
-        "eth0", hostname="guest", domain="example.org"
-    ),
+    "::::guest.example.org:eth0:on": Request("eth0", hostname="guest", domain="example.org"),
     "::10.0.0.1:255.255.255.0:::dhcp:8.8.4.4": Request(
         prefix=24, gateway="10.0.0.1", dns=("8.8.4.4",)
     ),
@@ -24,17 +23,13 @@ VALID = {
     ":::::eth1:dhcp,255,a,b": Request(device="eth1", client_id=b"\xffa,b"),
     "10.0.2.15": Request(address="10.0.2.15", prefix=8),
     "172.16.0.9:": Request(address="172.16.0.9", prefix=16),
-    "192.168.1.7::192.168.1.1": Request(
-        address="192.168.1.7", prefix=24, gateway="192.168.1.1"
-    ),
+    "192.168.1.7::192.168.1.1": Request(address="192.168.1.7", prefix=24, gateway="192.168.1.1"),
     "10.0.2.15:10.0.2.9:10.0.2.2:255.255.255.0:vm:eth0:off:10.0.2.3:1.1.1.1:10.0.2.4": Request(
         "eth0", "10.0.2.15", 24, "10.0.2.2", ("10.0.2.3", "1.1.1.1"), "vm"
     ),
     "10.0.2.15:::::eth0:any": Request("eth0", "10.0.2.15", 8),
     "10.0.2.15::::vm:eth0:none:::": Request("eth0", "10.0.2.15", 8, hostname="vm"),
-    "10.0.2.15:::255.255.255.252::e:off::9.9.9.9": Request(
-        "e", "10.0.2.15", 30, dns=("9.9.9.9",)
-    ),
+    "10.0.2.15:::255.255.255.252::e:off::9.9.9.9": Request("e", "10.0.2.15", 30, dns=("9.9.9.9",)),
     "10.1.1.1::10.9.9.9:255.255.255.255": Request("", "10.1.1.1", 32, "10.9.9.9"),
 }
 
@@ -51,7 +46,7 @@ def test_ip_off_configures_no_interface(text: str) -> None:
 
 def test_several_ip_options_configure_one_device_each() -> None:
     interfaces = parse_ip((":::::eth1:dhcp", "10.0.0.2:::::eth0:off"))
-    assert interfaces == (Request("eth1"), InterfaceRequest("eth0", "10.0.0.2", 8))
+    assert interfaces == (Request("eth1"), Request("eth0", "10.0.0.2", 8))
 
 
 INVALID = {

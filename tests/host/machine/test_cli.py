@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.cli import OPTIONS, Arguments, parse, parse_seconds, parse_size, usage
-from initrd.host.machine.config import (
-    Machine,
-    parse_machine,
+from initrd.host.machine.cli import (
+    OPTIONS,
+    Arguments,
+    parse,
+    parse_seconds,
     parse_share,
+    parse_size,
+    usage,
 )
+from initrd.host.machine.config import Machine, parse_machine
 from initrd.options import Share
 from tests.host.conftest import root_share
 

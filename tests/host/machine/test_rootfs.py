@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.rootfs import Kernel, find_kernel, module_directory, version_key
+from initrd.host.machine.rootfs import Kernel, find_kernel, find_module_directory, version_key
 from initrd.host.system.files import resolve_in_root
 
 
@@ -122,7 +122,7 @@ def test_error_for_a_root_that_is_no_directory_names_it(tmp_path: Path, name: st
 
 
 def test_release_without_a_module_directory_has_no_modules(tmp_path: Path) -> None:
-    assert module_directory(str(tmp_path), "6.1") == ""
+    assert find_module_directory(str(tmp_path), "6.1") == ""
 
 
 def test_paths_are_resolved_in_the_root_directory_of_the_host() -> None:

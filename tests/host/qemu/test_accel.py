@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.qemu.accel import choose_accelerator, probe_kvm, remember_result, why_no_kvm
+from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem, probe_kvm, remember_result
 from initrd.host.qemu.arch import ARCHES, Arch, find_arch, is_native
 from initrd.host.system.process import run_in_child
 
@@ -46,11 +46,13 @@ def test_kvm_is_not_tested_with_accel_tcg() -> None:
 
 
 def test_missing_kvm_device_is_reported(tmp_path: Path) -> None:
-    assert why_no_kvm(str(tmp_path), str(tmp_path / "kvm")) == f"{tmp_path}/kvm does not exist"
+    assert (
+        find_kvm_problem(str(tmp_path), str(tmp_path / "kvm")) == f"{tmp_path}/kvm does not exist"
+    )
 
 
 def test_device_without_the_kvm_ioctls_is_reported(tmp_path: Path) -> None:
-    assert "refuses" in why_no_kvm(str(tmp_path), "/dev/null")
+    assert "refuses" in find_kvm_problem(str(tmp_path), "/dev/null")
 
 
 def test_kvm_device_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:

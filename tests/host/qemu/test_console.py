@@ -75,15 +75,15 @@ def test_ending_is_read_from_the_console_output(text: str, expected: Ending) -> 
 
 def test_console_log_decodes_utf8_and_drops_carriage_returns() -> None:
     log = ConsoleLog()
-    log.see(b"one\r\n")
-    log.see(b"tw\xc3")
-    log.see(b"\xa4\r\n")
+    log.append(b"one\r\n")
+    log.append(b"tw\xc3")
+    log.append(b"\xa4\r\n")
     assert log.text == "one\ntw\u00e4\n"
 
 
 def test_console_log_keeps_the_end_of_a_long_output() -> None:
     log = ConsoleLog()
     for number in range(300):
-        log.see(b"%09d\n" % number * 1000)
+        log.append(b"%09d\n" % number * 1000)
     assert log.text.endswith("000000299\n")
     assert len(log.text) <= 2 << 20

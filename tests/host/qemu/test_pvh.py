@@ -9,12 +9,7 @@ import pytest
 
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
-from initrd.host.qemu.pvh import (
-    extract_vmlinux,
-    find_pvh_kernel,
-    has_pvh_entry,
-    open_vmlinux,
-)
+from initrd.host.qemu.pvh import extract_vmlinux, find_pvh_kernel, has_pvh_entry, open_vmlinux
 
 
 def note(owner: bytes, kind: int, data: bytes) -> bytes:

@@ -92,7 +92,7 @@ def test_a_callback_may_stop_the_watch_of_another_descriptor() -> None:
 
     def ignore_other(reader: int, other: int) -> None:
         called.append(reader)
-        loop.ignore(other)
+        loop.unwatch(other)
 
     for (reader, writer), (other, _) in (pipes, pipes[::-1]):
         os.write(writer, b"x")

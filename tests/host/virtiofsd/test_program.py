@@ -26,7 +26,7 @@ def test_rust_virtiofsd_gets_the_path_in_one_word() -> None:
 @pytest.mark.parametrize(
     ("limit", "handles", "expected"),
     [
-        pytest.param(sandbox.ENOUGH_FILES, True, False, id="enough files"),
+        pytest.param(sandbox.AMPLE_OPEN_FILES, True, False, id="enough files"),
         pytest.param(20_000, True, True, id="few files"),
         pytest.param(20_000, False, False, id="few files, and no such option"),
         pytest.param(resource.RLIM_INFINITY, True, False, id="no limit"),
@@ -121,8 +121,8 @@ def test_namespace_advice_names_the_sysctl_or_the_capability(tmp_path: Path) -> 
     (tmp_path / "user").mkdir()
     (tmp_path / "user/max_user_namespaces").write_text("0\n")
     advice = "sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
-    assert sandbox.namespace_advice(root=False, settings=str(tmp_path)) == advice
-    assert "CAP_SYS_ADMIN" in sandbox.namespace_advice(root=True)
+    assert sandbox.namespace_hint(root=False, settings=str(tmp_path)) == advice
+    assert "CAP_SYS_ADMIN" in sandbox.namespace_hint(root=True)
 
 
 def test_capabilities_are_read_from_the_status_file(tmp_path: Path) -> None:

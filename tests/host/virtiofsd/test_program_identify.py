@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.virtiofsd.program import Virtiofsd, ask, identify, parse_help
+from initrd.host.virtiofsd.program import Virtiofsd, identify, parse_help, query
 
 ELF = os.path.realpath(
     sys.executable
@@ -53,23 +53,23 @@ def test_family_and_features_are_read_from_the_help(answer: str, virtiofsd: Virt
 
 def test_ask_runs_the_program_with_help(tmp_path: Path) -> None:
     path = write_program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
-    assert ask(path) == Virtiofsd(path, "rust", readonly=True)
+    assert query(path) == Virtiofsd(path, "rust", readonly=True)
 
 
 def test_help_may_be_on_standard_error_with_a_failed_status(tmp_path: Path) -> None:
     path = write_program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
-    assert ask(path).family == "c"
+    assert query(path).family == "c"
 
 
 @pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
 def test_other_programs_are_refused(tmp_path: Path, script: str) -> None:
     with pytest.raises(HostError, match="is no virtiofsd"):
-        ask(write_program(tmp_path, script))
+        query(write_program(tmp_path, script))
 
 
 def test_error_about_a_program_that_cannot_run_has_its_path(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"cannot run .*/gone: No such file"):
-        ask(str(tmp_path / "gone"))
+        query(str(tmp_path / "gone"))
 
 
 class Answers:
