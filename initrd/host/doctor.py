@@ -32,45 +32,45 @@ if TYPE_CHECKING:
 OK, WARNING, MISSING = "ok", "warning", "missing"
 _STATE_WIDTH, _SUBJECT_WIDTH = 8, 12
 _LEAST_MEMORY = 96 << 20  # bytes; Debian 12's kernel may stand still for ever with less
-_UNKNOWN = 1 << 62
+_NO_LIMIT = 1 << 62  # bytes
 _SHARE_DEVICE = b"vhost-user-fs-"  # the start of its name in `-device help`
 
 
 class CheckContext(Record):
-    """What the checks are given: the machine to boot, and the environment to boot it in."""
+    """The arguments of each check: the machine to boot, and what launches of it depend on."""
 
     machine: Machine
     environment: "Mapping[str, str]"
     arch: Arch
-    requirements: tuple[Requirement, ...]  # of the modules
+    requirements: tuple[Requirement, ...]  # what the boot needs the kernel's modules for
 
 
 class Finding(Record):
     """The result of one check."""
 
     subject: str
-    state: str  # OK; WARNING: it will boot all the same; MISSING: it will not
+    state: str  # OK; WARNING: the machine boots nevertheless; MISSING: it does not boot
     text: str
-    hint: str = ""  # what to try
+    hint: str = ""  # what the user can try
 
 
 def missing_finding(subject: str, error: HostError) -> Finding:
-    """Return the finding for an error that a launch would fail with."""
+    """Return the finding for an error with which a launch fails."""
     return Finding(subject, MISSING, f"{error.what}: {error.why}", error.hint)
 
 
 def format_findings(findings: "Iterable[Finding]") -> str:
-    """Return the table, a line for each finding."""
-    return "\n".join(map(_line, findings))
+    """Return the table: a line for each finding, and further lines for its hint."""
+    return "\n".join(map(_format_finding, findings))
 
 
 def format_verdict(findings: "Iterable[Finding]") -> str:
-    """Return the last line: whether it will boot."""
-    lacking = [finding.subject for finding in findings if finding.state == MISSING]
-    return f"it will not boot: see {', '.join(lacking)}" if lacking else "it will boot"
+    """Return the last line of the output: whether the machine will boot."""
+    missing = [finding.subject for finding in findings if finding.state == MISSING]
+    return f"it will not boot: see {', '.join(missing)}" if missing else "it will boot"
 
 
-def _line(finding: Finding) -> str:
+def _format_finding(finding: Finding) -> str:
     margin = " " * (_STATE_WIDTH + _SUBJECT_WIDTH + 2)
     head = f"{finding.state:{_STATE_WIDTH}} {finding.subject:{_SUBJECT_WIDTH}} "
     text = finding.text.replace("\n", f"\n{margin}")
@@ -78,9 +78,9 @@ def _line(finding: Finding) -> str:
 
 
 def check_kernel(context: CheckContext) -> Finding:
-    """Report which kernel boots."""
-    found = launch.select_kernel(context.machine)
-    return Finding("kernel", OK, f"{found.release or 'of unknown version'} ({found.image})")
+    """Report the kernel that a launch selects."""
+    kernel = launch.select_kernel(context.machine)
+    return Finding("kernel", OK, f"{kernel.release or 'of unknown version'} ({kernel.image})")
 
 
 def check_modules(context: CheckContext) -> Finding | None:
@@ -89,15 +89,15 @@ def check_modules(context: CheckContext) -> Finding | None:
     if directory is None:
         return None
     if not directory:
-        what = "there are none: it boots only if virtiofs and virtio are built into the kernel"
-        return Finding("modules", WARNING, what, "--modules DIR, a lib/modules/VERSION")
+        text = "there are none: it boots only if virtiofs and virtio are built into the kernel"
+        return Finding("modules", WARNING, text, "--modules DIR, a lib/modules/VERSION")
     chosen = choose_modules(directory, context.requirements)
     names = ", ".join(module.name for module in chosen)
     return Finding("modules", OK, names or "none is needed: all is built into the kernel")
 
 
 def check_command_ports(context: CheckContext) -> Finding | None:
-    """Warn when the kernel could not run a COMMAND; only where an INIT was given."""
+    """Warn when the kernel lacks the driver that a COMMAND needs; only where an INIT is given."""
     directory = _modules_directory(context)
     if context.machine.command or not directory:
         return None
@@ -109,7 +109,7 @@ def check_command_ports(context: CheckContext) -> Finding | None:
 
 
 def check_init(context: CheckContext) -> Finding | None:
-    """Check that the guest has INIT."""
+    """Check that the guest has INIT; an overlay file may have it, which is a warning."""
     machine = context.machine
     if machine.command:
         return None
@@ -122,11 +122,11 @@ def check_init(context: CheckContext) -> Finding | None:
 
 
 def check_command(context: CheckContext) -> Finding | None:
-    """Warn when COMMAND is not in the usual directories: the guest's PATH may have others."""
-    asked = context.machine.command
-    if asked is None:
+    """Warn when COMMAND is not in the usual directories. The guest's PATH may have others."""
+    command = context.machine.command
+    if command is None:
         return None
-    name = os.fsdecode(asked.argv[0])
+    name = os.fsdecode(command.argv[0])
     try:
         path = (
             name if name.startswith("/") else locate.find_target(context.machine.root.source, name)
@@ -139,7 +139,10 @@ def check_command(context: CheckContext) -> Finding | None:
 
 
 def _modules_directory(context: CheckContext) -> str | None:
-    """Return the kernel's directory of modules; None without a kernel: `check_kernel` reports that."""
+    """Return the kernel's directory of modules; None without a kernel.
+
+    `check_kernel` reports a missing kernel.
+    """
     try:
         return launch.select_kernel(context.machine).modules
     except HostError:
@@ -147,24 +150,24 @@ def _modules_directory(context: CheckContext) -> str | None:
 
 
 def check_init_program(context: CheckContext) -> Finding:
-    """Check that there is an `/init` for the image."""
+    """Check that the `/init` of the image exists and is a program."""
     path = locate.find_init(context.machine.init_program, context.environment)
     return Finding("/init", OK, f"{path} ({len(read_init(path)) >> 10} kB)")
 
 
 def check_virtiofsd(context: CheckContext) -> Finding:
-    """Report which virtiofsd serves the shares."""
+    """Report the virtiofsd that serves the shares."""
     virtiofsd = _find_virtiofsd(context)
     language = {"c": "C", "rust": "Rust"}[virtiofsd.family]
     return Finding("virtiofsd", OK, f"{virtiofsd.program}, the one in {language}")
 
 
 def check_open_files(context: CheckContext) -> Finding | None:
-    """Warn when the guest can know of more files than virtiofsd may have open."""
+    """Warn when virtiofsd may have fewer files open than the guest may use."""
     limit = sandbox.open_file_limit()
     virtiofsd = _virtiofsd_if_any(context)
-    no_limit = virtiofsd is None or (virtiofsd.handles and sandbox.needs_file_handles())
-    if limit >= sandbox.AMPLE_OPEN_FILES or no_limit:
+    is_irrelevant = virtiofsd is None or (virtiofsd.handles and sandbox.needs_file_handles())
+    if limit >= sandbox.AMPLE_OPEN_FILES or is_irrelevant:
         return None
     text = f"{limit} at most (ulimit -Hn): a guest that looks at more may see errors"
     return Finding("open files", WARNING, text, "a higher limit, or the virtiofsd in Rust, as root")
@@ -184,7 +187,7 @@ def check_permissions(context: CheckContext) -> Finding | None:
 
 
 def check_overlay(context: CheckContext) -> Finding | None:
-    """Check that the disk image of an overlay can be used, or made."""
+    """Check that the disk image of an overlay can be used, or created."""
     path = context.machine.overlay
     if path in ("", OVERLAY_IN_MEMORY):
         return None
@@ -198,30 +201,30 @@ def check_overlay(context: CheckContext) -> Finding | None:
 
 
 def check_qemu(context: CheckContext) -> Finding:
-    """Report which QEMU runs the machine."""
-    program = launch.find_qemu(context.machine, context.arch, context.environment)
-    check_qemu_devices(program)
-    return Finding("QEMU", OK, f"{program}, version {qemu_version(program)}")
+    """Report the QEMU that runs the machine, and its version."""
+    qemu = launch.find_qemu(context.machine, context.arch, context.environment)
+    check_qemu_devices(qemu)
+    return Finding("QEMU", OK, f"{qemu}, version {qemu_version(qemu)}")
 
 
 def check_accelerator(context: CheckContext) -> Finding:
     """Warn when the guest's processor is emulated."""
-    wanted, cache = context.machine.accel, locate.cache_directory(context.environment)
-    query = partial(find_kvm_problem, cache)
-    if choose_accelerator(wanted, context.arch, query) == "kvm":
+    option, cache = context.machine.accel, locate.cache_directory(context.environment)
+    test_kvm = partial(find_kvm_problem, cache)
+    if choose_accelerator(option, context.arch, test_kvm) == "kvm":
         return Finding("accelerator", OK, "KVM works")
-    if wanted == "tcg":
+    if option == "tcg":
         return Finding("accelerator", OK, "none (--accel tcg)")
     why = ""
     try:
-        choose_accelerator("kvm", context.arch, query)
+        choose_accelerator("kvm", context.arch, test_kvm)
     except HostError as error:
         why = error.why
     return Finding("accelerator", WARNING, f"no KVM, so it will be slow: {why}")
 
 
 def check_memory(context: CheckContext) -> Finding:
-    """Warn when the machine's memory is too small for a kernel, or more than is free here."""
+    """Warn when the machine's memory is too small for a kernel, or more than the host has free."""
     size, free = context.machine.memory, free_memory()
     if size < _LEAST_MEMORY:
         text = f"{format_megabytes(size)} is less than most kernels boot with"
@@ -235,7 +238,7 @@ def check_memory(context: CheckContext) -> Finding:
 
 
 def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
-    """Return the virtiofsd; None without one: `check_virtiofsd` reports that."""
+    """Return the virtiofsd; None without one, which `check_virtiofsd` reports."""
     try:
         return _find_virtiofsd(context)
     except HostError:
@@ -247,31 +250,38 @@ def _find_virtiofsd(context: CheckContext) -> Virtiofsd:
 
 
 def free_memory(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
-    """Return the available memory in bytes, or what our control groups have left if that is less."""
-    return min(_available(_read(f"{proc}/meminfo")), *_left(_read(f"{proc}/self/cgroup"), cgroups))
+    """Return the bytes of memory that a new program can have on this machine.
+
+    That is the available memory, or the least that a control group of this process has left.
+    """
+    available = _available_memory(_read(f"{proc}/meminfo"))
+    return min(available, *_cgroup_memory(_read(f"{proc}/self/cgroup"), cgroups))
 
 
-def _available(meminfo: str) -> int:
+def _available_memory(meminfo: str) -> int:
     for line in meminfo.splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return int(value.split()[0]) << 10
-    return _UNKNOWN
+    return _NO_LIMIT
 
 
-def _left(membership: str, cgroups: str) -> "Iterator[int]":
-    """Yield the bytes that each of our control groups may still take, its page cache not counted."""
-    yield _UNKNOWN
+def _cgroup_memory(membership: str, cgroups: str) -> "Iterator[int]":
+    """Yield the bytes that each control group of this process has left.
+
+    Its page cache is not counted, because the kernel can drop that.
+    """
+    yield _NO_LIMIT
     group = next((line[3:] for line in membership.splitlines() if line.startswith("0::/")), "/")
     while group != "/":
         folder = cgroups + group
         limit = _read(f"{folder}/memory.max").strip()
         if limit.isdigit():
-            yield int(limit) - _anonymous(_read(f"{folder}/memory.stat"))
+            yield int(limit) - _anonymous_memory(_read(f"{folder}/memory.stat"))
         group = os.path.dirname(group)
 
 
-def _anonymous(statistics: str) -> int:
+def _anonymous_memory(statistics: str) -> int:
     fields = dict(line.split() for line in statistics.splitlines())
     return int(fields.get("anon", 0))
 
@@ -280,19 +290,22 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read()
-    except OSError:  # no such limit, or not readable by this user
+    except OSError:  # the kernel has no such file, or this user may not read it
         return ""
 
 
 def qemu_version(program: str) -> str:
-    """Return the version of a QEMU. Raises HostError when the program cannot be run."""
+    """Return the version of a QEMU; `unknown` when its output has none.
+
+    Raises HostError when the program cannot be run.
+    """
     words = capture_output(program, "--version").decode(errors="replace").split("\n")[0].split()
     numbers = [word for word in words if word[:1].isdigit()]
     return numbers[0] if numbers else "unknown"
 
 
 def check_qemu_devices(program: str) -> None:
-    """Raise HostError for a QEMU that was built without the device for virtiofs."""
+    """Raise HostError for a QEMU without the device for virtiofs, vhost-user-fs."""
     if _SHARE_DEVICE not in capture_output(program, "-device", "help"):
         raise HostError(
             f"cannot use {program}",
@@ -301,6 +314,7 @@ def check_qemu_devices(program: str) -> None:
         )
 
 
+# The subject of each check, and the check; None: the check does not apply.
 CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("kernel", check_kernel),
     ("modules", check_modules),
@@ -319,26 +333,30 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
 
 
 def doctor(machine: Machine, environment: "Mapping[str, str]") -> int:
-    """Print the findings; return the exit status. Raises HostError for options that are wrong."""
+    """Print the findings; return the exit status: 1 when the machine would not boot, else 0.
+
+    Raises HostError for invalid or contradicting options.
+    """
     findings = examine(machine, environment)
     print_output("\n".join((format_findings(findings), format_verdict(findings))))
-    return int(any(one.state == MISSING for one in findings))
+    return int(any(finding.state == MISSING for finding in findings))
 
 
 def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding, ...]:
-    """Return the findings. Raises HostError for options that are wrong."""
+    """Return the findings. Raises HostError for invalid or contradicting options."""
     launch.check_machine(machine)
     arch = find_arch(machine.arch)
+    # An INIT that the root lacks is a finding of `check_init`, so it is left out here.
     cmdline = launch.command_line(machine.replace(init=BootOptions.init), arch, "tcg")
     context = CheckContext(machine, environment, arch, launch.module_requirements(machine, cmdline))
-    found = (_examined(subject, look, context) for subject, look in CHECKS)
-    return tuple(one for one in found if one is not None)
+    findings = (_run_check(subject, check, context) for subject, check in CHECKS)
+    return tuple(finding for finding in findings if finding is not None)
 
 
-def _examined(
-    subject: str, look: "Callable[[CheckContext], Finding | None]", context: CheckContext
+def _run_check(
+    subject: str, check: "Callable[[CheckContext], Finding | None]", context: CheckContext
 ) -> Finding | None:
     try:
-        return look(context)
+        return check(context)
     except HostError as error:
         return missing_finding(subject, error)

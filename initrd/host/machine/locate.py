@@ -1,4 +1,4 @@
-"""Paths: of programs on this machine, of `/init`, of the cache, and of a program in a root."""
+"""Find programs on this machine, `/init`, programs in a root, and the cache's directory."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Where distributions install virtiofsd, the one in Rust first; none is on a user's PATH.
+# Where distributions install virtiofsd, the one in Rust first. No directory of these is in PATH.
 VIRTIOFSD_PLACES = (
     "/usr/libexec/virtiofsd",
     "/usr/lib/virtiofsd",
@@ -19,34 +19,40 @@ VIRTIOFSD_PLACES = (
     "/usr/lib/qemu/virtiofsd",
     "/usr/libexec/qemu/virtiofsd",
 )
-_TOP = os.path.abspath(f"{__file__}/../../../..")
+_PROJECT = os.path.abspath(f"{__file__}/../../../..")
 INIT_PLACES = (
-    os.path.join(_TOP, "dist/init"),  # a checkout
-    os.path.join(_TOP, "initrd/freeze/init"),  # a wheel
-    os.path.join(os.path.dirname(_TOP), "osbuild/initrd/initrd"),  # installed beside us
+    os.path.join(_PROJECT, "dist/init"),  # a checkout
+    os.path.join(_PROJECT, "initrd/freeze/init"),  # a wheel
+    os.path.join(os.path.dirname(_PROJECT), "osbuild/initrd/initrd"),  # installed by `make install`
     "/usr/lib/osbuild/initrd/initrd",
     "/usr/local/lib/osbuild/initrd/initrd",
 )
 TARGET_FOLDERS = ("usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin")
-_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def find_program(name: str, environment: "Mapping[str, str]", hint: str) -> str:
-    """Return the path of a program: `name` itself if it has a slash, else found on the path."""
+    """Return the path of a program: `name` itself if it has a slash, else the first match in PATH.
+
+    Raises HostError, with `hint`, when there is no such program.
+    """
     if "/" in name:
-        return _checked(name, hint)
-    for folder in environment.get("PATH", _PATH).split(":"):
+        return _require_program(name, hint)
+    for folder in environment.get("PATH", _DEFAULT_PATH).split(":"):
         path = os.path.join(folder or ".", name)
         if _is_program(path):
             return path
     raise HostError(f"cannot find {name}", "it is not on the path", hint)
 
 
-def find_virtiofsd(wanted: str, environment: "Mapping[str, str]") -> str:
-    """Return the path of a virtiofsd. Raises HostError when there is none."""
+def find_virtiofsd(given: str, environment: "Mapping[str, str]") -> str:
+    """Return the path of virtiofsd. Raises HostError when there is none.
+
+    It is `given`, the value of --virtiofsd, else the first of VIRTIOFSD_PLACES, else one in PATH.
+    """
     hint = "install it (package virtiofsd or qemu-system-common), or --virtiofsd BIN"
-    if wanted:
-        return find_program(wanted, environment, hint)
+    if given:
+        return find_program(given, environment, hint)
     for path in VIRTIOFSD_PLACES:
         if _is_program(path):
             return path
@@ -57,9 +63,13 @@ def find_virtiofsd(wanted: str, environment: "Mapping[str, str]") -> str:
         raise HostError("cannot find virtiofsd", f"not on the path nor at {places}", hint) from None
 
 
-def find_init(wanted: str, environment: "Mapping[str, str]") -> str:
-    """Return the path of the program that becomes `/init` in the image."""
-    given = wanted or environment.get("INITRD_INIT", "")
+def find_init(given: str, environment: "Mapping[str, str]") -> str:
+    """Return the path of the program that becomes `/init` in the image.
+
+    It is `given`, the value of --init, else INITRD_INIT of the environment, else the first of
+    INIT_PLACES. Raises HostError when there is no such file.
+    """
+    given = given or environment.get("INITRD_INIT", "")
     for path in (given,) if given else INIT_PLACES:
         if os.path.isfile(path):
             return os.path.realpath(path)
@@ -72,7 +82,11 @@ def find_init(wanted: str, environment: "Mapping[str, str]") -> str:
 
 
 def find_target(root: str, init: str) -> str:
-    """Return the path in `root` of the program `init`: a bare name is looked up there."""
+    """Return the absolute path in `root` of INIT; a name without a slash is looked up there.
+
+    An absolute path is returned as it is. Raises HostError for a relative path, and when the root
+    has no program of that name.
+    """
     if init.startswith("/"):
         return init
     if "/" in init:
@@ -86,7 +100,7 @@ def find_target(root: str, init: str) -> str:
 
 
 def is_in_guest(machine: Machine, path: str) -> bool:
-    """Tell whether the guest has a program at an absolute path, in its root or in a share."""
+    """Return whether the guest has a program at an absolute path, in its root or in a share."""
     for share in machine.shares:
         if path.startswith(f"{share.target}/"):
             inside = path.removeprefix(share.target)
@@ -95,23 +109,23 @@ def is_in_guest(machine: Machine, path: str) -> bool:
 
 
 def cache_directory(environment: "Mapping[str, str]") -> str:
-    """Return the directory of our cache, XDG_CACHE_HOME/initrd; it need not exist."""
-    return _own_directory(environment, "XDG_CACHE_HOME", ".cache")
+    """Return the directory of the cache, XDG_CACHE_HOME/initrd; it need not exist."""
+    return _xdg_directory(environment, "XDG_CACHE_HOME", ".cache")
 
 
 def state_directory(environment: "Mapping[str, str]") -> str:
-    """Return the directory of our logs, XDG_STATE_HOME/initrd; it need not exist."""
-    return _own_directory(environment, "XDG_STATE_HOME", ".local/state")
+    """Return the directory of the logs, XDG_STATE_HOME/initrd; it need not exist."""
+    return _xdg_directory(environment, "XDG_STATE_HOME", ".local/state")
 
 
-def _own_directory(environment: "Mapping[str, str]", variable: str, default: str) -> str:
-    top = environment.get(variable, "")
-    if not top.startswith("/"):  # the specification says to ignore others
-        top = os.path.join(os.path.expanduser("~"), default)
-    return os.path.join(top, "initrd")
+def _xdg_directory(environment: "Mapping[str, str]", variable: str, default: str) -> str:
+    parent = environment.get(variable, "")
+    if not parent.startswith("/"):  # the XDG specification: ignore a relative path
+        parent = os.path.join(os.path.expanduser("~"), default)
+    return os.path.join(parent, "initrd")
 
 
-def _checked(path: str, hint: str) -> str:
+def _require_program(path: str, hint: str) -> str:
     if _is_program(path):
         return os.path.abspath(path)
     why = "it is not executable" if os.path.exists(path) else "no such file"
@@ -121,6 +135,6 @@ def _checked(path: str, hint: str) -> str:
 def _is_program(path: str) -> bool:
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # not there, or out of our reach
+    except OSError:  # it does not exist, or this user cannot reach it
         return False
     return stat.S_ISREG(mode) and os.access(path, os.X_OK)

@@ -56,9 +56,8 @@ def test_formatted_commands_remark_on_the_archive_with_the_command(
     _, remark, qemu = format_commands(launch).splitlines()
     assert "COMMAND in a small archive behind the image" in remark
     assert "path=initrd.stdout.sock,server=on,wait=off" in qemu
-    assert (
-        " -initrd initrd.img " in qemu
-    )  # the image is in no file: its sources are too new to be cached
+    # The image is not in the cache, because its sources are too new; so its name is made up.
+    assert " -initrd initrd.img " in qemu
 
 
 def test_guest_parses_the_options_that_the_host_wrote(machine: Machine) -> None:
