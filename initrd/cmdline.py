@@ -203,7 +203,7 @@ LISTS: "tuple[tuple[str, str, Callable[[Word], str]], ...]" = (
 def parse(text: str) -> BootOptions:
     """Return the options in `text`. Unknown words are ignored.
 
-    Raises CmdlineError for an option of ours that cannot be understood.
+    Raises CmdlineError for an option that cannot be understood.
     """
     words = split(text)
     last = {word.key: word for word in words}
@@ -233,7 +233,7 @@ def _parse_tables(words: list[Word], last: dict[str, Word]) -> "dict[str, Any]":
 
 
 def onfail_of(text: str) -> str:
-    """Return what a failed boot shall do, even when the rest of the command line is unusable."""
+    """Return the action of `initrd.onfail=`, also when the rest of the command line is invalid."""
     last = {word.key: word.value for word in split(text)}
     action = last.get("initrd.onfail")
     return action if action in ON_FAILURE else BootOptions.onfail

@@ -1,7 +1,7 @@
-"""What a boot can be asked for: the options, their defaults and their choices. Pure.
+"""The options of a boot: their types, defaults and choices. Pure.
 
-Both sides share these types: `initrd.cmdline` reads them from the kernel command line and writes
-them there. Each default is written here and nowhere else.
+Both sides share these types: `initrd.cmdline` parses the kernel command line into them and formats
+them as one. Each default is written here and nowhere else.
 """
 
 from initrd.record import Record

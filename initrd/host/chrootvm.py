@@ -87,7 +87,7 @@ def run(arguments: Arguments) -> int:
 
 
 def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
-    """Start the machine, with its command or its console here; return the exit status."""
+    """Start the machine and run its command, or connect its console; return the exit status."""
     verbose = arguments.has("--verbose")
     if verbose:
         MessageWriter().write_bytes(os.fsencode(f"{format_commands(launch)}\n"))
@@ -103,7 +103,7 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
 
 
 def boot(launch: Launch, seconds: float | None, observer: BootObserver, *, verbose: bool) -> int:
-    """Boot a machine with its console here; return the exit status."""
+    """Boot a machine with its console on this terminal; return the exit status."""
     loop, messages = Loop(), MessageWriter()
     with Signals(loop) as signals, closing(Sink(STDOUT)) as output:
         streams = HostStreams(output=output, menu=is_terminal(STDIN), observer=observer)

@@ -1,4 +1,4 @@
-"""A command in a machine whose output is returned: no terminal, no signals, nothing global."""
+"""Run a command in a machine and return its output: no terminal, no signal handlers."""
 
 import os
 from contextlib import ExitStack, closing, contextmanager
@@ -72,10 +72,10 @@ def open_input(file: "File", data: bytes) -> "Iterator[int]":
         yield descriptor(file)
         return
     memory = os.memfd_create("input")
-    with open(memory, "wb", buffering=0) as own:
+    with open(memory, "wb", buffering=0) as writer:
         for start in range(0, len(data), 1 << 30):  # the most that one write(2) takes is below 2 GB
-            own.write(data[start : start + (1 << 30)])
-        own.seek(0)
+            writer.write(data[start : start + (1 << 30)])
+        writer.seek(0)
         yield memory
 
 

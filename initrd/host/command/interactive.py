@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMED_OUT = 124  # exit status
-_FOREGROUND_CHECK = 0.2  # seconds between looks, in the background, whether we are still there
+_FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
 _SIGNALS_TO_END = 3  # signals of ENDING after which the machine ends, whatever the command does
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class InteractiveUser:
-    """The caller's side of a session: input, window size and signals go to the command."""
+    """Forwards the caller's input, window size and signals to the command."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class InteractiveUser:
         self._session.guest.send("resize {} {}".format(*size))
 
     def _start_input(self) -> None:
-        """Read standard input, unless that would stop us: a job in the background may not.
+        """Read standard input, unless this process is in the background: reading would stop it.
 
-        A shell does not tell a running job that it has come to the foreground.
+        A running job is not notified when the shell moves it to the foreground.
         """
         if not self._session.guest.started:
             return

@@ -1,6 +1,6 @@
 """The host's side of docs/command.md: the streams of a command in the guest, and its messages.
 
-Bytes and lines go in and out of sockets; processes and terminals are not known here.
+This module reads and writes sockets only; it handles neither processes nor terminals.
 """
 
 import errno
@@ -22,7 +22,7 @@ PREFIX = "initrd."  # of the names of ports
 CONTROL = "initrd.control"
 _FINAL = ("exit", "signal", "failed", "refused")  # messages after which no other counts
 _NO_OUTPUT = ("control", "stdin")  # ports that are no output stream
-_LONGEST = 1 << 16  # bytes of a message; no message comes near
+_LONGEST = 1 << 16  # bytes of a message; the longest regular message is far shorter
 
 
 class LocalStreams(Record):
@@ -40,7 +40,7 @@ class LocalStreams(Record):
 
 
 class CommandProtocol:
-    """The conversation with /init about one command."""
+    """The messages and streams between this process and /init for one command."""
 
     def __init__(
         self, loop: Loop, sockets: dict[str, socket.socket], streams: LocalStreams
@@ -52,9 +52,9 @@ class CommandProtocol:
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
         self._control_closed = False  # by the guest
-        self.received_any = False  # a message of the guest
+        self.received_any = False  # at least one message
         self.started = False  # the command runs
-        self.output_error = ""  # why some of the output is not here
+        self.output_error = ""  # why some of the output was not written
         self.final: tuple[str, str] | None = None  # the final message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
         # Watched before the outputs: a message that was sent before some output is handled first.
@@ -64,7 +64,7 @@ class CommandProtocol:
 
     @property
     def finished(self) -> bool:
-        """Whether the final message and all output are here."""
+        """Whether the final message and all output have arrived."""
         return self.final is not None and all(map(self._is_complete, self._outputs))
 
     @property
@@ -181,7 +181,7 @@ class CommandProtocol:
 
 
 def _number(text: str) -> int:
-    """Return a number that the guest sent. Raises HostError: a guest is not to be trusted."""
+    """Return a number that the guest sent. Raises HostError: the guest may send anything."""
     number = parse_natural(text)
     if number is None:
         raise HostError("cannot understand the guest", f"{text[:40]!r} is not a number")

@@ -65,8 +65,8 @@ class CommandSession:
     def _why_it_ended(self) -> str:
         """Return why there is no status. A guest that has sent a message did not fail to start."""
         failure = self.machine.ending().failure
-        silent = self.guest.received_any and not self.machine.log.text
-        return _SWITCHED_OFF if silent or not failure else failure
+        started = self.guest.received_any and not self.machine.log.text
+        return _SWITCHED_OFF if started or not failure else failure
 
     def _oom_kill(self) -> str:
         return explain_oom_kill(self.machine.log.text, self._launch.setup.hardware.memory)

@@ -1,7 +1,7 @@
-"""The command line of chrootvm: one table of its options, and how its words are read. Pure.
+"""The command line of chrootvm: the table of its options, and the parser. Pure.
 
-Options end at the first word that is none, the root directory. Every word after that belongs to the
-program in the guest, so none of these can be taken for an option of chrootvm.
+Options end at the first word that does not begin with `-`, the root directory. Every word after
+that belongs to the program in the guest, so none of these can be taken for an option of chrootvm.
 """
 
 import os
@@ -66,7 +66,7 @@ def _parse_overlay(text: str) -> str:
 
 
 def _parse_append(text: str) -> str:
-    """Return words for the kernel command line. Raises HostError for what would end it."""
+    """Return words for the kernel command line. Raises HostError for words that would end it."""
     mark = Word("end")
     words = split(f"{text} {mark}")
     if words[-1:] != [mark]:
@@ -95,7 +95,7 @@ def parse_share(tag: str, text: str, *, writable: bool) -> Share:
 
 
 class Option(Record):
-    """One option. `values` names what it takes; without any it is a flag.
+    """One option. `values` are the names of its values; an option without any is a flag.
 
     An option with a `field` sets that field of `initrd.host.machine.config.Machine`.
     """
@@ -167,15 +167,19 @@ OPTIONS = (
         "--env", ("NAME[=VALUE]",), "set a variable of COMMAND; without VALUE: as here", many=True
     ),
     Option("--chdir", ("DIR",), "COMMAND's working directory", "/"),
-    Option("--user", ("USER[:GROUP]",), "whom COMMAND runs as, by the guest's names; default 0:0"),
+    Option(
+        "--user",
+        ("USER[:GROUP]",),
+        "user and group of COMMAND, as the guest names them; default 0:0",
+    ),
     Option("--timeout", ("SECONDS",), "end the machine after that, with exit status 124"),
-    Option("--debug", help="have /init say every step", field="debug"),
-    Option("--verbose", help="say the commands, and what they say"),
-    Option("--doctor", help="boot nothing, but say whether this would boot, and why not"),
+    Option("--debug", help="make /init print every step", field="debug"),
+    Option("--verbose", help="print the commands that are run, and their messages"),
+    Option("--doctor", help="do not boot; print whether ROOTFS would boot, and why not"),
     Option(
         "--report",
         ("FILE",),
-        "write how long what took to FILE: JSON, or a picture if it ends with .svg",
+        "write the time of each phase to FILE: JSON, or a picture if it ends with .svg",
         many=True,
     ),
     Option("--dry-run", help="only print the commands"),
@@ -205,10 +209,10 @@ def default_of(name: str) -> "Any":
 
 
 class Arguments(Record):
-    """A command line, taken apart. `given`: the values of each option, as often as it was given."""
+    """A parsed command line. `given`: for each option the values of each of its uses."""
 
     given: dict[str, list[tuple[str, ...]]]
-    root: str = ""  # empty: none was named
+    root: str = ""  # empty: missing
     init: tuple[str, ...] = ()  # INIT and its arguments
     command: tuple[str, ...] | None = None  # what follows `--`
 
@@ -244,7 +248,7 @@ class Arguments(Record):
 
 
 def parse(words: "Sequence[str]") -> Arguments:
-    """Return the command line that the words after the program's name are. Raises HostError."""
+    """Parse the words after the program's name. Raises HostError."""
     given: dict[str, list[tuple[str, ...]]] = {}
     left = list(words)
     while left and left[0].startswith("-") and left[0] not in ("-", "--"):

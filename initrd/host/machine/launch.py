@@ -1,6 +1,6 @@
-"""From the machine that a user asks for to what is started: the files, the image, the commands.
+"""Plan a launch: from the machine that a user asks for to the files, the image and the commands.
 
-A launch leaves nothing behind but entries in the cache, and the open files of its QEMU set-up.
+Planning adds entries to the cache, and opens the files of the QEMU set-up; it starts no machine.
 """
 
 import os
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 _CANNOT_WRITE = "cannot write the kernel command line"
 _WITHOUT_LIMITS = "chrootvm ROOTFS -- COMMAND, which does not use the kernel's command line"
 _KERNEL_WORDS = (
-    "panic=-1",  # a panic ends the machine, instead of standing still for ever
+    "panic=-1",  # a panic ends the machine; by default the kernel would halt
     "cryptomgr.notests",  # the kernel's tests of its own ciphers: a fifth of an emulated boot
 )
 
 
 class Launch(Record):
-    """Everything that is needed to start a machine."""
+    """Everything that starting a machine takes."""
 
     setup: Setup  # of QEMU; its shares have absolute paths, the root first
     virtiofsd: Virtiofsd
@@ -54,7 +54,7 @@ class Launch(Record):
 
 
 def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
-    """Return how to start `machine` here. Raises HostError for what cannot be had."""
+    """Return how to start `machine` on this host. Raises HostError for anything that is missing."""
     check_machine(machine)
     arch = find_arch(machine.arch)
     cache = locate.cache_directory(environment)
@@ -112,7 +112,7 @@ def all_shares(machine: Machine) -> tuple[Share, ...]:
 
 
 def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
-    """Return the kernel command line. Raises HostError for what none can hold."""
+    """Return the kernel command line. Raises HostError for words that it cannot hold."""
     options = BootOptions(
         root=Root(source=machine.root.tag, writable=machine.root.writable),
         shares=machine.shares,

@@ -1,7 +1,7 @@
-"""A running machine: QEMU, a virtiofsd for each share, and the streams between them and us.
+"""A running machine: QEMU, a virtiofsd for each share, and the streams between them and the host.
 
-Everything is started in a `with` and ended when that ends, for whatever reason. virtiofsd and QEMU
-start at the same time; neither waits for a file or for the name of a socket to appear.
+A `with` statement owns each process and socket. virtiofsd and QEMU start at the same time; neither
+waits for a file or for the name of a socket to appear.
 """
 
 import os
@@ -34,7 +34,7 @@ _GRACE = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the conso
 
 
 class BootObserver:
-    """Is informed of the phases of a boot and of the console's output. This one ignores both."""
+    """Receives the phases of a boot and the console's output. This base class ignores both."""
 
     def phase_started(self, name: str) -> None:
         """A phase begins; the one before it is over."""
@@ -55,7 +55,7 @@ class HostStreams(Record):
 
 
 class RunningMachine:
-    """A machine that runs; `start_machine` makes it."""
+    """A running machine; `start_machine` returns one."""
 
     def __init__(self, loop: Loop, console: socket.socket, streams: HostStreams) -> None:
         self.loop = loop
@@ -104,7 +104,7 @@ class RunningMachine:
             self._failure = self._failure or _program_ended("the machine", process, stderr)
 
     def _virtiofsd_ended(self, tag: str, process: Process, stderr: StderrPipe) -> None:
-        """virtiofsd ends when QEMU does. Without virtiofsd QEMU would stand still for ever."""
+        """Fail unless QEMU has ended, too. QEMU without its virtiofsd would hang."""
         self.loop.unwatch(process.pidfd)
         qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE) is not None
         if process.status() or not qemu_is_off:
@@ -115,13 +115,13 @@ class RunningMachine:
 def _program_ended(what: str, process: Process, stderr: StderrPipe) -> HostError:
     status = process.status() or 0
     how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-    said = stderr.last_lines()
-    return HostError(what, f"{process.name} ended with {how}" + (f": {said}" if said else ""))
+    output = stderr.last_lines()
+    return HostError(what, f"{process.name} ended with {how}" + (f": {output}" if output else ""))
 
 
 @contextmanager
 def start_machine(launch: Launch, loop: Loop, streams: HostStreams) -> "Iterator[RunningMachine]":
-    """Start a machine; when the `with` ends it is gone, with all that belongs to it."""
+    """Start a machine. It ends with the `with` statement, together with every virtiofsd."""
     program.check(launch.virtiofsd, launch.setup.shares, root=os.geteuid() == 0)
     with ExitStack() as stack:
         stack.enter_context(lock_overlay_files(launch.setup.disks, os.environ))

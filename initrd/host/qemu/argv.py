@@ -1,6 +1,6 @@
 """QEMU's command line: the machine and its connections in, a list of words out. Pure.
 
-One function for each group of options. Devices that no guest of ours uses are off, because firmware
+One function for each group of options. Devices that the guests do not use are off, because firmware
 and kernel spend time on every device. A `stream` is what a -chardev connects to: `fd_stream(N)`,
 `path_stream(FILE)`, or the words of QEMU's manual.
 
@@ -46,7 +46,7 @@ class Setup(Record):
         return tuple(file.descriptor for file in (self.kernel, self.initrd) if file.is_open)
 
     def by_path(self) -> "Setup":
-        """Return the same machine with its files named by path, as a person would start it."""
+        """Return the same machine with its files named by path, for printing its command."""
         kernel, initrd = self.kernel.replace(descriptor=-1), self.initrd.replace(descriptor=-1)
         return self.replace(kernel=kernel, initrd=initrd)
 

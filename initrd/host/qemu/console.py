@@ -142,10 +142,9 @@ def explain_oom_kill(console: str, memory: int) -> str:
     killed = re.findall(_KILLED_BY_OOM, console)
     if not killed:
         return ""
-    return (
-        f"the guest ran out of memory at {format_megabytes(memory)} and killed {', '.join(killed)}; "
-        f"try --memory {format_megabytes(2 * memory)}"
-    )
+    size, more = format_megabytes(memory), format_megabytes(2 * memory)
+    names = ", ".join(killed)
+    return f"the guest ran out of memory at {size} and killed {names}; try --memory {more}"
 
 
 def format_megabytes(size: int) -> str:

@@ -1,8 +1,8 @@
 """virtiofsd: which of its two families a program is, and its command for a share.
 
 The program in C came with QEMU until version 8; the one in Rust is a project of its own. They are
-told apart by the answer to `--help`, never by the path. The answer is kept in the cache together
-with the state of the program's file: to ask takes a tenth of the time before QEMU starts.
+told apart by the output of `--help`, never by the path. The output is kept in the cache together
+with the state of the program's file: running it takes a tenth of the time until QEMU starts.
 """
 
 import os
@@ -36,15 +36,15 @@ class Virtiofsd(Record):
 
 
 def help_text(program: str) -> bytes:
-    """Return what a program answers to `--help`. Raises HostError when it cannot be run."""
+    """Return the output of `--help`. Raises HostError when the program cannot be run."""
     return capture_output(program, "--help")
 
 
 def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_text) -> Virtiofsd:
-    """Return which virtiofsd a program is, from the cache if it was asked before.
+    """Return which virtiofsd a program is, by the output of `--help`, which the cache may hold.
 
-    Raises HostError when it is none. Such an answer is not kept: a missing library may be the
-    reason. A script is asked each time, because it may start another program without changing.
+    Raises HostError when it is none. Such an output is not kept: a missing library may be the
+    reason. A script is run each time, because it may start another program without changing.
     """
 
     def answer() -> CacheEntry:
@@ -119,17 +119,17 @@ def check(virtiofsd: Virtiofsd, shares: "Iterable[Share]", *, root: bool) -> Non
 
 
 def _check_access(share: Share) -> None:
-    what = f"cannot share {share.source}"
+    failure = f"cannot share {share.source}"
     try:
         os.close(os.open(share.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
-        raise HostError(what, reason(error)) from error
+        raise HostError(failure, reason(error)) from error
     if not os.access(share.source, os.X_OK):
-        raise HostError(what, "its files are not for this user (no search permission)")
+        raise HostError(failure, "its files are not for this user (no search permission)")
 
 
 def check_share(virtiofsd: Virtiofsd, share: Share, *, root: bool) -> None:
-    """Raise HostError when this virtiofsd lacks what the share takes."""
+    """Raise HostError when this virtiofsd lacks a feature that the share needs."""
     if virtiofsd.family == "c" and not root:
         raise HostError(
             f"cannot share {share.source}",
