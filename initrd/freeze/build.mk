@@ -30,7 +30,7 @@ SYSCALLS_LINK := initrd/guest/_syscalls.abi3.so
 .PHONY: extension
 extension unit: $(SYSCALLS_LINK)
 
-$(SYSCALLS): initrd/guest/_syscalls.c
+$(SYSCALLS): $(FREEZE_SOURCES)/_syscalls.c
 	$(print_target)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(FREEZE_CFLAGS) -fPIC -shared -Wl,--build-id=none -o $@ $<
@@ -62,11 +62,6 @@ $(FREEZE)/modules.c: $(FREEZE)/analysis.json $(FREEZE_SOURCES)/frozen_modules.py
 
 $(NOLIBC_OBJECTS): private FREEZE_CFLAGS += $(NOLIBC_CFLAGS)
 $(FREEZE)/%.o: $(FREEZE_SOURCES)/%.c $(wildcard $(FREEZE_SOURCES)/*.h) $(INSTALLED)
-	$(print_target)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(FREEZE_CFLAGS) -c -o $@ $<
-
-$(FREEZE)/_syscalls.o: initrd/guest/_syscalls.c $(INSTALLED)
 	$(print_target)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(FREEZE_CFLAGS) -c -o $@ $<

@@ -119,16 +119,16 @@ class RootOperations:
     def move_tree(
         self, source: int, target: int, is_excluded: "Callable[[tuple[str, ...]], bool]"
     ) -> None:
-        """Move the contents of an open directory to another; see `initrd.guest.roots.movetree`."""
-        from initrd.guest.roots.movetree import move_tree  # noqa: PLC0415
+        """Move the contents of an open directory to another; see `initrd.guest.movetree`."""
+        from initrd.guest.movetree import move_tree  # noqa: PLC0415
 
         move_tree(source, target, is_excluded)
 
     def start_daemon(
         self, root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
     ) -> int:
-        """Start a program in the directory `root`; return its pid. See `roots.daemon`."""
-        from initrd.guest.roots.daemon import start_daemon  # noqa: PLC0415
+        """Start a program in the directory `root`; return its pid. See `initrd.guest.daemon`."""
+        from initrd.guest.daemon import start_daemon  # noqa: PLC0415
 
         return start_daemon(root, argv, environ, log)
 
@@ -138,8 +138,8 @@ class RootOperations:
         return os.waitstatus_to_exitcode(status) if ended_pid else None
 
     def keep_serving(self, pid: int) -> None:
-        """Continue a stopped FUSE daemon at each request; see `initrd.guest.roots.daemon`."""
-        from initrd.guest.roots.daemon import keep_serving  # noqa: PLC0415
+        """Continue a stopped FUSE daemon at each request; see `initrd.guest.daemon`."""
+        from initrd.guest.daemon import keep_serving  # noqa: PLC0415
 
         keep_serving(pid)
 

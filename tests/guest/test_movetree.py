@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from initrd.guest.roots.movetree import CHUNK, move_tree
+from initrd.guest.movetree import CHUNK, move_tree
 
 Excluded = frozenset[tuple[str, ...]]
 

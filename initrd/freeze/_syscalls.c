@@ -4,7 +4,8 @@
  * A C extension because `ctypes` takes longer to import than all the rest of the start together.
  * Only the limited API of Python 3.11 is used, so one build serves every later Python. Nothing here
  * releases the interpreter lock: PID 1 has one thread. Every failure raises OSError with errno, and
- * with the path where there is one. The Python side of the interface is in _syscalls.pyi.
+ * with the path where there is one. The interface is described in
+ * initrd/guest/_syscalls.pyi.
  */
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
