@@ -1,5 +1,4 @@
-"""The system calls that PID 1 needs and `os` does not have. Written in C: see
-`initrd/freeze/_syscalls.c`.
+"""System calls that PID 1 needs and `os` lacks, written in C: `initrd/freeze/_syscalls.c`.
 
 Every failure raises OSError with errno, and with the path where there is one. Paths and other text
 are encoded as file names are (surrogateescape); bytes are taken as they are.
