@@ -73,7 +73,6 @@ GUEST_LAYERS = (
     ("initrd",),
 )
 MOST_FILES = 20  # of a folder
-MANY_LINES = 400  # of a file: a signal to look for a second subject, see CONTRIBUTING.md
 # Modules of one name: the two sides of one thing, or one thing for a folder of its own.
 NAMESAKES = {
     "session": "a command's session: in the guest, and on the host",
@@ -264,9 +263,3 @@ def test_modules_of_one_name_have_one_job() -> None:
 @pytest.mark.parametrize("path", sorted(sources("initrd")))
 def test_a_module_has_a_docstring(path: str) -> None:
     assert ast.get_docstring(tree_of(path))
-
-
-@pytest.mark.parametrize("path", SOURCES)
-def test_a_file_is_not_long(path: str) -> None:
-    with open(os.path.join(TOP, path), encoding="utf-8") as file:
-        assert len(file.readlines()) <= MANY_LINES
