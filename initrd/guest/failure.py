@@ -2,6 +2,7 @@
 
 from initrd.errors import ExplainedError, reason
 from initrd.guest.log import Log
+from initrd.options import BootOptions
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ class CommandRefused(BootError):
 class FailurePolicy(Record):
     """What /init does after a failed boot: `initrd.onfail`, and the root directory of the shell."""
 
-    action: str = "poweroff"
+    action: str = BootOptions.onfail
     shell_root: str = ""  # the mount point of the new root; empty: it is not mounted
 
 
