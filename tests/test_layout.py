@@ -232,6 +232,14 @@ def test_a_command_boot_imports_these_modules_beyond_that_and_no_others() -> Non
     assert split_ours(found) == (COMMAND_BOOT, COMMAND_BOOT_FOREIGN)
 
 
+TOOLS = sorted(sources("bench", "tools", "demo", "testbed"))
+
+
+@pytest.mark.parametrize("path", TOOLS)
+def test_tools_import_nothing_from_the_tests(path: str) -> None:
+    assert not {name for name in imports(tree_of(path)) if name.split(".")[0] == "tests"}
+
+
 def test_imports_form_no_circle() -> None:
     left = {module_name(path): ours(path) for path in SOURCES}
     packages = {name for name in SHARED if os.path.isdir(os.path.join(TOP, name))}

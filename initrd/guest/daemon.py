@@ -1,6 +1,6 @@
 """Start the FUSE daemon that serves the root file system with `initrd.union=`.
 
-This is the only fork(2) of `/init`.
+`/init` forks for this daemon and for a command (`initrd.guest.command.spawn`), and for nothing else.
 """
 
 import os

@@ -128,7 +128,7 @@ OPTIONS = (
         read=partial(parse_share, writable=False),
         many=True,
     ),
-    Option("--rw", help="make the root writable, through to this machine"),
+    Option("--rw", help="make the root writable: changes are written to ROOTFS"),
     Option(
         "--overlay",
         ("FILE",),
@@ -150,7 +150,12 @@ OPTIONS = (
     Option("--machine", ("TYPE",), "QEMU's machine, and its properties", field="machine"),
     Option("--arch", ("ARCH",), "architecture of the guest; default this machine's", field="arch"),
     Option("--kernel", ("FILE",), "kernel to boot; default the newest in ROOTFS", field="kernel"),
-    Option("--modules", ("DIR",), "its modules: a directory lib/modules/VERSION", field="modules"),
+    Option(
+        "--modules",
+        ("DIR",),
+        "modules of the kernel: a directory lib/modules/VERSION",
+        field="modules",
+    ),
     Option("--module", ("NAME",), "load a further module", field="module", many=True),
     Option("--init", ("FILE",), "the /init of the image", field="init_program"),
     Option(
@@ -164,7 +169,10 @@ OPTIONS = (
     ),
     Option("--net", help="connect the guest to the network", field="network"),
     Option(
-        "--env", ("NAME[=VALUE]",), "set a variable of COMMAND; without VALUE: as here", many=True
+        "--env",
+        ("NAME[=VALUE]",),
+        "set a variable of COMMAND; without VALUE: from the environment",
+        many=True,
     ),
     Option("--chdir", ("DIR",), "COMMAND's working directory", "/"),
     Option(
@@ -172,7 +180,7 @@ OPTIONS = (
         ("USER[:GROUP]",),
         "user and group of COMMAND, as the guest names them; default 0:0",
     ),
-    Option("--timeout", ("SECONDS",), "end the machine after that, with exit status 124"),
+    Option("--timeout", ("SECONDS",), "end the machine after SECONDS, with exit status 124"),
     Option("--debug", help="make /init print every step", field="debug"),
     Option("--verbose", help="print the commands that are run, and their messages"),
     Option("--doctor", help="do not boot; print whether ROOTFS would boot, and why not"),
