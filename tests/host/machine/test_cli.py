@@ -227,3 +227,8 @@ def test_invalid_timeouts_are_refused(text: str) -> None:
 def test_invalid_values_of_options_are_refused(words: list[str], why: str) -> None:
     with pytest.raises(HostError, match=why):
         parse_machine(parse(words))
+
+
+def test_each_option_with_a_field_sets_a_field_of_machine() -> None:
+    fields = {option.field for option in OPTIONS if option.field}
+    assert fields <= set(Machine._fields), "initrd/host/machine/config.py lacks a field"
