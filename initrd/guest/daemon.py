@@ -1,6 +1,6 @@
 """Start the FUSE daemon that serves the root file system with `initrd.union=`.
 
-`/init` forks for this daemon and for a command (`initrd.guest.command.spawn`), and for nothing else.
+`/init` forks for this daemon and for a command (`initrd.guest.command.spawn`) only.
 """
 
 import os
