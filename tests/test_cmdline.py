@@ -243,6 +243,10 @@ def random_options(rng: random.Random) -> BootOptions:
         overlay=overlay,
         overlay_size=rng.choice(["50%", "512m"]),
         union=rng.choice(["", "fuse-overlayfs"]) if overlay else "",
+        ip=tuple(
+            rng.choice(["dhcp", "off", "10.0.2.15::10.0.2.2"]) for _ in range(rng.randint(0, 2))
+        ),
+        module_params=tuple(("mod_a", f"p={name()}") for _ in range(rng.randint(0, 2))),
         bundles=tuple(path() for _ in range(rng.randint(0, 2))),
         timeout=rng.choice([10.0, 0.5, 120.0]),
         onfail=rng.choice(["poweroff", "panic", "shell"]),
