@@ -49,7 +49,8 @@ def share_mount(share: Share, target: str, flags: str = "") -> Mount:
 def api_mount_moves(present: "tuple[str, ...]") -> tuple[Step, ...]:
     """Return the steps that move the API mounts into the new root.
 
-    `present` are those of MOVED that are directories of the new root; the others are unmounted.
+    `present` are those of API_MOUNT_POINTS that the new root has as directories; the others are
+    unmounted.
     """
     return tuple(
         Move(path, SYSROOT + path)
