@@ -100,7 +100,7 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
     `words` are further options, written as on its command line.
 
     Raises HostError when the machine cannot be started or its boot failed, CommandFailed when
-    `check` and the status is not 0, subprocess.TimeoutExpired when time is up.
+    `check` and the status is not 0, subprocess.TimeoutExpired after `timeout` seconds.
     """
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)

@@ -92,7 +92,7 @@ def open_output(file: "File") -> "Iterator[int]":
 
 
 def descriptor(file: "int | HasDescriptor") -> int:
-    """Return the descriptor of a file. Raises ValueError for what is none, such as STDOUT."""
+    """Return the descriptor of a file. Raises ValueError for other numbers, as STDOUT."""
     number = file if isinstance(file, int) else file.fileno()
     if number < 0:
         raise ValueError(f"{file} is no file; give one, a descriptor, PIPE or DEVNULL")
