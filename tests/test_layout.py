@@ -59,7 +59,7 @@ COMMAND_BOOT = {
 # A module may import modules of its own layer's folder and of the layers below it, and no others.
 # Folders on one line do not import each other.
 HOST_LAYERS = (
-    ("initrd.host",),  # the faces: chrootvm, vm, doctor, pytest_plugin
+    ("initrd.host",),  # the entry points: chrootvm, vm, doctor, pytest_plugin
     ("initrd.host.command", "initrd.host.report"),
     ("initrd.host.machine",),
     ("initrd.host.qemu",),

@@ -1,6 +1,6 @@
 """Start the FUSE daemon that serves the root file system with `initrd.union=`.
 
-This is the only fork(2) of `/init`.
+This is the only fork(2) of `/init` in a boot without a command.
 """
 
 import os
