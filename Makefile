@@ -139,7 +139,7 @@ dist: ## the source tarball
 	@mkdir -p $(DIST)
 	git archive --format=tar --prefix=$(NAME)/ HEAD | gzip -n >$(TARBALL)
 
-# Unpacks the tarball elsewhere and lives in it: unit tests, build, install, uninstall.
+# Unpacks the tarball elsewhere and works there: unit tests, build, install, uninstall.
 DISTCHECK := $(abspath $(BUILD)/distcheck)
 distcheck: dist ## check that the tarball builds, installs and uninstalls
 	rm -rf $(DISTCHECK)

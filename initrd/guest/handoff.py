@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
-    """Return the environment that the kernel would give the target: `environ` without our options.
+    """Return the environment that the kernel would give the target: `environ` without the options.
 
     The kernel puts unknown options into the environment of /init. The launcher and the interpreter
     add no variables, so all others come from the kernel or its command line.
