@@ -36,7 +36,7 @@ case $(cat /proc/cmdline) in *brief*) exit ;; esac
 rm /new
 # What is below the API mounts shows in a second view of the root.
 mount -o bind / /mnt
-section tree; tell /mnt
+section tree; stat_files /mnt
 section contents; contents /mnt
 umount /mnt
 section pivot; mount -o bind /c/rootfs /c/rootfs && cd /c/rootfs && mkdir -p old && \\
