@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from initrd.host.image import cpio
 
 EPOCH = 1_000_000_000  # modification time of the entries, in seconds since 1970
-# Shell functions for the guest. `stat_files DIRECTORY` prints one record for each file, ended by the
-# byte 1, which no name in the tests contains; in base64, because names may be any bytes and the
-# serial port carries text. `contents DIRECTORY` prints the MD5 sum of all files, in the same order.
+# Shell functions for the guest. `stat_files DIRECTORY` prints one record for each file, with the
+# byte 1 at its end, which no name in the tests contains. The output is in base64, because names may
+# be any bytes and the serial port carries text. `contents DIRECTORY` prints the MD5 sum of all
+# files, in the same order.
 LISTING_FUNCTIONS = r"""
 stat_files() {
     format="%f %u %g %h %s %t:%T %Y %n$(printf '\001')"

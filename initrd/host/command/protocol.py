@@ -80,7 +80,7 @@ class CommandProtocol:
     def status(self) -> int:
         """Return the exit status of the command, after a final message `exit` or `signal`."""
         word, text = self.final or ("exit", "")
-        return _number(text) & 0xFF if word == "exit" else 128 + _number(text) % 128
+        return _parse_number(text) & 0xFF if word == "exit" else 128 + _parse_number(text) % 128
 
     def start_input(self) -> None:
         """Begin to read standard input."""
@@ -173,14 +173,14 @@ class CommandProtocol:
             self._input.stop()
         elif word == "eof":
             name, _, length = text.partition(" ")
-            self._lengths.setdefault(name, _number(length))
+            self._lengths.setdefault(name, _parse_number(length))
         elif word in _FINAL and self.final is None:
             self.final = (word, unescape(text))
             if word in ("failed", "refused"):  # no stream has ended, and the guest waits
                 self.send("bye")
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     """Return a number that the guest sent. Raises HostError: the guest may send anything."""
     number = parse_natural(text)
     if number is None:

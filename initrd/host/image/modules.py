@@ -107,7 +107,7 @@ def choose_modules(directory: str, requirements: Iterable[Requirement]) -> tuple
     met, when `directory` is no module directory, and for modules that depend on each other.
     """
     tree = ModuleTree(directory)
-    names = [name for requirement in requirements for name in _meet(tree, requirement)]
+    names = [name for requirement in requirements for name in _find_modules(tree, requirement)]
     return tuple(Module(name, tree.path(name)) for name in load_order(tree, names))
 
 
@@ -170,7 +170,7 @@ def _disk_requirements(device: str) -> tuple[Requirement, ...]:
     return (VIRTIO_DISK,)
 
 
-def _meet(tree: ModuleTree, requirement: Requirement) -> list[str]:
+def _find_modules(tree: ModuleTree, requirement: Requirement) -> list[str]:
     """Return the modules that meet a requirement; none when the kernel has them built in."""
     found = [tree.find(word) for word in requirement.modules]
     if not requirement.optional and not any(names is not None for names in found):

@@ -68,11 +68,11 @@ def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} is not for this user; the group kvm may have access"
     path = os.path.join(cache, "kvm")
-    result = remember_result(path, read_boot_id(), lambda: probe_kvm(device))
+    result = cached_result(path, read_boot_id(), lambda: probe_kvm(device))
     return "" if result == KVM_WORKS else result
 
 
-def remember_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
+def cached_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
     """Return the result in the file `path`, if it is of this boot; else save that of `probe`.
 
     With an empty `boot_id` no saved result is used.

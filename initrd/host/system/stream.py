@@ -156,7 +156,7 @@ class StderrPipe:
     def __init__(self, loop: Loop, on_data: "Callable[[bytes], object]") -> None:
         self._on_data, self._output = on_data, b""
         self._reader, self.writer = os.pipe()
-        self._relay = Relay(loop, self._reader, None, self._keep)
+        self._relay = Relay(loop, self._reader, None, self._append_output)
 
     def __enter__(self) -> "Self":
         return self
@@ -172,7 +172,7 @@ class StderrPipe:
         lines = self._output.decode(errors="replace").split("\n")
         return "; ".join(line.strip() for line in lines[-4:] if line.strip())
 
-    def _keep(self, data: bytes) -> None:
+    def _append_output(self, data: bytes) -> None:
         self._output = (self._output + data)[-_STDERR_KEPT:]
         self._on_data(data)
 

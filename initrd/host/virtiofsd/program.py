@@ -171,7 +171,7 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
     )
 
 
-def serve(virtiofsd: Virtiofsd, share: Share, listener: int, directory: int) -> Program:
+def make_program(virtiofsd: Virtiofsd, share: Share, listener: int, directory: int) -> Program:
     """Return the program that serves `share` on the socket `listener`.
 
     `directory` is a descriptor of the share's directory.

@@ -29,7 +29,7 @@ class Server(Record):
 def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iterator[Server]":
     """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
     with ConnectedListener() as sockets, _open_directory(share.source) as directory:
-        command = program.serve(virtiofsd, share, sockets.listener.fileno(), directory)
+        command = program.make_program(virtiofsd, share, sockets.listener.fileno(), directory)
         with Process(command, stderr.writer) as process:
             sockets.listener.close()
             yield Server(process, sockets.connection)

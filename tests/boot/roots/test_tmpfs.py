@@ -217,7 +217,7 @@ def _boot(
     image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
-        file.write(cpio.gap(file.tell()) + archive)
+        file.write(cpio.padding(file.tell()) + archive)
     append = f"root=tmpfs init=/probe panic=-1 {options}"
     vm = machine.Machine(kernel.image, append, image, memory=memory)
     return machine.boot(vm, directory)
