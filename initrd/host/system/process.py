@@ -161,18 +161,18 @@ def fork() -> int:
         return os.fork()
 
 
-def run_in_child(function: "Callable[[], str]", deadline: float = _CHILD_TIMEOUT) -> str:
+def run_in_child(function: "Callable[[], str]", timeout: float = _CHILD_TIMEOUT) -> str:
     """Return the result of `function`, called in a child process; empty when it hangs or crashes.
 
-    `function` may change its process in any way, and must not raise. `deadline`: in seconds.
+    `function` may change its process in any way, and must not raise. `timeout`: in seconds.
     """
     reader, writer = os.pipe()
     pid = fork()
     if not pid:
-        _write_result(function, writer, deadline)
+        _write_result(function, writer, timeout)
     os.close(writer)
     try:
-        finished = is_ready(reader, READABLE, deadline)
+        finished = is_ready(reader, READABLE, timeout)
         result = os.read(reader, 1024).decode() if finished else ""
     finally:
         os.close(reader)

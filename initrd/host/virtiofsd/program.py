@@ -56,7 +56,7 @@ def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_
         return parse_help(program, help_of(program))
     folder = os.path.join(cache, "virtiofsd")
     with open(open_cached(folder, program, make_entry, kept=HELP_TEXTS_KEPT), "rb") as file:
-        file.seek(0)  # the offset of an image in memory is at its end
+        file.seek(0)  # the offset of a file in memory is at its end
         return parse_help(program, file.read())
 
 

@@ -96,7 +96,7 @@ def test_child_that_hangs_is_killed_after_its_deadline() -> None:
         time.sleep(60)
         return "woke up"
 
-    assert run_in_child(hang, deadline=0.05) == ""
+    assert run_in_child(hang, timeout=0.05) == ""
 
 
 def test_child_that_crashes_returns_an_empty_result() -> None:
