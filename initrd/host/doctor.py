@@ -37,12 +37,12 @@ _SHARE_DEVICE = b"vhost-user-fs-"  # the start of its name in `-device help`
 
 
 class CheckContext(Record):
-    """The arguments of each check: the machine to boot, and what launches of it depend on."""
+    """The arguments of each check: the machine to boot, and the inputs of a launch of it."""
 
     machine: Machine
     environment: "Mapping[str, str]"
     arch: Arch
-    requirements: tuple[Requirement, ...]  # what the boot needs the kernel's modules for
+    requirements: tuple[Requirement, ...]  # of the boot for modules of the kernel
 
 
 class Finding(Record):

@@ -93,7 +93,7 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
 ) -> Completed[Any]:
     """Boot `rootfs`, run a command in it, and return how it ended.
 
-    Standard input is `input`, or what is read from the file or descriptor `stdin`. Standard output
+    Standard input is `input`, or the content of the file or descriptor `stdin`. Standard output
     and error are returned, or written to the file or descriptor `stdout` and `stderr`. With `text`
     they are str, in UTF-8. `timeout`: seconds for the boot and the command together. `options` are
     those of chrootvm, such as `memory="2G"`, `net=True`, `env={"A": "b"}`, `mount={"src": "."}`;

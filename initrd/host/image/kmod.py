@@ -1,4 +1,4 @@
-"""Read a kernel's module directory: its modules, their dependencies, and what is built in.
+"""Read a kernel's module directory: its modules, their dependencies, and the built-in modules.
 
 Reads the text files that depmod writes and those that come with the kernel, each when it is first
 needed; the modules themselves are not opened. In a module's name `-` and `_` are the same.

@@ -1,4 +1,4 @@
-"""Choose the modules of an image, and their order: what a boot requires, and what a kernel has.
+"""Choose the modules of an image and their order, from the requirements of a boot and a kernel.
 
 Tables and pure functions derive the requirements from a kernel command line or from boot options.
 `choose_modules` finds the modules that meet them in a kernel's module directory.
@@ -144,7 +144,7 @@ def _block_requirements(root: Root) -> tuple[Requirement, ...]:
     return (*_disk_requirements(root.source), filesystem_requirement(*types))
 
 
-# By RootKind.name: what the root requires beyond what every boot requires.
+# By RootKind.name: the requirements of the root beyond those of every boot.
 _ROOT_REQUIREMENTS = {
     boot_options.VIRTIOFS.name: _no_requirements,
     boot_options.BLOCK.name: _block_requirements,

@@ -30,7 +30,9 @@ class Machine(Record):
     init: str = BootOptions.init  # a bare name is looked up in the root
     arguments: tuple[str, ...] = ()  # of INIT
     command: Command | None = None  # to run as a child of /init; `init` is then ignored
-    overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the file that keeps what is written
+    overlay: str = (
+        ""  # empty: none; OVERLAY_IN_MEMORY; or the path of the file that keeps the changes
+    )
     memory: int = default_of("--memory")  # bytes
     cpus: int = default_of("--cpus")
     accel: str = default_of("--accel")

@@ -167,7 +167,7 @@ def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") ->
 
 
 def module_requirements(machine: Machine, cmdline: str) -> tuple[modules.Requirement, ...]:
-    """Return what the boot needs the kernel's modules for. Raises HostError."""
+    """Return the requirements of the boot for modules of the kernel. Raises HostError."""
     try:
         of_boot = modules.requirements_of_cmdline(cmdline)
     except CmdlineError as error:  # the value of --append is invalid

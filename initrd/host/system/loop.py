@@ -1,4 +1,4 @@
-"""Wait for descriptors, signals and a timer with poll(2), and call what is registered for them.
+"""Wait for descriptors, signals and a timer with poll(2), and call the callbacks for them.
 
 One loop serves processes, streams and signals. There are no threads, and nothing is polled at
 intervals, except through `Loop.set_timer`.

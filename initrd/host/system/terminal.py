@@ -1,4 +1,4 @@
-"""The user's terminal: its state and size, raw mode that is always undone, and messages.
+"""The user's terminal: its state and size, raw mode that is always undone; messages to the user.
 
 While the terminal is raw, a child process, the watchdog, waits for the end of this process and then
 restores the modes, so that even `kill -9` leaves a usable terminal.

@@ -1,6 +1,6 @@
 """virtiofsd: which of its two families a program is, and its command for a share.
 
-The program in C came with QEMU until version 8; the one in Rust is a project of its own. They are
+The program in C came with QEMU up to version 7; that in Rust is a separate project. They are
 distinguished by the output of `--help`, never by the path. The output is kept in the cache together
 with the state of the program's file: running it takes a tenth of the time until QEMU starts.
 """
@@ -23,7 +23,7 @@ HELP_TEXTS_KEPT = 4  # in the cache
 
 
 class Virtiofsd(Record):
-    """A virtiofsd program, and what it can do."""
+    """A virtiofsd program and its features."""
 
     program: str
     family: str  # `c` or `rust`
