@@ -67,20 +67,20 @@ def query(program: str) -> Virtiofsd:
 
 def parse_help(program: str, text: bytes) -> Virtiofsd:
     """Return the virtiofsd whose `--help` prints `text`. Raises HostError for another program."""
-    answer = text.decode(errors="replace")
-    if "--shared-dir" in answer:
+    output = text.decode(errors="replace")
+    if "--shared-dir" in output:
         return Virtiofsd(
             program,
             "rust",
-            readonly="--readonly" in answer,
-            killpriv="--killpriv-v2" in answer,
-            handles="--inode-file-handles" in answer,
+            readonly="--readonly" in output,
+            killpriv="--killpriv-v2" in output,
+            handles="--inode-file-handles" in output,
         )
-    if "-o source=" in answer:
-        return Virtiofsd(program, "c", killpriv="killpriv_v2" in answer)
+    if "-o source=" in output:
+        return Virtiofsd(program, "c", killpriv="killpriv_v2" in output)
     raise HostError(
         f"{program} is no virtiofsd",
-        f"it answers --help with {answer.strip()[:60]!r}",
+        f"it answers --help with {output.strip()[:60]!r}",
         "the program of Debian's packages virtiofsd or qemu-system-common: --virtiofsd BIN",
     )
 
