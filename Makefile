@@ -1,4 +1,4 @@
-# Everything starts here: `make help` lists the targets.
+# Build, test and install initrd. `make help` lists the targets.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 BINDIR ?= $(PREFIX)/bin
@@ -26,7 +26,7 @@ include initrd/freeze/build.mk
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-# --- what the rest needs -------------------------------------------------------------------------
+# --- packages and virtual environment ------------------------------------------------------------
 
 packages-build packages-demo packages-check: packages-%:
 	@tools/packages $*
@@ -41,7 +41,7 @@ $(INSTALLED): constraints.txt | packages-build
 
 PIN_OPTIONS := --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
-pin: ## pin the newest of what requirements.in names in constraints.txt
+pin: ## pin the newest versions of requirements.in in constraints.txt
 	$(PYTHON) -m venv $(BUILD)/pin
 	$(BUILD)/pin/bin/pip install -q pip-tools
 	$(BUILD)/pin/bin/pip-compile -q --upgrade $(PIN_OPTIONS) -o constraints.txt requirements.in
@@ -51,12 +51,12 @@ vendor: $(INSTALLED) ## download the pinned wheels to vendor/, for a build witho
 
 # --- tests ---------------------------------------------------------------------------------------
 
-# A Python that has pytest: the pinned one if it is there, else the system's own if that will do.
+# A Python that has pytest: that of the virtual environment if it exists, else the system's.
 TESTER = $(or $(if $(wildcard $(INSTALLED)),$(VENV_PYTHON)), \
 	$(shell $(PYTHON) -c 'import pytest' 2>/dev/null && echo $(PYTHON)))
 
 STAGES := lint unit tools built boot bench-short
-check: packages-check ## everything CI runs: lint, unit tests, build, tests of what was built, boots
+check: packages-check ## everything CI runs: lint, unit tests, build, tests of dist/init, boots
 	@for stage in $(STAGES); do \
 		echo "=== $$stage"; \
 		$(MAKE) --no-print-directory $$stage || exit; \
@@ -74,7 +74,7 @@ built: build $(INSTALLED) ## tests of dist/init itself, without a virtual machin
 	$(VENV_PYTHON) -m pytest -q -m built
 
 demo: export CACHE := $(abspath $(CACHE))
-demo: packages-demo build ## boot something real: `make demo`, or `make demo ROOTFS=DIR`
+demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS=DIR`
 	tools/demo $(if $(ROOTFS),"$(ROOTFS)")
 
 boot: export CACHE := $(abspath $(CACHE))
@@ -100,7 +100,7 @@ lint: $(INSTALLED) ## style, types and unused code, in Python and C
 	$(foreach script,$(wildcard scripts/*),$(VENV)/bin/mypy $(script) &&) true
 	$(foreach script,tools/packages tools/demo demo/hello .ci/run $(wildcard bench/*.sh),sh -n $(script) &&) true
 
-# --- what is installed ---------------------------------------------------------------------------
+# --- installation --------------------------------------------------------------------------------
 
 # The checkout's layout below LIBDIR/initrd, so that the scripts find the package beside them.
 LIBRARY := $(DESTDIR)$(LIBDIR)/initrd
@@ -122,7 +122,7 @@ install: $(DIST)/init ## install below PREFIX (and DESTDIR)
 	done
 	for page in $(MANUALS); do install -D -m 0644 man/$$page "$(MANUAL)" || exit; done
 
-uninstall: ## remove what `install` put there
+uninstall: ## remove the files that `install` has installed
 	for script in $(SCRIPTS); do rm -f "$(DESTDIR)$(BINDIR)/$$script" || exit; done
 	for page in $(MANUALS); do rm -f "$(MANUAL)" || exit; done
 	rm -f "$(INIT)"
@@ -139,7 +139,7 @@ dist: ## the source tarball
 	@mkdir -p $(DIST)
 	git archive --format=tar --prefix=$(NAME)/ HEAD | gzip -n >$(TARBALL)
 
-# Unpacks the tarball elsewhere and lives in it: unit tests, build, install, uninstall.
+# Unpacks the tarball elsewhere and works there: unit tests, build, install, uninstall.
 DISTCHECK := $(abspath $(BUILD)/distcheck)
 distcheck: dist ## check that the tarball builds, installs and uninstalls
 	rm -rf $(DISTCHECK)
@@ -154,7 +154,7 @@ distcheck: dist ## check that the tarball builds, installs and uninstalls
 		if [ -n "$$left" ]; then echo "uninstall left: $$left" >&2; exit 1; fi
 	rm -rf $(DISTCHECK)
 
-clean: ## remove everything that was made here
+clean: ## remove all files that make has made
 	rm -rf --one-file-system $(BUILD) $(DIST) .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f initrd/guest/_syscalls.*.so

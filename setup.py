@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel holds `/init`, which is built for one architecture."""
+"""Build a wheel that contains `/init`, and is for one architecture only."""
 
 import os
 import subprocess
@@ -7,30 +7,29 @@ import sys
 from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
-BUILT = "dist/init"
-INSIDE = "initrd/freeze/init"  # of the wheel; where initrd.host.machine.locate looks for it
+BUILT_INIT = "dist/init"
+WHEEL_INIT = "initrd/freeze/init"  # in the wheel; one of INIT_PLACES of initrd.host.machine.locate
 
 
 class BuildWithInit(build_py):
-    """Builds `/init` first, if it has not been, and puts it beside the modules."""
+    """Add `/init` to the modules of the wheel; build it where it is missing."""
 
     def run(self) -> None:
         """Copy the modules and the program; an editable install uses the checkout's."""
         super().run()
         if self.editable_mode:
             return
-        if not os.path.exists(BUILT):
-            # Whoever builds has a make of their own choice.
+        if not os.path.exists(BUILT_INIT):
             subprocess.run(["make", "build", f"PYTHON={sys.executable}"], check=True)  # noqa: S607
-        self.copy_file(BUILT, os.path.join(self.build_lib, INSIDE))
+        self.copy_file(BUILT_INIT, os.path.join(self.build_lib, WHEEL_INIT))
 
 
-class OfOneArchitecture(Distribution):
-    """Its wheel is not for every machine."""
+class ArchitectureDistribution(Distribution):
+    """A distribution whose wheel is for the architecture of this machine."""
 
     def has_ext_modules(self) -> bool:
-        """Say so."""
+        """Return True, which gives the wheel a platform tag."""
         return True
 
 
-setup(cmdclass={"build_py": BuildWithInit}, distclass=OfOneArchitecture)
+setup(cmdclass={"build_py": BuildWithInit}, distclass=ArchitectureDistribution)

@@ -123,7 +123,7 @@ def default_virtiofsd() -> Virtiofsd:
 
 @contextmanager
 def image_file(image: bytes) -> Iterator[int]:
-    """Write an image to a file in memory; give its descriptor."""
+    """Write an image to a file in memory; yield its descriptor."""
     descriptor = os.memfd_create("image")
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -135,7 +135,7 @@ def image_file(image: bytes) -> Iterator[int]:
 
 @contextmanager
 def small_root() -> Iterator[str]:
-    """Create a temporary root directory with the target and the mount points; give its path."""
+    """Create a temporary root directory with the target and the mount points; yield its path."""
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
         for name in DIRECTORIES:
             Path(root, name).mkdir()

@@ -111,7 +111,7 @@ def full_size(family: str) -> Size:
 
 @contextmanager
 def filled_root(size: Size) -> Iterator[str]:
-    """Create a temporary copy of a Debian root with test files in /data; give its path."""
+    """Create a temporary copy of a Debian root with test files in /data; yield its path."""
     with tempfile.TemporaryDirectory(prefix="bench-files-") as directory:
         root = f"{directory}/root"
         copy = ["cp", "-a", "--reflink=auto", assets.debian_root(), root]
@@ -137,7 +137,7 @@ def fill(data: Path, size: Size) -> None:
 
 @contextmanager
 def virtiofsd_program(program: str, options: Sequence[str] | None) -> Iterator[str]:
-    """Give the path of a virtiofsd that runs with its defaults and `options`.
+    """Yield the path of a virtiofsd that runs with its defaults and `options`.
 
     With None it runs with the options of chrootvm.
     """

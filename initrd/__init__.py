@@ -1,3 +1,3 @@
-"""Boot a virtual machine straight from a directory: `/init`, and the tools around it."""
+"""Boot a virtual machine from a directory: `/init`, and the programs of the host."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """The kernel command line: parsed to `BootOptions`, and written from them. Pure.
 
-`/init` boots by it, `mkvirtinitrd` finds out what an image needs, `chrootvm` writes it. This module
-imports next to nothing, because `/init` pays for every import.
+`/init` parses the command line, `mkvirtinitrd` derives the modules of an image from it, and
+`chrootvm` writes it. This module imports little, because every import makes `/init` slower.
 
 Sources: the kernel's `Documentation/admin-guide/kernel-parameters.rst` and `lib/cmdline.c`
 (`next_arg`) for quoting, and for `-` and `_` being the same in a parameter's name;
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# White space as the kernel's lib/ctype.c has it (Latin-1), each to a byte that no command line has.
-_SEPARATED = bytes.maketrans(b" \t\n\v\f\r\xa0", bytes(7))
-_LONGEST_TAG = 36  # bytes: struct virtio_fs_config of the kernel's uapi/linux/virtio_fs.h
-_MOST_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics
+# White space of the kernel's lib/ctype.c (Latin-1), translated to NUL, which no command line has.
+_SPACES_TO_NUL = bytes.maketrans(b" \t\n\v\f\r\xa0", bytes(7))
+_MAX_TAG = 36  # bytes: struct virtio_fs_config of the kernel's uapi/linux/virtio_fs.h
+_MAX_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics
 
 # --- words and their quoting ---------------------------------------------------------------------
 
@@ -46,10 +46,10 @@ class Word(Record):
         super().__init__(name, value)
         # The name in its canonical form: the kernel takes `-` and `_` as the same.
         self.key: str
-        self.__dict__["key"] = name.replace("-", "_")  # once: every option looks at every word
+        self.__dict__["key"] = name.replace("-", "_")  # once: it is compared for every option
 
     def is_flag(self, *names: str) -> bool:
-        """Tell whether this is one of these names, without a value."""
+        """Return whether this is one of these names, without a value."""
         return self.value is None and self.name in names
 
     def __str__(self) -> str:
@@ -68,9 +68,9 @@ def split(text: str) -> list[Word]:
 
 
 def _split_raw(text: str) -> list[str]:
-    """Split into words, quotes included, by bytes: the kernel knows no encoding."""
+    """Split into words, quotes included, by bytes: the kernel has no text encoding."""
     parts = encode(text).split(b'"')
-    parts[::2] = [part.translate(_SEPARATED) for part in parts[::2]]  # what is not quoted
+    parts[::2] = [part.translate(_SPACES_TO_NUL) for part in parts[::2]]  # the unquoted parts
     words = b'"'.join(parts).split(b"\0")
     return [decode(word) for word in words if word]
 
@@ -113,9 +113,9 @@ def parse_tag(word: Word, tag: str) -> str:
     """Return the virtiofs tag that is the value, or a part of it."""
     if not tag or "/" in tag or tag in (".", ".."):
         raise CmdlineError(f"{word}: {tag!r} cannot be a tag; a tag is a name without slashes")
-    if len(encode(tag)) > _LONGEST_TAG:
+    if len(encode(tag)) > _MAX_TAG:
         raise CmdlineError(
-            f"{word}: the tag is longer than the {_LONGEST_TAG} bytes that virtiofs has for it"
+            f"{word}: the tag is longer than the {_MAX_TAG} bytes that virtiofs has for it"
         )
     return tag
 
@@ -296,7 +296,7 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
         if target in targets:  # the later mount would hide the earlier one
             raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
         targets.add(target)
-        if share.writable and share.tag in readonly:  # a tag is one file system, which is either
+        if share.writable and share.tag in readonly:  # the two mounts of a tag are one file system
             raise CmdlineError(
                 f"mount={share.tag}: the tag is mounted read-only elsewhere, and would be here "
                 "too; use mount-ro="
@@ -325,8 +325,8 @@ def _module_params(words: list[Word]) -> list[tuple[str, str]]:
 def render(options: BootOptions, arguments: tuple[str, ...] = ()) -> str:
     """Return the command line that `parse` turns into `options`; `arguments` go to the target init.
 
-    `init=` comes right before `--`: the kernel drops what it collected for init's arguments
-    when it meets `init=`. Raises CmdlineError for what a command line cannot hold.
+    `init=` comes right before `--`: at `init=` the kernel drops the arguments for init that it has
+    collected. Raises CmdlineError for words that a command line cannot hold.
     """
     _check_arguments(arguments)
     words = [*_render_root(options.root), *(_render_share(share) for share in options.shares)]
@@ -343,10 +343,10 @@ def render(options: BootOptions, arguments: tuple[str, ...] = ()) -> str:
 
 
 def _check_arguments(arguments: tuple[str, ...]) -> None:
-    if len(arguments) > _MOST_ARGUMENTS:
+    if len(arguments) > _MAX_ARGUMENTS:
         raise CmdlineError(
             f"{len(arguments)} arguments for init: the kernel passes on no more than "
-            f"{_MOST_ARGUMENTS}"
+            f"{_MAX_ARGUMENTS}"
         )
     if "--" in arguments:
         raise CmdlineError("--: the kernel drops this and all further arguments for init")

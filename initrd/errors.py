@@ -1,4 +1,4 @@
-"""Errors whose text tells a user what failed, on what, why, and what to try. Pure."""
+"""Errors with a text for users: what failed, on what, why, and what to try. Pure."""
 
 
 class ExplainedError(Exception):
@@ -13,7 +13,7 @@ class ExplainedError(Exception):
 
 
 class HostError(ExplainedError):
-    """The host cannot do what was asked for."""
+    """An action on the host failed, or its options are invalid."""
 
 
 def reason(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""`/init`: PID 1 from the kernel's first instruction in user space to the target's.
+"""`/init`: PID 1 from the start of user space until it executes the target.
 
 The boot, one call for each step, in order. The code of the steps is in `initrd.guest`.
 """
@@ -123,7 +123,7 @@ class Boot:
                 self.mount_share(share, share.target)
 
     def configure_network(self) -> None:
-        """Configure the interfaces that `ip=` asks for."""
+        """Configure the interfaces that `ip=` names."""
         if self.interfaces:
             from initrd.guest.network.configure import NetworkSetup  # noqa: PLC0415 - on request
             from initrd.guest.network.netlink import NetworkStack  # noqa: PLC0415 - on request
@@ -152,24 +152,24 @@ class Boot:
             prepare_all(self.options.bundles, self.kernel, self.log)
 
     def mount_share(self, share: Share, target: str, flags: str = "") -> None:
-        """Mount one tag, waiting for it if it is not there yet."""
+        """Mount one tag; wait for it if its device does not exist yet."""
         mount = share_mount(share, target, flags)
         mount_share(mount, self.options.timeout, self.kernel, self.log)
 
     def enter_root(self) -> int:
-        """Move the API mounts and ourselves into the new root; return the old one."""
+        """Move the API mounts into the new root and enter it; return the old root, open."""
         move_api_mounts(self.kernel, self.log)
         old_root = switch_root(self.kernel, self.log)
         self.failure = self.failure.replace(shell_root="/")
         return old_root
 
     def run_command(self) -> None:
-        """Run the host's command as a child, if there is one. Returns only if there is none."""
+        """Run the host's command as a child. Returns only if there is no command."""
         if self.session:
             self.session.run()
 
     def give_up(self, error: Exception) -> "NoReturn":
-        """Report why the boot failed, and do what `initrd.onfail` asks for."""
+        """Report why the boot failed, and end as `initrd.onfail` selects."""
         if self.options.debug:
             sys.__excepthook__(type(error), error, error.__traceback__)
         self.log.fail(describe_failure(error))
@@ -178,7 +178,7 @@ class Boot:
         give_up(self.kernel, self.log, self.failure)
 
 
-def why_not_init(kernel: "Kernel") -> str:
+def reason_to_refuse(kernel: "Kernel") -> str:
     """Return why this process must not act as `/init`; empty when it may.
 
     Matters for a start from a checkout: in the frozen program the launcher has checked the same.
@@ -199,14 +199,14 @@ def main(arguments: list[str]) -> int:
     from initrd.guest.kernel import Kernel  # noqa: PLC0415 - tests of Boot do without system calls
 
     kernel = Kernel()
-    why_not = why_not_init(kernel)
-    if not why_not:
+    refusal = reason_to_refuse(kernel)
+    if not refusal:
         Boot(kernel, arguments).run()
     if arguments == ["--version"]:
         print(f"initrd {initrd.__version__}")
         return 0
     print(
-        f"initrd: {why_not}; /init only runs as the first program of an initramfs", file=sys.stderr
+        f"initrd: {refusal}; /init only runs as the first program of an initramfs", file=sys.stderr
     )
     return 2
 

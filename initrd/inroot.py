@@ -16,9 +16,9 @@ _MAX_LINKS = 40  # the limit of the kernel
 def resolve(path: str, read_link: "Callable[[str], str]") -> str:
     """Return the path, relative to the root directory, that `path` has without symbolic links.
 
-    The result begins with `/`. `read_link` gets such a path; it returns the target of the link
-    there, an empty string for a file that is not a link, and raises OSError to end the resolution.
-    Raises OSError (ELOOP) after 40 links.
+    The result begins with `/`. `read_link` gets a path of this form; it returns the target of the
+    link there, an empty string for a file that is not a link, and raises OSError to end the
+    resolution. Raises OSError (ELOOP) after 40 links.
     """
     resolved, remaining, link_count = "", path.split("/")[::-1], 0
     while remaining:

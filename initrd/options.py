@@ -24,7 +24,7 @@ ENVIRONMENT_WORDS = (
 
 
 class CmdlineError(ValueError):
-    """An option that cannot be understood. The text names it, says why and what to write."""
+    """An invalid option. The text has the option, the reason and what to write."""
 
 
 class RootKind(Record):
@@ -42,7 +42,7 @@ TMPFS = RootKind("tmpfs", "root", writable=True)
 
 
 class Root(Record):
-    """What becomes `/`."""
+    """The root directory: its kind, its source and how it is mounted."""
 
     kind: RootKind = VIRTIOFS
     source: str = "rootfs"  # of VIRTIOFS the tag; of BLOCK the device; of TMPFS `tmpfs`
@@ -57,16 +57,16 @@ class Share(Record):
     tag: str
     path: str = ""  # absolute, in the new root; empty: /run/mnt/TAG
     writable: bool = True
-    source: str = ""  # the directory on the host; empty in the guest, which does not know it
+    source: str = ""  # the directory on the host; empty in the guest
 
     @property
     def target(self) -> str:
-        """Where the share is mounted, as the target program sees it."""
+        """The mount point, as a path in the new root."""
         return self.path or f"/run/mnt/{self.tag}"
 
 
 class BootOptions(Record):
-    """Everything `/init` does that depends on the kernel command line."""
+    """The options of `/init` on the kernel command line."""
 
     root: Root = Root()
     shares: tuple[Share, ...] = ()
@@ -74,7 +74,7 @@ class BootOptions(Record):
     debug: bool = False
     overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the name of a block device below /dev
     overlay_size: str = "50%"  # of a tmpfs, as its option size= takes it
-    union: str = ""  # one of UNIONS; empty: not asked for, which means the kernel's overlayfs
+    union: str = ""  # one of UNIONS; empty: not given; the kernel's overlayfs is used
     bundles: tuple[str, ...] = ()  # directories of container bundles, absolute
     ip: tuple[str, ...] = ()  # each in the syntax of the kernel's nfsroot.rst
     timeout: float = 10.0  # seconds to wait for a tag or a device

@@ -1,8 +1,8 @@
 """Frozen records, for programs that must start fast.
 
 `dataclasses` imports `inspect`, `re` and other modules, which takes longer than all the other work
-of `/init`. This module has the small part of it that the project uses: typed fields, defaults,
-equality, a readable `repr`, no assignment after construction.
+of `/init`. This module has the small part of `dataclasses` that the project uses: typed fields,
+defaults, equality, a readable `repr`, no assignment after construction.
 """
 
 TYPE_CHECKING = False  # same as `typing.TYPE_CHECKING`, without importing `typing`

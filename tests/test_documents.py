@@ -1,4 +1,4 @@
-"""The option tables of README.md and the manual pages have the same options as the code."""
+"""Documents agree with the code: the tables of options, and the paths in architecture.md."""
 
 import ast
 import re
@@ -86,3 +86,16 @@ def test_readme_has_every_option_of_chrootvm() -> None:
 def test_manual_of_chrootvm_has_every_option() -> None:
     text = section(read_document("man/chrootvm.1"), ".SH OPTIONS", ".SH EXIT")
     assert set(re.findall(r"^\.(?:BI?|BR) (--[a-z-]+)", text, re.MULTILINE)) == chrootvm_options()
+
+
+def test_architecture_names_existing_paths() -> None:
+    text = read_document("docs/architecture.md")
+    paths = {
+        path for path in re.findall(r"`([a-z_./]+)`", text) if re.search(r"\.(py|c|md)$", path)
+    }
+    assert paths
+    assert [path for path in sorted(paths) if not exists_in_project(path)] == []
+
+
+def exists_in_project(path: str) -> bool:
+    return (TOP / path).is_file() or (TOP / "initrd" / path).is_file()

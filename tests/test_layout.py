@@ -1,4 +1,4 @@
-"""Which module may import which: read from the source, so a wrong import fails before it runs."""
+"""Imports between modules, read from the sources; sizes of folders and files."""
 
 import ast
 import os
@@ -10,10 +10,10 @@ import pytest
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Modules that a bare interpreter has in memory or builds in: /init may import them at the top.
-FREE = {"_io", "_stat", "_thread", "builtins", "errno", "itertools", "marshal"}
-FREE |= {"os", "posix", "posixpath", "stat", "sys", "time"}
+BARE_INTERPRETER = {"_io", "_stat", "_thread", "builtins", "errno", "itertools", "marshal"}
+BARE_INTERPRETER |= {"os", "posix", "posixpath", "stat", "sys", "time"}
 
-# What every boot imports. `os` alone would cost as much as all of these together.
+# Modules that every boot imports. Importing `os` would take as long as all of these together.
 EVERY_BOOT_FOREIGN = {"_stat", "errno", "posix", "sys", "time"}
 EVERY_BOOT = {
     "initrd",
@@ -39,7 +39,7 @@ EVERY_BOOT = {
     "initrd.record",
     "initrd.text",
 }
-# What a boot that runs a command imports beyond that.
+# Modules that a boot which runs a command imports in addition.
 COMMAND_BOOT_FOREIGN: set[str] = set()
 COMMAND_BOOT = {
     "initrd.command",
@@ -59,7 +59,7 @@ COMMAND_BOOT = {
 # A module may import modules of its own layer's folder and of the layers below it, and no others.
 # Folders on one line do not import each other.
 HOST_LAYERS = (
-    ("initrd.host",),  # the faces: chrootvm, vm, doctor, pytest_plugin
+    ("initrd.host",),  # the entry points: chrootvm, vm, doctor, pytest_plugin
     ("initrd.host.command", "initrd.host.report"),
     ("initrd.host.machine",),
     ("initrd.host.qemu",),
@@ -72,9 +72,9 @@ GUEST_LAYERS = (
     ("initrd.guest",),
     ("initrd",),
 )
-MOST_FILES = 20  # of a folder
-# Modules of one name: the two sides of one thing, or one thing for a folder of its own.
-NAMESAKES = {
+MAX_FILES = 20  # of a folder
+# File names that two modules have: their common subject.
+SHARED_NAMES = {
     "session": "a command's session: in the guest, and on the host",
     "loop": "the loop around poll(2): of PID 1, and of the host's programs",
     "steps": "steps of a plan: those of every boot, and those of roots and layers",
@@ -99,7 +99,7 @@ def for_type_checkers(node: ast.AST) -> bool:
 
 
 def imports(node: ast.AST, *, deferred: bool = True) -> Iterator[str]:
-    """Every module that `node` imports when it runs; with `deferred`, those of functions too."""
+    """Yield the modules that `node` imports when it runs; with `deferred`, in functions too."""
     if isinstance(node, ast.Import):
         yield from (name.name for name in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -113,12 +113,12 @@ def imports(node: ast.AST, *, deferred: bool = True) -> Iterator[str]:
 
 
 def full_name(module: str, name: str) -> str:
-    """`from initrd import cmdline` and `from initrd.cmdline import parse` both name a module."""
+    """Return `module.name` if that is a module (`from initrd import cmdline`), else `module`."""
     path = os.path.join(TOP, *module.split("."), name)
     return f"{module}.{name}" if os.path.exists(f"{path}.py") or os.path.isdir(path) else module
 
 
-def is_ours(module: str) -> bool:
+def is_project_module(module: str) -> bool:
     return module == "initrd" or module.startswith("initrd.")
 
 
@@ -146,22 +146,24 @@ SHARED_FILES = [path for path in SOURCES if module_name(path) in SHARED]
 IN_INIT = [*GUEST, *SHARED_FILES, "initrd/init.py"]
 
 
-def ours(path: str, *, deferred: bool = True) -> set[str]:
-    """Return those of our modules that a file imports; with `deferred`, in functions too."""
-    return {name for name in imports(tree_of(path), deferred=deferred) if is_ours(name)}
+def project_imports(path: str, *, deferred: bool = True) -> set[str]:
+    """Return the modules of this project that a file imports; with `deferred`, in functions too."""
+    return {name for name in imports(tree_of(path), deferred=deferred) if is_project_module(name)}
 
 
-def allowed(module: str, layers: tuple[tuple[str, ...], ...]) -> set[str]:
+def allowed_packages(module: str, layers: tuple[tuple[str, ...], ...]) -> set[str]:
     """Return the packages that a module may import from, by the layer that it is in."""
     package = package_of(module)
     level = next(number for number, layer in enumerate(layers) if package in layer)
     return {package, *(name for layer in layers[level + 1 :] for name in layer)}
 
 
-def strangers(path: str, layers: tuple[tuple[str, ...], ...], *, deferred: bool) -> set[str]:
-    """Return what a file imports that its layer may not."""
-    packages = allowed(module_name(path), layers)
-    found = ours(path, deferred=deferred)
+def forbidden_imports(
+    path: str, layers: tuple[tuple[str, ...], ...], *, deferred: bool
+) -> set[str]:
+    """Return the imports of a file that its layer does not permit."""
+    packages = allowed_packages(module_name(path), layers)
+    found = project_imports(path, deferred=deferred)
     return {
         name
         for name in found
@@ -173,63 +175,65 @@ def strangers(path: str, layers: tuple[tuple[str, ...], ...], *, deferred: bool)
 
 @pytest.mark.parametrize("path", HOST)
 def test_host_modules_import_only_their_own_folder_and_lower_layers(path: str) -> None:
-    assert strangers(path, HOST_LAYERS, deferred=True) == set()
+    assert forbidden_imports(path, HOST_LAYERS, deferred=True) == set()
 
 
 @pytest.mark.parametrize("path", GUEST)
 def test_guest_modules_import_only_their_own_folder_and_lower_layers(path: str) -> None:
-    assert strangers(path, GUEST_LAYERS, deferred=False) == set()
+    assert forbidden_imports(path, GUEST_LAYERS, deferred=False) == set()
 
 
 @pytest.mark.parametrize("path", IN_INIT)
 def test_init_never_imports_host_modules(path: str) -> None:
-    assert not {name for name in ours(path) if name.startswith("initrd.host")}
+    assert not {name for name in project_imports(path) if name.startswith("initrd.host")}
 
 
 @pytest.mark.parametrize("path", SHARED_FILES)
 def test_shared_modules_import_only_shared_modules(path: str) -> None:
-    assert ours(path) <= SHARED
+    assert project_imports(path) <= SHARED
 
 
 @pytest.mark.parametrize("path", IN_INIT)
-def test_init_imports_at_the_top_only_what_the_interpreter_holds_anyway(path: str) -> None:
+def test_init_imports_at_the_top_only_modules_of_a_bare_interpreter(path: str) -> None:
     if path.startswith("initrd/guest/network/"):
-        return  # imported only when `ip=` asks for it
-    foreign = {name for name in imports(tree_of(path), deferred=False) if not is_ours(name)}
-    assert foreign <= FREE
+        return  # imported only for `ip=`
+    foreign = {
+        name for name in imports(tree_of(path), deferred=False) if not is_project_module(name)
+    }
+    assert foreign <= BARE_INTERPRETER
 
 
 def imported_by(*modules: str) -> set[str]:
-    """Return what is in memory once these are imported, whatever functions import later."""
-    found, left = set(), set(modules)
-    while left:
-        module = left.pop()
+    """Return the modules that importing these imports, without imports inside functions."""
+    found, pending = set(), set(modules)
+    while pending:
+        module = pending.pop()
         found.add(module)
-        if not is_ours(module):
+        if not is_project_module(module):
             continue
         if "." in module:
-            left |= {package_of(module)} - found
+            pending |= {package_of(module)} - found
         path = module.replace(".", "/")
         path += "/__init__.py" if os.path.isdir(os.path.join(TOP, path)) else ".py"
         if os.path.exists(os.path.join(TOP, path)):
-            left |= set(imports(tree_of(path), deferred=False)) - found
+            pending |= set(imports(tree_of(path), deferred=False)) - found
     return found
 
 
-def split_ours(modules: set[str]) -> tuple[set[str], set[str]]:
-    own = {module for module in modules if is_ours(module)}
+def split_by_origin(modules: set[str]) -> tuple[set[str], set[str]]:
+    own = {module for module in modules if is_project_module(module)}
     return own, modules - own
 
 
-def test_every_boot_imports_these_modules_and_no_others() -> None:
+def test_every_boot_imports_the_listed_modules_only() -> None:
     found = imported_by("initrd.init", "initrd.guest.kernel")
-    assert split_ours(found) == (EVERY_BOOT, EVERY_BOOT_FOREIGN)
+    assert split_by_origin(found) == (EVERY_BOOT, EVERY_BOOT_FOREIGN)
 
 
-def test_a_command_boot_imports_these_modules_beyond_that_and_no_others() -> None:
+def test_a_command_boot_imports_the_listed_modules_in_addition() -> None:
     plain = imported_by("initrd.init", "initrd.guest.kernel")
     found = imported_by("initrd.guest.command.session") - plain
-    assert split_ours(found) == (COMMAND_BOOT, COMMAND_BOOT_FOREIGN)
+    assert split_by_origin(found) == (COMMAND_BOOT, COMMAND_BOOT_FOREIGN)
 
 
 TOOLS = sorted(sources("bench", "tools", "demo", "testbed"))
@@ -241,31 +245,33 @@ def test_tools_import_nothing_from_the_tests(path: str) -> None:
 
 
 def test_imports_form_no_circle() -> None:
-    left = {module_name(path): ours(path) for path in SOURCES}
+    pending = {module_name(path): project_imports(path) for path in SOURCES}
     packages = {name for name in SHARED if os.path.isdir(os.path.join(TOP, name))}
-    while left:
-        leaves = {name for name, needed in left.items() if not needed & left.keys() - packages}
-        assert leaves, f"these import each other: {sorted(left)}"
-        left = {name: needed for name, needed in left.items() if name not in leaves}
+    while pending:
+        leaves = {
+            name for name, needed in pending.items() if not needed & pending.keys() - packages
+        }
+        assert leaves, f"modules that import each other: {sorted(pending)}"
+        pending = {name: needed for name, needed in pending.items() if name not in leaves}
 
 
 def files_of(folder: str) -> list[str]:
-    """Return the files of a folder that are sources: nothing that a build or a run has left."""
+    """Return the files of a folder without those of a build."""
     names = os.listdir(os.path.join(TOP, folder))
     paths = [f"{folder}/{name}" for name in names if not name.endswith(".so")]
     return [path for path in paths if os.path.isfile(os.path.join(TOP, path))]
 
 
-def test_a_folder_has_few_files() -> None:
+def test_a_folder_has_at_most_20_files() -> None:
     folders = {os.path.dirname(path) for path in sources("initrd", "tests", "bench", "testbed")}
-    crowded = {folder for folder in folders if len(files_of(folder)) > MOST_FILES}
-    assert crowded == set()
+    too_large = {folder for folder in folders if len(files_of(folder)) > MAX_FILES}
+    assert too_large == set()
 
 
-def test_modules_of_one_name_have_one_job() -> None:
+def test_modules_of_one_name_have_one_subject() -> None:
     names = Counter(os.path.basename(path) for path in SOURCES)
     twice = {name.removesuffix(".py") for name, count in names.items() if count > 1}
-    assert twice == NAMESAKES.keys()
+    assert twice == SHARED_NAMES.keys()
 
 
 @pytest.mark.parametrize("path", sorted(sources("initrd")))

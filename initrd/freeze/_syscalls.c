@@ -125,7 +125,7 @@ static PyObject *sys_filesystem_type(PyObject *module, PyObject *args)
 	return PyLong_FromUnsignedLong((unsigned int)found.f_type);
 }
 
-/* signal(2), sigprocmask(2). EINVAL is left alone: SIGKILL, SIGSTOP and libc's own cannot be set. */
+/* signal(2), sigprocmask(2). EINVAL is ignored: SIGKILL, SIGSTOP and libc's own cannot be set. */
 static PyObject *sys_reset_signals(PyObject *module, PyObject *unused)
 {
 	sigset_t none;
@@ -136,7 +136,7 @@ static PyObject *sys_reset_signals(PyObject *module, PyObject *unused)
 	return none_or_error(sigprocmask(SIG_SETMASK, &none, NULL), NULL);
 }
 
-/* sigprocmask(2): every signal waits until it is asked for */
+/* sigprocmask(2): block every signal, so that signalfd(2) can read them */
 static PyObject *sys_block_signals(PyObject *module, PyObject *unused)
 {
 	sigset_t all;
@@ -175,18 +175,18 @@ static PyObject *ready_list(const struct pollfd *polled, Py_ssize_t count)
 static PyObject *sys_poll(PyObject *module, PyObject *args)
 {
 	struct pollfd polled[MAX_POLLED];
-	PyObject *wanted;
+	PyObject *entries;
 	int milliseconds;
 
-	if (!PyArg_ParseTuple(args, "Oi:poll", &wanted, &milliseconds))
+	if (!PyArg_ParseTuple(args, "Oi:poll", &entries, &milliseconds))
 		return NULL;
-	Py_ssize_t count = PyList_Size(wanted);
+	Py_ssize_t count = PyList_Size(entries);
 	if (count < 0)
 		return NULL;
 	if (count > MAX_POLLED)
 		return PyErr_Format(PyExc_ValueError, "poll: more than %d files", MAX_POLLED);
 	for (Py_ssize_t at = 0; at < count; at++)
-		if (!PyArg_ParseTuple(PyList_GetItem(wanted, at), "ih", &polled[at].fd,
+		if (!PyArg_ParseTuple(PyList_GetItem(entries, at), "ih", &polled[at].fd,
 				      &polled[at].events))
 			return NULL;
 	if (poll(polled, (nfds_t)count, milliseconds) < 0)

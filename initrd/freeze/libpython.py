@@ -38,12 +38,12 @@ def archive() -> str:
     return path if os.path.isfile(path) else ""
 
 
-def kind(analysis: dict[str, list[list[str]]], *, has_archive: bool, wanted: str = "") -> str:
-    """Return the first of KINDS from `wanted` on that works. Raises ValueError for other names."""
-    if wanted not in ("", *KINDS):
-        raise ValueError(f"FREEZE_KIND={wanted}: choose one of {', '.join(KINDS)}")
+def kind(analysis: dict[str, list[list[str]]], *, has_archive: bool, requested: str = "") -> str:
+    """Return the first of KINDS, from `requested` on, that works. Raises ValueError otherwise."""
+    if requested not in ("", *KINDS):
+        raise ValueError(f"FREEZE_KIND={requested}: choose one of {', '.join(KINDS)}")
     works = {"static": has_archive and not analysis["all_extensions"], "dynamic": has_archive}
-    allowed = KINDS[KINDS.index(wanted) if wanted else 0 :]
+    allowed = KINDS[KINDS.index(requested) if requested else 0 :]
     return next(name for name in allowed if works.get(name, True))
 
 
@@ -65,8 +65,8 @@ def main(item: str, *files: str) -> None:
         print(sysconfig.get_path("include"))
         return
     analysis = json.loads(Path(files[0]).read_text())
-    wanted = os.environ.get("FREEZE_KIND", "")
-    found = kind(analysis, has_archive=bool(archive()), wanted=wanted)
+    requested = os.environ.get("FREEZE_KIND", "")
+    found = kind(analysis, has_archive=bool(archive()), requested=requested)
     print(*(link(found) if item == "link" else [found]))
 
 

@@ -1,1 +1,1 @@
-"""What runs inside the virtual machine. Never imports `initrd.host`."""
+"""The code of `/init`, which runs in the virtual machine. Never imports `initrd.host`."""

@@ -1,6 +1,6 @@
 """Start the FUSE daemon that serves the root file system with `initrd.union=`.
 
-`/init` forks for this daemon and for a command (`initrd.guest.command.spawn`) only.
+This is the only fork(2) of `/init` in a boot without a command.
 """
 
 import os

@@ -12,7 +12,7 @@ DIRECTORY = "/.initrd"
 def import_session() -> None:
     """Import `initrd.guest.command.session` and its imports, faster than `import` does."""
     if "initrd.guest._freeze" in sys.modules:
-        from initrd.guest import _freeze  # noqa: PLC0415  (only /init has it)
+        from initrd.guest import _freeze  # noqa: PLC0415 - only /init has it
 
         _freeze.import_session()
 
@@ -24,6 +24,6 @@ def add_network() -> None:
     extension modules of pyroute2 cannot be unpacked.
     """
     if "initrd.guest._freeze" in sys.modules:
-        from initrd.guest import _freeze  # noqa: PLC0415  (only /init has it)
+        from initrd.guest import _freeze  # noqa: PLC0415 - only /init has it
 
         _freeze.add_network()

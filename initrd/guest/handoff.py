@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def target_environment(environ: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
-    """Return the environment that the kernel would give the target: `environ` without our options.
+    """Return the environment that the kernel would give the target: `environ` without the options.
 
-    The kernel puts options that it does not know into the environment of /init. The launcher and
-    the interpreter add no variables, so all others come from the kernel or its command line.
+    The kernel puts unknown options into the environment of /init. The launcher and the interpreter
+    add no variables, so all others come from the kernel or its command line.
     """
-    ours = {word.replace("-", "_").encode() for word in ENVIRONMENT_WORDS}
-    return {name: value for name, value in environ.items() if name.replace(b"-", b"_") not in ours}
+    removed = {word.replace("-", "_").encode() for word in ENVIRONMENT_WORDS}
+    return {
+        name: value for name, value in environ.items() if name.replace(b"-", b"_") not in removed
+    }
 
 
 def execute_target(path: str, arguments: "list[str]", kernel: "Kernel", log: "Log") -> "NoReturn":
@@ -35,7 +37,7 @@ def execute_target(path: str, arguments: "list[str]", kernel: "Kernel", log: "Lo
     try:
         kernel.execute(path, argv, target_environment(dict(posix.environ)))
     except OSError as error:
-        from initrd.guest.execerror import explain_exec_error  # noqa: PLC0415  (only a failed boot needs it)
+        from initrd.guest.execerror import explain_exec_error  # noqa: PLC0415 - only for a failed boot
 
         raise BootError(
             f"cannot execute the target {path}", *explain_exec_error(path, error)

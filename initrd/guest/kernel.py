@@ -217,7 +217,7 @@ class Kernel(RootOperations):
 
     def resolve(self, path: str) -> str:
         """Return a path with symbolic links resolved; it need not exist: realpath(3)."""
-        from posixpath import realpath  # noqa: PLC0415  (imports os, and few boots need it)
+        from posixpath import realpath  # noqa: PLC0415 - imports os, seldom needed
 
         return realpath(path)
 

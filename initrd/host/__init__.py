@@ -1,1 +1,1 @@
-"""What runs on the host. Never imports `initrd.guest`: tests/test_layout.py."""
+"""The programs of the host. Never imports `initrd.guest`, as tests/test_layout.py checks."""

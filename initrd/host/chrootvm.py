@@ -1,4 +1,4 @@
-"""chrootvm: boot a directory and run something in it.
+"""chrootvm: boot a directory and run a program in it.
 
 The main program: from the words of the command line to the exit status.
 """
@@ -61,14 +61,14 @@ def open_standard_streams() -> None:
 
 
 def reset_signals() -> None:
-    """Undo what the caller may have set, and Python's own handler of SIGINT: a traceback."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the end of a program would be lost
+    """Reset SIGCHLD, which the caller may ignore, and SIGINT, for which Python has a traceback."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit statuses are lost
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(arguments: Arguments) -> int:
-    """Do what was asked for; return the exit status."""
+    """Run the action that the options select; return the exit status."""
     if arguments.has("--help") or arguments.has("--version"):
         print_output(usage() if arguments.has("--help") else f"chrootvm {__version__}")
         return 0
@@ -121,9 +121,9 @@ def boot(launch: Launch, seconds: float | None, observer: BootObserver, *, verbo
 
 
 def connect_console(machine: RunningMachine, signals: Signals, seconds: float | None) -> bool:
-    """Connect standard input to the console until the machine ends or a signal comes.
+    """Connect standard input to the console until the machine ends or a signal arrives.
 
-    Returns False when time is up before.
+    Returns False when `seconds` pass before.
     """
     with ExitStack() as stack:
         if is_terminal(STDIN):
@@ -135,7 +135,7 @@ def connect_console(machine: RunningMachine, signals: Signals, seconds: float | 
 
 def exit_status(machine: RunningMachine, launch: Launch) -> int:
     """Return the exit status for a machine that is off. Raises HostError when the boot failed."""
-    if not machine.is_off:  # a signal came first
+    if not machine.is_off:  # a signal arrived first
         return FAILED
     ending = machine.ending()
     if ending.failure:

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 _STATE_WIDTH, _SUBJECT_WIDTH = 8, 12
-_LEAST_MEMORY = 96 << 20  # bytes; Debian 12's kernel may stand still for ever with less
+_MIN_MEMORY = 96 << 20  # bytes; Debian 12's kernel may hang with less
 _NO_LIMIT = 1 << 62  # bytes
 _SHARE_DEVICE = b"vhost-user-fs-"  # the start of its name in `-device help`
 
 
 class CheckContext(Record):
-    """The arguments of each check: the machine to boot, and what launches of it depend on."""
+    """The arguments of each check: the machine to boot, and the inputs of a launch of it."""
 
     machine: Machine
     environment: "Mapping[str, str]"
     arch: Arch
-    requirements: tuple[Requirement, ...]  # what the boot needs the kernel's modules for
+    requirements: tuple[Requirement, ...]  # of the boot for modules of the kernel
 
 
 class Finding(Record):
@@ -226,9 +226,9 @@ def check_accelerator(context: CheckContext) -> Finding:
 def check_memory(context: CheckContext) -> Finding:
     """Warn when the machine's memory is too small for a kernel, or more than the host has free."""
     size, free = context.machine.memory, free_memory()
-    if size < _LEAST_MEMORY:
+    if size < _MIN_MEMORY:
         text = f"{format_megabytes(size)} is less than most kernels boot with"
-        return Finding("memory", WARNING, text, f"--memory {format_megabytes(_LEAST_MEMORY)}")
+        return Finding("memory", WARNING, text, f"--memory {format_megabytes(_MIN_MEMORY)}")
     text = f"{format_megabytes(size)} wanted, {format_megabytes(free)} free"
     if size <= free:
         return Finding("memory", OK, text)

@@ -16,7 +16,7 @@ from initrd.host.vm import Vm
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Say where the directory may be named."""
+    """Add the options that name the directory and the options of chrootvm."""
     group = parser.getgroup("vm", "virtual machines that boot a directory")
     group.addoption("--vm-root", metavar="DIR", help="directory that the fixture vm boots")
     group.addoption(
@@ -50,5 +50,5 @@ def vm_options(pytestconfig: pytest.Config) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def vm(vm_root: str, vm_options: tuple[str, ...]) -> Vm:
-    """Return a virtual machine; each `vm.run` boots it anew, so that no test spoils another's."""
+    """Return a virtual machine; each `vm.run` boots a new one, so that tests stay independent."""
     return Vm(os.fspath(vm_root), tuple(vm_options))

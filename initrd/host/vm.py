@@ -93,14 +93,14 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
 ) -> Completed[Any]:
     """Boot `rootfs`, run a command in it, and return how it ended.
 
-    Standard input is `input`, or what is read from the file or descriptor `stdin`. Standard output
+    Standard input is `input`, or the content of the file or descriptor `stdin`. Standard output
     and error are returned, or written to the file or descriptor `stdout` and `stderr`. With `text`
     they are str, in UTF-8. `timeout`: seconds for the boot and the command together. `options` are
     those of chrootvm, such as `memory="2G"`, `net=True`, `env={"A": "b"}`, `mount={"src": "."}`;
     `words` are further options, written as on its command line.
 
     Raises HostError when the machine cannot be started or its boot failed, CommandFailed when
-    `check` and the status is not 0, subprocess.TimeoutExpired when time is up.
+    `check` and the status is not 0, subprocess.TimeoutExpired after `timeout` seconds.
     """
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)

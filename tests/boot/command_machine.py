@@ -106,7 +106,7 @@ def _make_image(command: Command, directory: str, suite: str, more: tuple[str, .
     data = build.build_image(build.read_init(INIT), chosen, "none")
     path = f"{directory}/image"
     with open(path, "wb") as file:
-        file.write(data + cpio.gap(len(data)))
+        file.write(data + cpio.padding(len(data)))
         file.write(cpio.pack([cpio.file(COMMAND_FILE.lstrip("/"), dump(command), 0o600)]))
     return path
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from initrd.host.image import cpio
 
 EPOCH = 1_000_000_000  # modification time of the entries, in seconds since 1970
-# Shell functions for the guest. `tell DIRECTORY` prints one record for each file, ended by the byte
-# 1, which no name in the tests contains; in base64, because names may be any bytes and the serial
-# port carries text. `contents DIRECTORY` prints the MD5 sum of all files, in the same order.
+# Shell functions for the guest. `stat_files DIRECTORY` prints one record for each file, with the
+# byte 1 at its end, which no name in the tests contains. The output is in base64, because names may
+# be any bytes and the serial port carries text. `contents DIRECTORY` prints the MD5 sum of all
+# files, in the same order.
 LISTING_FUNCTIONS = r"""
-tell() {
+stat_files() {
     format="%f %u %g %h %s %t:%T %Y %n$(printf '\001')"
     cd "$1" && find . -print0 | xargs -0 stat -c "$format" | base64
     cd /
@@ -61,7 +62,7 @@ def contents(entries: list[cpio.Entry], order: Iterable[bytes]) -> str:
 
 
 def parse_listing(section: str) -> Table:
-    """Parse the output of the shell function `tell`; the table keeps the guest's order."""
+    """Parse the output of the shell function `stat_files`; the table keeps the guest's order."""
     records = base64.b64decode(section).split(b"\1\n")
     rows = (record.split(b" ", 7) for record in records if record)
     return {fields[7].removeprefix(b"./"): _parse_row(fields[:7]) for fields in rows}
@@ -88,7 +89,7 @@ def _row(entry: cpio.Entry, link_counts: "Counter[bytes]") -> Row:
 
 
 def _parse_row(fields: list[bytes]) -> Row:
-    """Return the row for the fields of one record of `tell`, as `_row` does for an entry."""
+    """Return the row for the fields of one record of `stat_files`, as `_row` does for an entry."""
     mode, uid, gid, links, size, device, mtime = fields
     major, minor = (int(number, 16) for number in device.split(b":"))
     st_mode = int(mode, 16)

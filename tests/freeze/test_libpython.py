@@ -9,7 +9,7 @@ EXTENSIONS = {"all_extensions": [["_socket", "/_socket.so"]]}
 
 
 @pytest.mark.parametrize(
-    ("analysis", "has_archive", "wanted", "kind"),
+    ("analysis", "has_archive", "requested", "kind"),
     [
         pytest.param(NO_EXTENSIONS, True, "", "static", id="all C modules built in"),
         pytest.param(EXTENSIONS, True, "", "dynamic", id="C modules in files"),
@@ -21,14 +21,14 @@ EXTENSIONS = {"all_extensions": [["_socket", "/_socket.so"]]}
     ],
 )
 def test_first_kind_that_works_is_chosen(
-    analysis: dict[str, list[list[str]]], has_archive: bool, wanted: str, kind: str
+    analysis: dict[str, list[list[str]]], has_archive: bool, requested: str, kind: str
 ) -> None:
-    assert libpython.kind(analysis, has_archive=has_archive, wanted=wanted) == kind
+    assert libpython.kind(analysis, has_archive=has_archive, requested=requested) == kind
 
 
 def test_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="statik"):
-        libpython.kind(NO_EXTENSIONS, has_archive=True, wanted="statik")
+        libpython.kind(NO_EXTENSIONS, has_archive=True, requested="statik")
 
 
 def test_only_a_static_init_is_linked_without_loader_options() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from initrd.guest._syscalls import MS_MOVE, MS_RDONLY
 from initrd.guest.log import Log
-from initrd.init import Boot, why_not_init
+from initrd.init import Boot, reason_to_refuse
 from tests.fake_kernel import Call, FakeKernel
 
 TRANSPORT = "/sys/bus/pci/drivers/virtio-pci"
@@ -364,9 +364,9 @@ def test_init_refuses_to_run_outside_an_initramfs(change: dict[str, Any], text: 
     kernel = FakeKernel()
     for name, value in change.items():
         setattr(kernel, name, value)
-    assert text in why_not_init(kernel)  # type: ignore[arg-type]
+    assert text in reason_to_refuse(kernel)  # type: ignore[arg-type]
     assert kernel.calls == []
 
 
 def test_init_runs_in_an_initramfs() -> None:
-    assert why_not_init(FakeKernel()) == ""  # type: ignore[arg-type]
+    assert reason_to_refuse(FakeKernel()) == ""  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""PID 1 that runs one command for the host: `chrootvm ROOTFS -- COMMAND`."""
+"""Run one command for the host as PID 1: `chrootvm ROOTFS -- COMMAND`."""

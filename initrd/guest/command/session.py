@@ -49,7 +49,7 @@ class Session:
         """Open the control port, waiting up to `timeout` seconds for it. Raises BootError."""
         self._kernel, self._log, self._timeout = kernel, log, timeout
         self._prepared: tuple[Command, Streams] | None = None
-        _occupy_standard_descriptors()
+        _open_standard_descriptors()
         self._control = ControlPort(open_ports((CONTROL,), timeout, kernel)[CONTROL])
 
     def prepare(self) -> None:
@@ -146,7 +146,7 @@ class Session:
             self._log.warn(f"cannot {description}: {reason(error)}; going on without it")
 
 
-def _occupy_standard_descriptors() -> None:
+def _open_standard_descriptors() -> None:
     """Open /dev/null as 0, 1 and 2 if they are closed, so that no port gets these numbers.
 
     They are closed when the kernel had no console to open for PID 1.

@@ -84,6 +84,6 @@ def _parse_line(line: str) -> MountEntry:
 
 
 def _unescape(path: str) -> str:
-    """Decode `\\ooo`, which stands for a space, tab, line break or backslash in a path."""
+    """Decode `\\ooo`, the escape of a space, tab, line break or backslash in a path."""
     first, *others = path.split("\\")
     return first + "".join(chr(int(other[:3], 8)) + other[3:] for other in others)

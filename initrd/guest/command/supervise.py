@@ -1,4 +1,4 @@
-"""Supervise the command as PID 1: copy its streams, forward signals, reap, stop what is left.
+"""Supervise the command as PID 1: copy its streams, forward signals, reap, stop other processes.
 
 Does not mount, unmount or power off: `initrd.guest.command.session` does. Acts on processes only
 through the `Processes` object that it is given.

@@ -43,7 +43,7 @@ def find_user(spec: bytes, passwd: bytes, group: bytes) -> User:
 def build_environment(
     given: tuple[bytes, ...], user: User, *, terminal: bool
 ) -> dict[bytes, bytes]:
-    """Return the environment of `given` (`NAME=VALUE`), with the variables that a login adds."""
+    """Return the environment of `given` (`NAME=VALUE`), with the variables that login(1) adds."""
     environ: dict[bytes, bytes] = {}
     for variable in given:
         name, _, value = variable.partition(b"=")

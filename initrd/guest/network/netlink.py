@@ -47,7 +47,7 @@ def bare_package(name: str) -> "ModuleType":
 def address_message(index: int, address: str, prefix: int) -> "Any":
     """Return the message that adds an address without a lifetime to the interface `index`."""
     bare_package("pyroute2")
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: PLC0415 - only when asked for
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: PLC0415 - only with ip=
 
     message = ifaddrmsg()
     message.update(family=socket.AF_INET, prefixlen=prefix, index=index)
@@ -64,7 +64,7 @@ def gateway_message(index: int, gateway: str, *, onlink: bool) -> "Any":
     it.
     """
     bare_package("pyroute2")
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415 - only when asked for
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415 - only with ip=
 
     message = rtmsg()
     message.update(family=socket.AF_INET, table=_TABLE_MAIN, proto=_PROTO_BOOT, type=_UNICAST)
@@ -101,7 +101,7 @@ def send(message: "Any") -> bool:
 def _read_acknowledgement(data: bytes) -> tuple[int, str]:
     """Return the errno, 0 for success, and the kernel's explanation or the errno's text."""
     bare_package("pyroute2")
-    from pyroute2.netlink import nlmsgerr  # noqa: PLC0415 - only when asked for
+    from pyroute2.netlink import nlmsgerr  # noqa: PLC0415 - only with ip=
 
     message = nlmsgerr(data)
     message.decode()

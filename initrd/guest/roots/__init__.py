@@ -1,1 +1,1 @@
-"""Root directories other than a single virtiofs tag, and layers over them."""
+"""Root directories other than a single virtiofs tag, overlays over a root, container bundles."""

@@ -162,21 +162,21 @@ def check_target(options: "BootOptions", root: str, kernel: "Kernel") -> None:
 
     A target below a later mount, an API mount or an extra share, is not checked.
     """
-    what = f"cannot execute the target {options.init}"
+    failure = f"cannot execute the target {options.init}"
     try:
         path = _resolve(options.init, root, kernel)
     except OSError as error:
-        raise BootError(what, reason(error)) from error
+        raise BootError(failure, reason(error)) from error
     later_mounts = (*API_MOUNT_POINTS, *(share.path for share in options.shares if share.path))
     if any(f"{path}/".startswith(f"{mount}/") for mount in later_mounts):
         return
     mode = kernel.file_mode(root + path)
     if not mode:
-        raise BootError(what, "there is no such file in the root", "set init=PATH to a program")
+        raise BootError(failure, "there is no such file in the root", "set init=PATH to a program")
     if not stat.S_ISREG(mode):
-        raise BootError(what, "it is no file", "set init=PATH to a program")
+        raise BootError(failure, "it is no file", "set init=PATH to a program")
     if not mode & 0o111:
-        raise BootError(what, "it is not executable", f"chmod +x {options.init} in the root")
+        raise BootError(failure, "it is not executable", f"chmod +x {options.init} in the root")
 
 
 def _resolve(path: str, root: str, kernel: "Kernel") -> str:

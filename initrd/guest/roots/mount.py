@@ -1,7 +1,7 @@
 """Mount every root but a plain virtiofs tag: block devices, the initramfs itself, overlays.
 
-Whatever can be found out without mounting anything is found out first, so that a mistake changes
-nothing. The code of each kind of root is imported only where that kind is asked for.
+All checks that need no mount come first, so that an invalid option leaves nothing mounted. The code
+of a kind of root is imported only for a root of that kind.
 """
 
 from initrd.guest.failure import BootError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def mount_root(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
-    """Mount the root, and an overlay over it if one is asked for, at /sysroot. Raises BootError."""
+    """Mount the root at /sysroot, with an overlay over it for overlay_root=. Raises BootError."""
     if options.overlay:
         _mount_overlaid(options, kernel, log)
     else:
@@ -37,7 +37,7 @@ def _mount_overlaid(options: "BootOptions", kernel: "Kernel", log: Log) -> None:
             "it is the device of the root itself",
             "name another device with overlay_root=",
         )
-    # The lower layer is read-only whatever ro and rw say: the upper layer takes all changes.
+    # The lower layer is read-only even with the option rw: the upper layer gets all changes.
     lower = options.replace(root=options.root.replace(writable=False))
     mount_base(lower, device, overlay.LOWER, kernel, log)
     overlay.mount_layer(options, layer, kernel, log)

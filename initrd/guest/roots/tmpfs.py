@@ -32,13 +32,15 @@ _MODULES = ("usr", "lib", "modules")  # only its files, not its directories of k
 
 def move_initramfs(root: "Root", target: str, kernel: "Kernel", log: Log) -> None:
     """Mount a tmpfs on `target` and move the files of the initramfs to it. Raises BootError."""
-    stays = stays_behind(target, made_for_us=not kernel.exists(target))
+    is_excluded = make_exclusion(target, created_by_init=not kernel.exists(target))
     flags, data = split_options(root.flags)
     # size=100%, no real limit yet: the files to move are in memory already.
     tmpfs = Mount("tmpfs", target, "tmpfs", flags, _join("mode=0755,size=100%", data))
     execute((tmpfs, Mount("/", INITRAMFS, "", MS_BIND)), kernel, log)
     execute((_remount(target, flags, inode_limit(data, kernel.space(target)[0])),), kernel, log)
-    timed(f"move the initramfs to {target}", lambda: _move(target, stays, kernel), kernel, log)
+    timed(
+        f"move the initramfs to {target}", lambda: _move(target, is_excluded, kernel), kernel, log
+    )
     unmount = Unmount(INITRAMFS, "all of it has been moved"), RemoveDirectory(INITRAMFS)
     execute(unmount, kernel, log)
     flags |= 0 if root.writable else MS_RDONLY
@@ -49,17 +51,17 @@ def _remount(target: str, flags: int, data: str) -> Mount:
     return Mount("tmpfs", target, "tmpfs", flags | MS_REMOUNT, data)
 
 
-def stays_behind(target: str, *, made_for_us: bool) -> "Callable[[tuple[str, ...]], bool]":
-    """Return a function that returns whether a path, as a tuple of names, stays in the initramfs.
+def make_exclusion(target: str, *, created_by_init: bool) -> "Callable[[tuple[str, ...]], bool]":
+    """Return a function that returns whether a path, as a tuple of names, is not moved.
 
-    `target` stays too if /init has created it: `made_for_us`.
+    `target` is not moved either if /init has created it: `created_by_init`.
     """
-    init_paths = {*_RUNTIME, tuple(target.strip("/").split("/"))} if made_for_us else _RUNTIME
+    init_paths = {*_RUNTIME, tuple(target.strip("/").split("/"))} if created_by_init else _RUNTIME
 
-    def stays(path: tuple[str, ...]) -> bool:
+    def is_excluded(path: tuple[str, ...]) -> bool:
         return path in init_paths or (path[:-1] == _MODULES and ".ko" in path[-1])
 
-    return stays
+    return is_excluded
 
 
 def inode_limit(options: str, memory: int) -> str:
@@ -80,10 +82,10 @@ def size_limit(options: str, total: int, free: int) -> str:
     return "" if "size=" in options else f"size={total - free // 2}"
 
 
-def _move(target: str, stays: "Callable[[tuple[str, ...]], bool]", kernel: "Kernel") -> None:
+def _move(target: str, is_excluded: "Callable[[tuple[str, ...]], bool]", kernel: "Kernel") -> None:
     source, destination = kernel.open_directory(INITRAMFS), kernel.open_directory(target)
     try:
-        kernel.move_tree(source, destination, stays)
+        kernel.move_tree(source, destination, is_excluded)
     except OSError as error:
         raise BootError(
             f"cannot move {error.filename} from the initramfs to the tmpfs root",

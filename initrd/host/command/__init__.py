@@ -1,1 +1,1 @@
-"""A command in the guest, as the host sees it."""
+"""The host's side of a command that runs in the guest."""

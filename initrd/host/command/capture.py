@@ -67,7 +67,7 @@ def capture_command(
 
 @contextmanager
 def open_input(file: "File", data: bytes) -> "Iterator[int]":
-    """Open what is read as standard input: `file` if there is one, else the bytes `data`."""
+    """Yield a descriptor for standard input: that of `file`, or without a file one with `data`."""
     if file is not None and file != DEVNULL:
         yield descriptor(file)
         return
@@ -81,7 +81,7 @@ def open_input(file: "File", data: bytes) -> "Iterator[int]":
 
 @contextmanager
 def open_output(file: "File") -> "Iterator[int]":
-    """Open what an output stream is written to; CAPTURED when it is returned."""
+    """Yield a descriptor for an output stream; CAPTURED when the output is to be returned."""
     if file is None or file == PIPE:
         yield CAPTURED
     elif file == DEVNULL:
@@ -92,7 +92,7 @@ def open_output(file: "File") -> "Iterator[int]":
 
 
 def descriptor(file: "int | HasDescriptor") -> int:
-    """Return the descriptor of a file. Raises ValueError for what is none, such as STDOUT."""
+    """Return the descriptor of a file. Raises ValueError for other numbers, as STDOUT."""
     number = file if isinstance(file, int) else file.fileno()
     if number < 0:
         raise ValueError(f"{file} is no file; give one, a descriptor, PIPE or DEVNULL")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # exit status
 _FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
-_SIGNALS_TO_END = 3  # signals of ENDING after which the machine ends, whatever the command does
+_SIGNALS_TO_END = 3  # TERMINATING_SIGNALS after which the machine ends, with or without the command
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -35,19 +35,19 @@ class InteractiveUser:
     ) -> None:
         self._session, self._command = session, command
         self._enter_raw_mode, self._observer = enter_raw_mode, observer
-        self._ending_signals = 0
-        self.wants_end = False  # the machine is to end, with or without the command
+        self._terminating_count = 0  # signals of TERMINATING_SIGNALS received
+        self.end_requested = False  # the machine is to end, with or without the command
 
-    def begin(self) -> None:
-        """The command has started: from here on it gets the input."""
+    def handle_start(self) -> None:
+        """Start the input of the command, which has started."""
         self._observer.phase_started(PHASE_COMMAND)
         if self._command.tty:
             self._enter_raw_mode()
             self._resize()
         self._start_input()
 
-    def signal(self, number: int) -> None:
-        """This process has received a signal."""
+    def handle_signal(self, number: int) -> None:
+        """Forward a signal that this process has received, or act on it."""
         if number == signal.SIGWINCH:
             self._resize()
         elif number == signal.SIGCONT:
@@ -56,10 +56,10 @@ class InteractiveUser:
             self._forward(number)
 
     def _forward(self, number: int) -> None:
-        self._ending_signals += number in TERMINATING_SIGNALS
-        count = self._ending_signals
+        self._terminating_count += number in TERMINATING_SIGNALS
+        count = self._terminating_count
         if count >= _SIGNALS_TO_END or (count and not self._session.guest.started):
-            self.wants_end = True
+            self.end_requested = True
         self._session.guest.send(f"signal {number}")
 
     def _resize(self) -> None:
@@ -67,7 +67,7 @@ class InteractiveUser:
             return
         try:
             size = terminal.terminal_size(STDOUT)
-        except OSError:  # the terminal has hung up, which is noticed where it is read
+        except OSError:  # the terminal has hung up; the next read of it fails too
             return
         self._session.guest.send("resize {} {}".format(*size))
 
@@ -106,11 +106,13 @@ def run_command(
             streams = streams.replace(output=log, on_stderr=messages.write_bytes)
         session = enter(start_session(launch, local, loop, streams))
         user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
-        signals.on_signal, session.guest.on_start = user.signal, user.begin
-        in_time = session.wait(lambda: user.wants_end, seconds)
+        signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
+        in_time = session.wait(lambda: user.end_requested, seconds)
         observer.phase_started(PHASE_END)
-        status = None if user.wants_end or not in_time else session.status(messages.print_message)
-    if user.wants_end:
+        status = (
+            None if user.end_requested or not in_time else session.status(messages.print_message)
+        )
+    if user.end_requested:
         die_of_signal(signals.received)
     if status is None:
         messages.print_message(f"the command still runs after {seconds:g} s; ending it")

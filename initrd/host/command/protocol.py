@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 PREFIX = "initrd."  # of the names of ports
 CONTROL = "initrd.control"
-_FINAL = ("exit", "signal", "failed", "refused")  # messages after which no other counts
+_FINAL = ("exit", "signal", "failed", "refused")  # further messages after one of these are ignored
 _NO_OUTPUT = ("control", "stdin")  # ports that are no output stream
-_LONGEST = 1 << 16  # bytes of a message; the longest regular message is far shorter
+_MAX_MESSAGE = 1 << 16  # bytes; regular messages are much shorter
 
 
 class LocalStreams(Record):
@@ -35,7 +35,7 @@ class LocalStreams(Record):
     on_warning: "Callable[[str], object]" = staticmethod(lambda _: None)  # text for the user
 
     def sink(self, name: str) -> Sink | None:
-        """Return where the output stream `name` goes; a terminal's goes to standard output."""
+        """Return the sink of the output stream `name`; a terminal has that of standard output."""
         return self.stderr if name == "stderr" else self.stdout
 
 
@@ -60,7 +60,7 @@ class CommandProtocol:
         # Watched before the outputs: a message that was sent before some output is handled first.
         loop.watch(self._control.fileno(), READABLE, self._on_control)
         names = [name.removeprefix(PREFIX) for name in sockets]
-        self._outputs = {name: self._output(name) for name in names if name not in _NO_OUTPUT}
+        self._outputs = {name: self._start_output(name) for name in names if name not in _NO_OUTPUT}
 
     @property
     def finished(self) -> bool:
@@ -80,7 +80,7 @@ class CommandProtocol:
     def status(self) -> int:
         """Return the exit status of the command, after a final message `exit` or `signal`."""
         word, text = self.final or ("exit", "")
-        return _number(text) & 0xFF if word == "exit" else 128 + _number(text) % 128
+        return _parse_number(text) & 0xFF if word == "exit" else 128 + _parse_number(text) % 128
 
     def start_input(self) -> None:
         """Begin to read standard input."""
@@ -91,7 +91,7 @@ class CommandProtocol:
             self._input.on_end = lambda: self._end_input(name)
 
     def send(self, message: str) -> None:
-        """Send a message to the guest, as soon as the guest takes it."""
+        """Send a message to the guest, as soon as the guest accepts it."""
         self._outgoing += f"{message}\n".encode()
         self._transmit()
         if self._outgoing and not self._control_closed:
@@ -105,7 +105,7 @@ class CommandProtocol:
         if self._input_sink:
             self._input_sink.close()
 
-    def _output(self, name: str) -> Relay:
+    def _start_output(self, name: str) -> Relay:
         source = self._sockets[PREFIX + name].fileno()
         on_output = self._streams.on_output
         sink = self._streams.sink(name)
@@ -114,11 +114,11 @@ class CommandProtocol:
         return relay
 
     def _close_output(self, name: str, error: OSError) -> None:
-        """Tell the guest that an output stream cannot be written here any more."""
+        """Report to the guest that an output stream cannot be written here any more."""
         if error.errno != errno.EPIPE:
             self.output_error = f"cannot write {name}: {os.strerror(error.errno or 0)}"
             self._streams.on_warning(self.output_error)
-        self._lengths[name] = 0  # the guest will not announce its end
+        self._lengths[name] = 0  # the guest sends no `eof` for it
         self.send(f"closed {name}")
 
     def _end_input(self, name: str) -> None:
@@ -146,7 +146,7 @@ class CommandProtocol:
         except BlockingIOError:
             return
         except (BrokenPipeError, ConnectionResetError):
-            sent = len(self._outgoing)  # the machine has ended, which is noticed elsewhere
+            sent = len(self._outgoing)  # QEMU has ended; RunningMachine detects that
         self._outgoing = self._outgoing[sent:]
 
     def _receive(self) -> None:
@@ -157,7 +157,7 @@ class CommandProtocol:
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
             self._handle(line.decode(errors="replace"))
-        if not data or len(self._incoming) > _LONGEST:
+        if not data or len(self._incoming) > _MAX_MESSAGE:
             self._control_closed = True
             self._loop.unwatch(self._control.fileno())
 
@@ -173,14 +173,14 @@ class CommandProtocol:
             self._input.stop()
         elif word == "eof":
             name, _, length = text.partition(" ")
-            self._lengths.setdefault(name, _number(length))
+            self._lengths.setdefault(name, _parse_number(length))
         elif word in _FINAL and self.final is None:
             self.final = (word, unescape(text))
             if word in ("failed", "refused"):  # no stream has ended, and the guest waits
                 self.send("bye")
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     """Return a number that the guest sent. Raises HostError: the guest may send anything."""
     number = parse_natural(text)
     if number is None:

@@ -38,7 +38,7 @@ class CommandSession:
         return self.guest.finished or self.machine.is_off
 
     def wait(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
-        """Wait for the end of the command, or `until`; return False when time is up before."""
+        """Wait for the end of the command, or `until`; return False when `seconds` pass before."""
         return self.machine.loop.run(lambda: self.finished or until(), seconds)
 
     def status(self, warn: "Callable[[str], object]") -> int:
@@ -48,9 +48,9 @@ class CommandSession:
         """
         self.machine.loop.run(lambda: self.guest.finished, 0 if self.guest.finished else _DELIVERY)
         if self.guest.final is None:
-            raise self._explained(self._why_it_ended())
+            raise self._make_error(self._find_failure())
         if self.guest.failure:
-            raise self._explained(self.guest.failure)
+            raise self._make_error(self.guest.failure)
         if self.guest.refusal:
             raise explain_refusal(self.guest.refusal)
         status = self.guest.status()
@@ -58,11 +58,11 @@ class CommandSession:
         if killed:
             warn(killed)
         if self.guest.output_error and not status:
-            # A command with little output ends before it can be told that writing failed here.
+            # A command with little output ends before the message `closed` reaches the guest.
             raise HostError("the command's output is not all there", self.guest.output_error)
         return status
 
-    def _why_it_ended(self) -> str:
+    def _find_failure(self) -> str:
         """Return why there is no status. A guest that has sent a message did not fail to start."""
         failure = self.machine.ending().failure
         started = self.guest.received_any and not self.machine.log.text
@@ -71,7 +71,8 @@ class CommandSession:
     def _oom_kill(self) -> str:
         return explain_oom_kill(self.machine.log.text, self._launch.setup.hardware.memory)
 
-    def _explained(self, why: str) -> HostError:
+    def _make_error(self, why: str) -> HostError:
+        """Return the error for a failed boot, after saving the console's output."""
         memory = self._launch.setup.hardware.memory
         error = explain_boot_failure(why, memory, self._launch.kernel)
         console = self.machine.log.text
@@ -88,12 +89,12 @@ def start_session(
     with ExitStack() as stack:
         enter = stack.enter_context
         pairs = [[enter(closing(end)) for end in socket.socketpair()] for _ in launch.setup.ports]
-        ports = tuple(theirs.fileno() for _, theirs in pairs)
+        ports = tuple(qemu_end.fileno() for _, qemu_end in pairs)
         machine = enter(start_machine(launch, loop, streams.replace(ports=ports)))
-        for _, theirs in pairs:
-            theirs.close()
-        ours = (ours for ours, _ in pairs)
-        guest = CommandProtocol(loop, dict(zip(launch.setup.ports, ours, strict=True)), local)
+        for _, qemu_end in pairs:
+            qemu_end.close()
+        host_ends = (host_end for host_end, _ in pairs)
+        guest = CommandProtocol(loop, dict(zip(launch.setup.ports, host_ends, strict=True)), local)
         stack.callback(guest.close)
         yield CommandSession(launch, machine, guest)
         guest.send("bye")

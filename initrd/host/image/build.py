@@ -137,5 +137,5 @@ def _append_command(image: int, command: Command) -> int:
     entry = cpio.file(COMMAND_FILE.lstrip("/"), data, 0o600)
     with open(copy, "wb", closefd=False) as file:
         file.seek(size)
-        file.write(cpio.gap(size) + cpio.pack([entry]))
+        file.write(cpio.padding(size) + cpio.pack([entry]))
     return copy

@@ -4,7 +4,7 @@ Pure, and the same entries give the same bytes: `pack` sorts them, numbers the i
 the parent directories that are missing, and does not use the clock.
 
     image = cpio.pack([cpio.file("init", program, 0o755), cpio.symlink("bin", "usr/bin")])
-    image += cpio.gap(len(image)) + cpio.pack([cpio.file("etc/extra", b"more")])
+    image += cpio.padding(len(image)) + cpio.pack([cpio.file("etc/extra", b"more")])
 
 Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst and
 init/initramfs.c.
@@ -85,7 +85,7 @@ def pack(entries: Iterable[Entry]) -> bytes:
     return b"".join(chunks)
 
 
-def gap(size: int) -> bytes:
+def padding(size: int) -> bytes:
     """Return the zeros to put after an image of `size` bytes, so that an archive can follow.
 
     The kernel requires an archive to start at a multiple of 4 bytes, and takes four zeros for the

@@ -1,10 +1,10 @@
-"""Read a kernel's module directory: its modules, their dependencies, and what is built in.
+"""Read a kernel's module directory: its modules, their dependencies, and the built-in modules.
 
 Reads the text files that depmod writes and those that come with the kernel, each when it is first
 needed; the modules themselves are not opened. In a module's name `-` and `_` are the same.
 
 Symbolic links are followed as in the root that the directory is part of, and never out of it: the
-root may come from somebody else, whose links must not reach other files of the host.
+root may be untrusted, and its links must not reach other files of the host.
 
 Source: modules.dep(5), modprobe.d(5), the kernel's Documentation/kbuild/kbuild.rst.
 """
@@ -18,10 +18,8 @@ from initrd.errors import HostError, reason
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
-MODULE_DIRECTORIES = (
-    "usr/lib/modules",
-    "lib/modules",
-)  # the second: for roots whose /lib is not a link
+# In a root; the second one for roots whose /lib is not a link to /usr/lib.
+MODULE_DIRECTORIES = ("usr/lib/modules", "lib/modules")
 
 
 class SoftDependency(Record):
@@ -55,7 +53,7 @@ class ModuleTree:
         self._lines = {module_name(line.partition(":")[0]): line for line in lines if ":" in line}
 
     def find(self, word: str) -> tuple[str, ...] | None:
-        """Return the modules that `word`, a name or an alias, stands for; None: unknown.
+        """Return the modules with the name or the alias `word`; None when there is none.
 
         The result is empty when the kernel has the module built in. An alias is matched literally.
         """

@@ -1,4 +1,4 @@
-"""Choose the modules of an image, and their order: what a boot requires, and what a kernel has.
+"""Choose the modules of an image and their order, from the requirements of a boot and a kernel.
 
 Tables and pure functions derive the requirements from a kernel command line or from boot options.
 `choose_modules` finds the modules that meet them in a kernel's module directory.
@@ -107,7 +107,7 @@ def choose_modules(directory: str, requirements: Iterable[Requirement]) -> tuple
     met, when `directory` is no module directory, and for modules that depend on each other.
     """
     tree = ModuleTree(directory)
-    names = [name for requirement in requirements for name in _meet(tree, requirement)]
+    names = [name for requirement in requirements for name in _find_modules(tree, requirement)]
     return tuple(Module(name, tree.path(name)) for name in load_order(tree, names))
 
 
@@ -144,7 +144,7 @@ def _block_requirements(root: Root) -> tuple[Requirement, ...]:
     return (*_disk_requirements(root.source), filesystem_requirement(*types))
 
 
-# By RootKind.name: what the root requires beyond what every boot requires.
+# By RootKind.name: the requirements of the root beyond those of every boot.
 _ROOT_REQUIREMENTS = {
     boot_options.VIRTIOFS.name: _no_requirements,
     boot_options.BLOCK.name: _block_requirements,
@@ -170,7 +170,7 @@ def _disk_requirements(device: str) -> tuple[Requirement, ...]:
     return (VIRTIO_DISK,)
 
 
-def _meet(tree: ModuleTree, requirement: Requirement) -> list[str]:
+def _find_modules(tree: ModuleTree, requirement: Requirement) -> list[str]:
     """Return the modules that meet a requirement; none when the kernel has them built in."""
     found = [tree.find(word) for word in requirement.modules]
     if not requirement.optional and not any(names is not None for names in found):

@@ -1,1 +1,1 @@
-"""From the user's words to a running machine."""
+"""From the options of chrootvm to a running machine."""

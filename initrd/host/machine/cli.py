@@ -17,7 +17,7 @@ from initrd.text import parse_natural
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
 USAGE = """\
 usage: chrootvm [OPTION]... ROOTFS [INIT [ARG]...]
@@ -80,8 +80,8 @@ def _parse_append(text: str) -> str:
 def parse_share(tag: str, text: str, *, writable: bool) -> Share:
     """Return the share for TAG and PATH[:DEST]. Raises HostError.
 
-    DEST is absolute, so a colon that no slash follows belongs to PATH. Where there is a directory
-    of the whole name, PATH is all of it.
+    DEST is absolute, so a colon without a slash after it belongs to PATH. If `text` is the path of
+    a directory, PATH is all of `text`.
     """
     if ":" in tag:
         raise HostError(f"cannot use {tag!r} as a tag", "it has a colon")
@@ -208,12 +208,12 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def default_of(name: str) -> "Any":
-    """Return what the field of an option is when the option is not given."""
+    """Return the value of an option's field when the option is not given."""
     option = _BY_NAME[name]
     return option.read(option.default)
 
 
-# --- reading the words ---------------------------------------------------------------------------
+# --- parsing the words ---------------------------------------------------------------------------
 
 
 class Arguments(Record):
@@ -225,7 +225,7 @@ class Arguments(Record):
     command: tuple[str, ...] | None = None  # what follows `--`
 
     def has(self, name: str) -> bool:
-        """Tell whether an option was given."""
+        """Return whether an option was given."""
         return name in self.given
 
     def value(self, name: str) -> str:
@@ -258,56 +258,56 @@ class Arguments(Record):
 def parse(words: "Sequence[str]") -> Arguments:
     """Parse the words after the program's name. Raises HostError."""
     given: dict[str, list[tuple[str, ...]]] = {}
-    left = list(words)
-    while left and left[0].startswith("-") and left[0] not in ("-", "--"):
-        name, equals, first = left.pop(0).partition("=")
-        option = _BY_NAME.get(name) or _unknown(name)
-        values = _take_values(option, [first] if equals else [], left)
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
+        name, equals, first = rest.pop(0).partition("=")
+        option = _BY_NAME.get(name) or _fail_unknown(name)
+        values = _parse_values(option, [first] if equals else [], rest)
         given.setdefault(name, []).append(values)
-    if left[:1] == ["--"]:  # the next word is the root, whatever it looks like
-        left.pop(0)
-    root, rest = (left[0], left[1:]) if left else ("", [])
-    if left and not root:
+    if rest[:1] == ["--"]:  # the next word is the root, even if it begins with -
+        rest.pop(0)
+    root, program = (rest[0], rest[1:]) if rest else ("", [])
+    if rest and not root:
         raise HostError("cannot use '' as the root directory", "it is empty")
-    if rest[:1] != ["--"]:
-        return Arguments(given, root, tuple(rest))
-    if not rest[1:]:
+    if program[:1] != ["--"]:
+        return Arguments(given, root, tuple(program))
+    if not program[1:]:
         raise HostError("no command after --", "there is nothing to run", "chrootvm ROOTFS -- true")
-    return Arguments(given, root, (), tuple(rest[1:]))
+    return Arguments(given, root, (), tuple(program[1:]))
 
 
-def _take_values(option: Option, values: list[str], left: list[str]) -> tuple[str, ...]:
-    """Return an option's values: `values` came with it, the others are taken off `left`."""
+def _parse_values(option: Option, values: list[str], rest: list[str]) -> tuple[str, ...]:
+    """Return an option's values: `values`, given after `=`, and words removed from `rest`."""
     if not option.values and values:
         raise HostError(f"cannot understand {option.name}={values[0]}", "it takes no value")
     if option.optional and not values:
         return ("",)
     missing = len(option.values) - len(values)
-    if missing > len(left):
+    if missing > len(rest):
         raise HostError(
             f"cannot understand {option.name}",
             f"write {' '.join((option.name, *option.values))}",
         )
-    taken, left[:missing] = left[:missing], []
-    if "" in (*values, *taken) and not option.may_be_empty:
+    further, rest[:missing] = rest[:missing], []
+    if "" in (*values, *further) and not option.may_be_empty:
         # Probably an unset variable of a script: no reason to share the working directory.
         raise HostError(f"cannot understand {option.name}", "its value is empty")
-    return (*values, *taken)
+    return (*values, *further)
 
 
-def _unknown(name: str) -> Option:
+def _fail_unknown(name: str) -> "NoReturn":
     from difflib import get_close_matches  # noqa: PLC0415 - only to explain a mistake
 
-    near = get_close_matches(name, _BY_NAME, 1)
+    similar = get_close_matches(name, _BY_NAME, 1)
     raise HostError(
         f"unknown option {name}",
         "options come before ROOTFS",
-        near[0] if near else "chrootvm --help; a ROOTFS like that goes after --",
+        similar[0] if similar else "chrootvm --help; a ROOTFS like that goes after --",
     )
 
 
 def usage() -> str:
-    """Return what --help shows."""
+    """Return the output of --help."""
     return "\n".join([USAGE, *map(_usage_line, OPTIONS)]) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""The machine that a user asks for: from the command line of chrootvm to `Machine`.
+"""Convert the parsed options of chrootvm to `Machine`, the virtual machine that they describe.
 
-Raises HostError for mistakes. Nothing is looked up on this machine but the terminal.
+Raises HostError for invalid options. Of the host, only the terminal is examined.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _FOR_COMMANDS = ("--env", "--chdir", "--user")
-# With --report: /init prints each step; the kernel, of whose words the last counts, prints little.
+# With --report: /init prints each step, and the kernel little (of both words the last one counts).
 _REPORT_WORDS = ("debug", "quiet")
 
 
@@ -29,8 +29,10 @@ class Machine(Record):
     shares: tuple[Share, ...] = ()  # further directories
     init: str = BootOptions.init  # a bare name is looked up in the root
     arguments: tuple[str, ...] = ()  # of INIT
-    command: Command | None = None  # to run below /init; then `init` is not looked at
-    overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the file that keeps what is written
+    command: Command | None = None  # to run as a child of /init; `init` is then ignored
+    overlay: str = (
+        ""  # empty: none; OVERLAY_IN_MEMORY; or the path of the file that keeps the changes
+    )
     memory: int = default_of("--memory")  # bytes
     cpus: int = default_of("--cpus")
     accel: str = default_of("--accel")
@@ -39,18 +41,18 @@ class Machine(Record):
     kernel: str = ""  # empty: the root's newest
     modules: str = ""  # empty: those of the kernel
     module: tuple[str, ...] = ()  # further modules to load
-    init_program: str = ""  # the `/init` of the image; empty: the one that was built or installed
+    init_program: str = ""  # path of the image's `/init`; empty: `locate.find_init` searches
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
     debug: bool = False  # /init prints every step
-    quiet: bool = True  # the kernel prints nothing unless something is wrong
+    quiet: bool = True  # the kernel prints errors only
     qemu: str = ""
     virtiofsd: str = ""
     qemu_arguments: tuple[str, ...] = ()
 
 
 def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:
-    """Return the machine that was asked for, with the command to run in it if there is one."""
+    """Return the machine that the options describe, with the command to run in it, if any."""
     fields = arguments.fields()
     init = arguments.init or (BootOptions.init,)
     shows_console = arguments.has("--verbose") and arguments.command is not None
@@ -69,9 +71,9 @@ def parse_machine(arguments: Arguments, command: Command | None = None) -> Machi
 def parse_command(
     arguments: Arguments, environment: "Mapping[str, str]", tty: tuple[int, ...]
 ) -> Command | None:
-    """Return the command that was asked for; None: an INIT was.
+    """Return COMMAND with its settings; None when an INIT is given.
 
-    `tty`: which of its descriptors shall be a terminal.
+    `tty`: which of its descriptors are to be a terminal.
     """
     if arguments.command is None:
         for name in _FOR_COMMANDS:
@@ -101,9 +103,9 @@ def parse_variable(word: str, environment: "Mapping[str, str]") -> str:
 
 
 def command_terminals() -> tuple[int, ...]:
-    """Return which of COMMAND's descriptors shall be a terminal.
+    """Return which of COMMAND's descriptors are to be a terminal.
 
-    Input and output must both be one here, or the terminal would not show what is typed. This
+    Input and output must both be terminals here, or typed input would not be displayed. This
     process must be in the foreground: in the background the terminal belongs to another job.
     """
     if not terminal.is_terminal(STDIN, STDOUT) or not terminal.in_foreground(STDIN):

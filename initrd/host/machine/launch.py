@@ -1,4 +1,4 @@
-"""Plan a launch: from the machine that a user asks for to the files, the image and the commands.
+"""Plan a launch: from the options of a machine to the files, the image and the commands.
 
 Planning adds entries to the cache, and opens the files of the QEMU set-up; it starts no machine.
 """
@@ -44,12 +44,12 @@ _KERNEL_WORDS = (
 
 
 class Launch(Record):
-    """Everything that starting a machine takes."""
+    """All that is needed to start a machine."""
 
     setup: Setup  # of QEMU; its shares have absolute paths, the root first
     virtiofsd: Virtiofsd
-    kernel: str  # path of the image; what QEMU starts may be the uncompressed kernel in it
-    command: Command | None = None  # to run below /init; None: INIT is PID 1
+    kernel: str  # path of the image; QEMU may start the uncompressed kernel in it instead
+    command: Command | None = None  # to run as a child of /init; None: INIT is PID 1
     logs: str = ""  # the directory in which the console of a failed boot is kept
 
 
@@ -104,7 +104,7 @@ def check_machine(machine: Machine) -> None:
 
 
 def all_shares(machine: Machine) -> tuple[Share, ...]:
-    """Return what virtiofsd serves, by absolute path: the root first."""
+    """Return the shares that virtiofsd serves, with absolute paths: the root first."""
     return tuple(
         share.replace(source=os.path.realpath(share.source))
         for share in (machine.root, *machine.shares)
@@ -137,10 +137,10 @@ def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
 
 def _check_length(text: str, arch: Arch) -> None:
     size = len(text.encode(errors="surrogateescape"))
-    if size > arch.longest_cmdline:
+    if size > arch.max_cmdline:
         raise HostError(
             _CANNOT_WRITE,
-            f"it has {size} bytes, and {arch.name} kernels read {arch.longest_cmdline}",
+            f"it has {size} bytes, and {arch.name} kernels read {arch.max_cmdline}",
             f"fewer or shorter arguments, or {_WITHOUT_LIMITS}",
         )
 
@@ -167,13 +167,13 @@ def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") ->
 
 
 def module_requirements(machine: Machine, cmdline: str) -> tuple[modules.Requirement, ...]:
-    """Return what the boot needs the kernel's modules for. Raises HostError."""
+    """Return the requirements of the boot for modules of the kernel. Raises HostError."""
     try:
-        booting = modules.requirements_of_cmdline(cmdline)
-    except CmdlineError as error:  # in what --append has added
+        of_boot = modules.requirements_of_cmdline(cmdline)
+    except CmdlineError as error:  # the value of --append is invalid
         raise HostError("cannot use the kernel command line", str(error)) from error
-    asked = tuple(modules.module_requirement(name) for name in machine.module)
-    return (*booting, *asked, *((COMMAND_PORTS,) if machine.command else ()))
+    of_options = tuple(modules.module_requirement(name) for name in machine.module)
+    return (*of_boot, *of_options, *((COMMAND_PORTS,) if machine.command else ()))
 
 
 def _disks(machine: Machine) -> tuple[str, ...]:
@@ -185,8 +185,8 @@ def _disks(machine: Machine) -> tuple[str, ...]:
 def format_commands(launch: Launch) -> str:
     """Return the commands that start the machine, quoted for a shell, a line for each program.
 
-    What is an inherited descriptor when they are started here is a socket in the current directory
-    there, and the console is the terminal. virtiofsd comes first: it runs beside QEMU.
+    In place of inherited descriptors the commands have sockets in the current directory, and the
+    console is the terminal. virtiofsd comes first and runs in the background.
     """
     from shlex import join  # noqa: PLC0415 - only when the commands are shown
 

@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 # Phases of a boot, for BootObserver: each one ends the phase before it.
 PHASE_PREPARE, PHASE_START = "find files, make the image", "start the programs"
 PHASE_KERNEL, PHASE_COMMAND, PHASE_END = "QEMU and its firmware", "command", "power off"
-_GRACE = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the console to be read
+_GRACE_PERIOD = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the console to be read
 
 
 class BootObserver:
     """Receives the phases of a boot and the console's output. This base class ignores both."""
 
     def phase_started(self, name: str) -> None:
-        """A phase begins; the one before it is over."""
+        """Handle the beginning of a phase, which is the end of the phase before."""
 
     def console_printed(self, data: bytes) -> None:
-        """The guest has printed on its console."""
+        """Handle a piece of console output."""
 
 
 class HostStreams(Record):
     """The host's ends of what a machine is connected to."""
 
-    output: Sink | None = None  # gets what the console prints
+    output: Sink | None = None  # for the console output
     menu: bool = False  # Ctrl-A on the console is QEMU's
     ports: tuple[int, ...] = ()  # descriptors that QEMU inherits, in the order of Setup.ports
-    monitor: int = -1  # one more, for QMP; -1: none
+    monitor: int = -1  # a further descriptor, for QMP; -1: none
     observer: BootObserver = BootObserver()
     on_stderr: "Callable[[bytes], object]" = staticmethod(lambda _: None)  # of QEMU and virtiofsd
 
@@ -59,7 +59,7 @@ class RunningMachine:
 
     def __init__(self, loop: Loop, console: socket.socket, streams: HostStreams) -> None:
         self.loop = loop
-        self.console = console  # what is sent there is typed in the guest
+        self.console = console  # bytes sent to it are input of the guest's console
         self.log = ConsoleLog()
         self.is_off = False
         self._observer = streams.observer
@@ -72,14 +72,14 @@ class RunningMachine:
         self._observer.console_printed(data)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the machine is off, or for so long; return whether it is off."""
+        """Wait until the machine is off, at most `seconds`; return whether it is off."""
         return self.loop.run(lambda: self.is_off, seconds)
 
     def ending(self) -> Ending:
         """Return how the guest ended. Raises HostError when QEMU or virtiofsd failed."""
         if self._failure:
             raise self._failure
-        self.loop.run(lambda: self._output.ended, _GRACE)
+        self.loop.run(lambda: self._output.ended, _GRACE_PERIOD)
         return parse_ending(self.log.text)
 
     def stop(self) -> None:
@@ -87,12 +87,12 @@ class RunningMachine:
         self._output.stop()
 
     def watch_qemu(self, process: Process, stderr: StderrPipe) -> None:
-        """Notice when QEMU ends: it does when the guest powers off."""
+        """Detect the end of QEMU, which ends when the guest powers off."""
         self._qemu = process
         self.loop.watch(process.pidfd, READABLE, lambda _: self._qemu_ended(process, stderr))
 
     def watch_virtiofsd(self, tag: str, process: Process, stderr: StderrPipe) -> None:
-        """Notice when a virtiofsd ends."""
+        """Detect the end of a virtiofsd."""
         self.loop.watch(
             process.pidfd, READABLE, lambda _: self._virtiofsd_ended(tag, process, stderr)
         )
@@ -101,22 +101,23 @@ class RunningMachine:
         self.loop.unwatch(process.pidfd)
         self.is_off = True
         if process.status():
-            self._failure = self._failure or _program_ended("the machine", process, stderr)
+            self._failure = self._failure or _explain_exit("the machine", process, stderr)
 
     def _virtiofsd_ended(self, tag: str, process: Process, stderr: StderrPipe) -> None:
-        """Fail unless QEMU has ended, too. QEMU without its virtiofsd would hang."""
+        """Record a failure unless QEMU has ended too. QEMU without its virtiofsd would hang."""
         self.loop.unwatch(process.pidfd)
-        qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE) is not None
+        qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE_PERIOD) is not None
         if process.status() or not qemu_is_off:
-            self._failure = _program_ended(f"cannot go on sharing {tag}", process, stderr)
+            self._failure = _explain_exit(f"cannot go on sharing {tag}", process, stderr)
             self.is_off = True
 
 
-def _program_ended(what: str, process: Process, stderr: StderrPipe) -> HostError:
+def _explain_exit(failure: str, process: Process, stderr: StderrPipe) -> HostError:
     status = process.status() or 0
-    how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+    ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
     output = stderr.last_lines()
-    return HostError(what, f"{process.name} ended with {how}" + (f": {output}" if output else ""))
+    why = f"{process.name} ended with {ended}" + (f": {output}" if output else "")
+    return HostError(failure, why)
 
 
 @contextmanager
@@ -125,14 +126,14 @@ def start_machine(launch: Launch, loop: Loop, streams: HostStreams) -> "Iterator
     program.check(launch.virtiofsd, launch.setup.shares, root=os.geteuid() == 0)
     with ExitStack() as stack:
         stack.enter_context(lock_overlay_files(launch.setup.disks, os.environ))
-        ours, theirs = (stack.enter_context(closing(end)) for end in socket.socketpair())
-        machine = RunningMachine(loop, ours, streams)
+        host_end, qemu_end = (stack.enter_context(closing(end)) for end in socket.socketpair())
+        machine = RunningMachine(loop, host_end, streams)
         stack.callback(machine.stop)
         servers = [
             _start_virtiofsd(launch, share, machine, streams, stack)
             for share in launch.setup.shares
         ]
-        sockets = (theirs, *(server.connection for server in servers))
+        sockets = (qemu_end, *(server.connection for server in servers))
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
         command = _qemu_program(launch, streams, *(end.fileno() for end in sockets))
         process = stack.enter_context(Process(command, stderr.writer))

@@ -1,7 +1,7 @@
 """Choose the accelerator of a guest: KVM where it works, else QEMU's translation (TCG).
 
-That /dev/kvm can be opened is no proof that KVM works: in some virtual machines KVM emulates most
-guests, or they hang. So a guest of three instructions is run with it. It is real-mode code with an
+An open(2) of /dev/kvm does not prove that KVM works: in some virtual machines KVM emulates most
+guests, or they hang. So KVM runs a guest of three instructions. It is real-mode code with an
 instruction (popcnt) that processors execute and that the emulator inside KVM does not implement.
 The result is cached until the host boots again, because neither the processor nor the kernel
 changes before that.
@@ -41,18 +41,18 @@ _PROGRAM = bytes.fromhex("b80f01 f30fb8c0 f4")  # mov ax, 0x10f; popcnt ax, ax; 
 _EXPECTED_AX = 5  # the bits that are set in 0x10f
 
 
-def choose_accelerator(wanted: str, arch: Arch, check_kvm: "Callable[[], str]") -> str:
+def choose_accelerator(choice: str, arch: Arch, check_kvm: "Callable[[], str]") -> str:
     """Return `kvm` or `tcg`, for one of CHOICES.
 
-    `check_kvm` returns why KVM does not work; empty when it works. Raises HostError when `wanted`
+    `check_kvm` returns why KVM does not work; empty when it works. Raises HostError when `choice`
     is `kvm` and KVM does not work.
     """
-    if wanted == "tcg":
+    if choice == "tcg":
         return "tcg"
     problem = (
         check_kvm() if is_native(arch) else f"the guest is {arch.name} and this machine is not"
     )
-    if wanted == "kvm" and problem:
+    if choice == "kvm" and problem:
         hint = "--accel tcg, which works everywhere but slower"
         raise HostError("cannot use KVM", problem, hint)
     return "tcg" if problem else "kvm"
@@ -68,12 +68,12 @@ def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} is not for this user; the group kvm may have access"
     path = os.path.join(cache, "kvm")
-    result = remember_result(path, read_boot_id(), lambda: probe_kvm(device))
+    result = cached_result(path, read_boot_id(), lambda: probe_kvm(device))
     return "" if result == KVM_WORKS else result
 
 
-def remember_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
-    """Return the result in the file `path` if it is of this boot; else call `probe`, and save that.
+def cached_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
+    """Return the result in the file `path`, if it is of this boot; else save that of `probe`.
 
     With an empty `boot_id` no saved result is used.
     """

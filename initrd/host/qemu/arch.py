@@ -21,7 +21,7 @@ class Arch(Record):
     console: str  # the kernel's name of the first serial port
     cpu: str = "max"  # value of -cpu under TCG; max: every feature that TCG can emulate
     transport: str = "pci"  # suffix of the virtio devices' names
-    longest_cmdline: int = 2047  # bytes of the kernel command line: COMMAND_LINE_SIZE - 1
+    max_cmdline: int = 2047  # bytes of the kernel command line: COMMAND_LINE_SIZE - 1
     parameters: tuple[str, ...] = ()  # kernel parameters of every guest
     emulated_parameters: tuple[str, ...] = ()  # added for a guest with one processor under TCG
     firmware: str = ""  # a smaller firmware of QEMU's, for kernels that use no firmware service
@@ -66,7 +66,7 @@ ARCHES = (
         "virt",
         "ttyS0",
         cpu="rv64",
-        longest_cmdline=1023,
+        max_cmdline=1023,
     ),
     Arch("ppc64le", "qemu-system-ppc64", "qemu-system-ppc", "pseries", "hvc0", cpu="power9"),
     Arch(
@@ -76,7 +76,7 @@ ARCHES = (
         "s390-ccw-virtio",
         "ttysclp0",
         transport="ccw",
-        longest_cmdline=895,
+        max_cmdline=895,
     ),
 )
 _DEBIAN_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
@@ -87,12 +87,12 @@ def find_arch(name: str = "") -> Arch:
 
     Raises HostError for an unknown name.
     """
-    wanted = name or os.uname().machine
+    requested = name or os.uname().machine
     for arch in ARCHES:
-        if arch.name == _DEBIAN_NAMES.get(wanted, wanted):
+        if arch.name == _DEBIAN_NAMES.get(requested, requested):
             return arch
     known = ", ".join(arch.name for arch in ARCHES)
-    raise HostError(f"cannot emulate the architecture {wanted!r}", f"known are {known}")
+    raise HostError(f"cannot emulate the architecture {requested!r}", f"known are {known}")
 
 
 def is_native(arch: Arch) -> bool:

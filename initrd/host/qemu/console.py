@@ -15,9 +15,8 @@ from initrd.record import Record
 
 _LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end
 _SAVED_LOGS = 10
-_LITTLE_MEMORY = (
-    256 << 20
-)  # bytes; with less, a kernel that resets the machine likely lacked memory
+# Bytes: a kernel that resets a machine with less memory probably had too little of it.
+_LITTLE_MEMORY = 256 << 20
 _BOOT_FAILED = "the boot failed"
 _RESET = "the machine reset itself before its kernel printed anything"
 _POWERING_OFF = "powering off"

@@ -1,12 +1,13 @@
-"""Write files atomically, cache generated images, and resolve paths inside a root directory.
+"""Write files atomically, cache generated files, and resolve paths inside a root directory.
 
 `replace_file` and `save_file` write a temporary file and rename it, so that a reader never finds a
 file that is half written.
 
-`open_cached` keeps images in a directory of the user, each with the state of every file that it was
-made from. A changed input has another ctime, even when its size and its time of modification are
-the same, and the image is then made again. Processes may use the cache at the same time: an image
-is used through its descriptor, which stays valid when another process replaces or removes the file.
+`open_cached` keeps entries in a directory of the user: generated files, each with the state of its
+inputs, the files that it was made from. A changed input has another ctime, even when its size and
+its time of modification are the same, and the entry is then made again. Processes may use the cache
+at the same time: a generated file is used through its descriptor, which stays valid when another
+process replaces or removes the file.
 """
 
 import binascii
@@ -24,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-IMAGES_KEPT = 8
+ENTRIES_KEPT = 8
 _TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
 _RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
 FileState = list[int]
@@ -119,7 +120,7 @@ def resolve_in_root(root: str, path: str) -> str:
 
 
 class CacheEntry(Record):
-    """A generated image, and the paths of all files that it was made from."""
+    """The content of a generated file, and the paths of all files that it was made from."""
 
     content: bytes
     inputs: tuple[str, ...]  # also the paths that were tried and do not exist
@@ -130,11 +131,11 @@ def open_cached(
     key: str,
     make: "Callable[[], CacheEntry]",
     clock: "Callable[[], float]" = time.time,
-    kept: int = IMAGES_KEPT,
+    kept: int = ENTRIES_KEPT,
 ) -> int:
-    """Return a descriptor of the image for `key`: from the cache in `folder`, or from `make`.
+    """Return a descriptor of the file for `key`: from the cache in `folder`, or from `make`.
 
-    The folder holds no more than the `kept` images that were used last. An image that cannot be
+    The folder holds no more than the `kept` entries that were used last. An entry that cannot be
     stored there is in memory only.
     """
     name = os.path.join(folder, f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}")
@@ -144,10 +145,10 @@ def open_cached(
     if descriptor is not None:
         return descriptor
     began = clock()
-    image = make()
-    _store(name, key, image, began, kept)
+    entry = make()
+    _store(name, key, entry, began, kept)
     descriptor = _open_current(name, key)
-    return _open_in_memory(image.content) if descriptor is None else descriptor
+    return _open_in_memory(entry.content) if descriptor is None else descriptor
 
 
 def _remove_if_exists(path: str) -> None:
@@ -187,7 +188,7 @@ def _check_replaceable(output: str, target: str) -> None:
 def _is_own_folder(folder: str) -> bool:
     """Return whether the folder belongs to this user, or does not exist yet.
 
-    The owner of another user's folder ($HOME under sudo) could place images there.
+    The owner of another user's folder ($HOME under sudo) could place files there.
     """
     try:
         return os.stat(folder).st_uid == os.geteuid()
@@ -196,7 +197,7 @@ def _is_own_folder(folder: str) -> bool:
 
 
 def _open_current(name: str, key: str) -> int | None:
-    """Return a descriptor of the image stored for `key`; None when there is none, or it is stale.
+    """Return a descriptor of the file stored for `key`; None when there is none, or it is stale.
 
     `name` is the path of the cache's files for this key, without a suffix.
     """
@@ -215,20 +216,20 @@ def _open_current(name: str, key: str) -> int | None:
     return descriptor
 
 
-def _store(name: str, key: str, image: CacheEntry, began: float, kept: int) -> None:
-    """Store an image, unless an input changed shortly before `began` (seconds since 1970)."""
+def _store(name: str, key: str, entry: CacheEntry, began: float, kept: int) -> None:
+    """Store an entry, unless an input changed shortly before `began` (seconds since 1970)."""
     folder = os.path.dirname(name)
-    states = {path: _file_state(path) for path in image.inputs}
+    states = {path: _file_state(path) for path in entry.inputs}
     if any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values()):
         return
-    path = os.path.join(folder, f"{_digest(image.content)}.img")
+    path = os.path.join(folder, f"{_digest(entry.content)}.img")
     description = json.dumps({"key": key, "image": path, "inputs": states})
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        replace_file(path, image.content)
+        replace_file(path, entry.content)
         replace_file(f"{name}.json", description.encode())
         _remove_oldest(folder, kept)
-    except OSError:  # no home, no space, read-only: the image is made again the next time
+    except OSError:  # no home, no space, read-only: the entry is made again the next time
         pass
 
 
@@ -242,7 +243,7 @@ def _file_state(path: str) -> "FileState | None":
 
 
 def _remove_oldest(folder: str, kept: int) -> None:
-    """Remove all but the `kept` images that were used last, and temporary files of crashes."""
+    """Remove all but the `kept` entries that were used last, and temporary files of crashes."""
     stored: list[tuple[int, str]] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -258,7 +259,7 @@ def _remove_oldest(folder: str, kept: int) -> None:
 
 
 def _digest(content: bytes) -> str:
-    import hashlib  # noqa: PLC0415 - a slow import, not needed for an image from the cache
+    import hashlib  # noqa: PLC0415 - a slow import, not needed for an entry from the cache
 
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Wait for descriptors, signals and a timer with poll(2), and call what is registered for them.
+"""Wait for descriptors, signals and a timer with poll(2), and call the callbacks for them.
 
 One loop serves processes, streams and signals. There are no threads, and nothing is polled at
 intervals, except through `Loop.set_timer`.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_NOT_ENDING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
+_OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
 _LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
 
 
@@ -31,7 +31,7 @@ def is_ready(descriptor: int, events: int, seconds: float = 0.0) -> bool:
 
 
 def die_of_signal(number: int) -> None:
-    """End this process by the signal `number`, so that a shell sees that status."""
+    """End this process by the signal `number`, so that a shell reports that signal."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -82,7 +82,7 @@ class Loop:
         timeout = max(0.0, min(ends) - time.monotonic()) if ends else _LONGEST_POLL
         for descriptor, events in self._poll.poll(min(timeout, _LONGEST_POLL) * 1000):
             callback = self._callbacks.get(descriptor)
-            if callback:  # an earlier callback of this round may have called `ignore`
+            if callback:  # an earlier callback of this round may have called `unwatch`
                 callback(events)
         if expiry is not None and time.monotonic() >= expiry:
             self._last_expiry = time.monotonic()
@@ -90,9 +90,9 @@ class Loop:
 
 
 class Signals:
-    """Handles signals inside a `with`, and calls `call` with the number of each.
+    """Handles signals inside a `with`, and calls `on_signal` with the number of each.
 
-    `received` is the first signal of ENDING that arrived, or 0.
+    `received` is the first of TERMINATING_SIGNALS that arrived, or 0.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -103,9 +103,13 @@ class Signals:
     def __enter__(self) -> "Self":
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old_handlers = {n: signal.getsignal(n) for n in (*TERMINATING_SIGNALS, *_NOT_ENDING)}
+        self._old_handlers = {
+            n: signal.getsignal(n) for n in (*TERMINATING_SIGNALS, *_OTHER_SIGNALS)
+        }
         for number, old in self._old_handlers.items():
-            if old != signal.SIG_IGN:  # nohup(1) and the like have the signal ignored: it stays so
+            if (
+                old != signal.SIG_IGN
+            ):  # a signal that the caller ignores, as nohup(1) does, stays ignored
                 signal.signal(number, lambda *_: None)
         self._loop.watch(self._reader, READABLE, self._on_readable)
         return self

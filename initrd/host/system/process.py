@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Signals that Python ignores, that this program handles, or that its parent may have ignored.
 _RESET_SIGNALS = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
 _CLOSE_TIMEOUT = 2.0  # seconds that a program has to end after SIGTERM
-_CHILD_TIMEOUT = 1.0  # seconds; what is run in a child takes microseconds
+_CHILD_TIMEOUT = 1.0  # seconds; functions run in a child take microseconds
 _OUTPUT_TIMEOUT = 20.0  # seconds; a program prints its version in a fraction of one
 _SHORTAGE_HINTS = {  # what to try when a resource is exhausted, which may happen at any step
     errno.EMFILE: "ulimit -n 1024",
@@ -79,7 +79,7 @@ class Process:
     def status(self) -> int | None:
         """Return the exit status, -N after signal N, or None while the program runs."""
         if self._status is None:
-            # It stays a zombie until `close`, so that its pid is not given to another process.
+            # The process stays a zombie until `close`, so that no other process gets its pid.
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended:
                 exited = ended.si_code == os.CLD_EXITED
@@ -90,8 +90,8 @@ class Process:
         """Wait for the program to end; return its status, or None when it still runs."""
         deadline = time.monotonic() + seconds
         while self.status() is None:
-            left = deadline - time.monotonic()
-            if left <= 0 or not is_ready(self.pidfd, READABLE, left):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not is_ready(self.pidfd, READABLE, remaining):
                 break
         return self.status()
 
@@ -161,18 +161,18 @@ def fork() -> int:
         return os.fork()
 
 
-def run_in_child(function: "Callable[[], str]", deadline: float = _CHILD_TIMEOUT) -> str:
+def run_in_child(function: "Callable[[], str]", timeout: float = _CHILD_TIMEOUT) -> str:
     """Return the result of `function`, called in a child process; empty when it hangs or crashes.
 
-    `function` may change its process in any way, and must not raise. `deadline`: in seconds.
+    `function` may change its process in any way, and must not raise. `timeout`: in seconds.
     """
     reader, writer = os.pipe()
     pid = fork()
     if not pid:
-        _write_result(function, writer, deadline)
+        _write_result(function, writer, timeout)
     os.close(writer)
     try:
-        finished = is_ready(reader, READABLE, deadline)
+        finished = is_ready(reader, READABLE, timeout)
         result = os.read(reader, 1024).decode() if finished else ""
     finally:
         os.close(reader)

@@ -73,7 +73,7 @@ def _do_nothing(*_: object) -> None:
 class Relay:
     """Copies one descriptor to a sink, as a loop runs. Without a sink the data is dropped.
 
-    `see` is called with each piece that was read; `on_end` and `on_write_error` are called once.
+    `on_data` is called with each piece read; `on_end` and `on_write_error` are called once.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Relay:
         loop: Loop,
         source: int,
         sink: Sink | None,
-        see: "Callable[[bytes], object]" = _do_nothing,
+        on_data: "Callable[[bytes], object]" = _do_nothing,
     ) -> None:
-        self._loop, self._source, self._sink, self._see = loop, source, sink, see
+        self._loop, self._source, self._sink, self._on_data = loop, source, sink, on_data
         self._pending = memoryview(b"")  # read, and not written yet
         self.count = 0  # bytes read from the source
         self.ended = False  # the source is at its end, and all of it is written
@@ -120,7 +120,7 @@ class Relay:
             self.on_end()
             return
         self.count += len(data)
-        self._see(data)
+        self._on_data(data)
         self._pending = memoryview(data)
         self._write_pending()
         if self._sink and self._pending:  # the sink is full: read no more until this is written
@@ -150,13 +150,13 @@ class Relay:
 class StderrPipe:
     """A pipe for a program's standard error; the program inherits `writer`.
 
-    `see` is called with each piece that the program writes.
+    `on_data` is called with each piece that the program writes.
     """
 
-    def __init__(self, loop: Loop, see: "Callable[[bytes], object]") -> None:
-        self._see, self._output = see, b""
+    def __init__(self, loop: Loop, on_data: "Callable[[bytes], object]") -> None:
+        self._on_data, self._output = on_data, b""
         self._reader, self.writer = os.pipe()
-        self._relay = Relay(loop, self._reader, None, self._keep)
+        self._relay = Relay(loop, self._reader, None, self._append_output)
 
     def __enter__(self) -> "Self":
         return self
@@ -172,9 +172,9 @@ class StderrPipe:
         lines = self._output.decode(errors="replace").split("\n")
         return "; ".join(line.strip() for line in lines[-4:] if line.strip())
 
-    def _keep(self, data: bytes) -> None:
+    def _append_output(self, data: bytes) -> None:
         self._output = (self._output + data)[-_STDERR_KEPT:]
-        self._see(data)
+        self._on_data(data)
 
 
 def _reopen_nonblocking(descriptor: int, mode: int) -> int:

@@ -1,7 +1,7 @@
-"""The user's terminal: its state and size, raw mode that is always undone, and messages.
+"""The user's terminal: its state and size, raw mode that is always undone; messages to the user.
 
-While the terminal is raw, a small process of its own, the watchdog, waits for the end of this one
-and restores the modes, so that even `kill -9` leaves a usable terminal.
+While the terminal is raw, a child process, the watchdog, waits for the end of this process and then
+restores the modes, so that even `kill -9` leaves a usable terminal.
 """
 
 import os
@@ -43,7 +43,7 @@ def terminal_size(descriptor: int) -> tuple[int, int]:
 
 
 def print_output(text: str) -> None:
-    """Print output that the user has asked for.
+    """Print text and a line break to standard output.
 
     Raises HostError. When the reader of standard output has gone, SIGPIPE ends this process.
     """
@@ -102,7 +102,7 @@ class MessageWriter:
         self.write_bytes(f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape"))
 
     def write_bytes(self, data: bytes) -> None:
-        """Write what QEMU or virtiofsd printed, unchanged but for the line ends."""
+        """Write output of QEMU or virtiofsd, unchanged but for the line ends."""
         try:
             os.write(STDERR, data.replace(b"\n", self._newline))
         except OSError:  # standard error is closed, and errors have no other place to go to
@@ -133,7 +133,7 @@ def _set_modes(descriptor: int, modes: Modes) -> None:
 def _start_watchdog(descriptor: int, modes: Modes) -> tuple[int, int]:
     """Return the watchdog's pid, and the writing end of the pipe that it reads.
 
-    The end of this process closes the pipe; `RawTerminal` writes to it when it is done itself.
+    The end of this process closes the pipe; `RawTerminal` writes to it after restoring the modes.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -147,9 +147,8 @@ def _run_watchdog(descriptor: int, modes: Modes, reader: int, writer: int) -> "N
     """Wait for the pipe; set the terminal's modes when it closes without data."""
     try:
         signal.set_wakeup_fd(-1)
-        for number in (
-            TERMINATING_SIGNALS
-        ):  # a signal to the whole control group must not end the watchdog first
+        # A signal to the whole control group must not end the watchdog before this process.
+        for number in TERMINATING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         os.setsid()  # Ctrl-C and the like do not reach another session
         os.close(writer)

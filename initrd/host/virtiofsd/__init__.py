@@ -1,1 +1,1 @@
-"""virtiofsd: which one there is, how it is started, and what it may do here."""
+"""virtiofsd: identify the program, check that it can serve the shares, run it."""

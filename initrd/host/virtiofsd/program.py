@@ -1,7 +1,7 @@
 """virtiofsd: which of its two families a program is, and its command for a share.
 
-The program in C came with QEMU until version 8; the one in Rust is a project of its own. They are
-told apart by the output of `--help`, never by the path. The output is kept in the cache together
+The program in C came with QEMU up to version 7; that in Rust is a separate project. They are
+distinguished by the output of `--help`, never by the path. The output is kept in the cache together
 with the state of the program's file: running it takes a tenth of the time until QEMU starts.
 """
 
@@ -19,11 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ANSWERS_KEPT = 4  # in the cache
+HELP_TEXTS_KEPT = 4  # in the cache
 
 
 class Virtiofsd(Record):
-    """A virtiofsd program, and what it can do."""
+    """A virtiofsd program and its features."""
 
     program: str
     family: str  # `c` or `rust`
@@ -47,7 +47,7 @@ def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_
     reason. A script is run each time, because it may start another program without changing.
     """
 
-    def answer() -> CacheEntry:
+    def make_entry() -> CacheEntry:
         text = help_of(program)
         parse_help(program, text)
         return CacheEntry(text, (program,))
@@ -55,8 +55,8 @@ def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_
     if _is_script(program):
         return parse_help(program, help_of(program))
     folder = os.path.join(cache, "virtiofsd")
-    with open(open_cached(folder, program, answer, kept=ANSWERS_KEPT), "rb") as file:
-        file.seek(0)  # an entry that the cache does not keep was written just now
+    with open(open_cached(folder, program, make_entry, kept=HELP_TEXTS_KEPT), "rb") as file:
+        file.seek(0)  # the offset of a file in memory is at its end
         return parse_help(program, file.read())
 
 
@@ -66,21 +66,21 @@ def query(program: str) -> Virtiofsd:
 
 
 def parse_help(program: str, text: bytes) -> Virtiofsd:
-    """Return which virtiofsd answers `--help` like this. Raises HostError."""
-    answer = text.decode(errors="replace")
-    if "--shared-dir" in answer:
+    """Return the virtiofsd whose `--help` prints `text`. Raises HostError for another program."""
+    output = text.decode(errors="replace")
+    if "--shared-dir" in output:
         return Virtiofsd(
             program,
             "rust",
-            readonly="--readonly" in answer,
-            killpriv="--killpriv-v2" in answer,
-            handles="--inode-file-handles" in answer,
+            readonly="--readonly" in output,
+            killpriv="--killpriv-v2" in output,
+            handles="--inode-file-handles" in output,
         )
-    if "-o source=" in answer:
-        return Virtiofsd(program, "c", killpriv="killpriv_v2" in answer)
+    if "-o source=" in output:
+        return Virtiofsd(program, "c", killpriv="killpriv_v2" in output)
     raise HostError(
         f"{program} is no virtiofsd",
-        f"it answers --help with {answer.strip()[:60]!r}",
+        f"it answers --help with {output.strip()[:60]!r}",
         "the program of Debian's packages virtiofsd or qemu-system-common: --virtiofsd BIN",
     )
 
@@ -107,7 +107,7 @@ def check(virtiofsd: Virtiofsd, shares: "Iterable[Share]", *, root: bool) -> Non
         _check_access(share)
         check_share(virtiofsd, share, root=root)
     if virtiofsd.family == "c" and all(share.writable for share in served):
-        return  # it takes only a chroot
+        return  # virtiofsd then needs chroot(2) only
     why_not = sandbox.find_namespace_problem(root=root)
     if why_not:
         raise HostError(
@@ -152,8 +152,8 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
 
     `listen` is the option for the socket: `--fd=N` or `--socket-path=PATH`.
     """
-    # Without it the guest asks before each write whether the file has capabilities to be dropped,
-    # and a file that is truncated when it is opened keeps its setuid bit.
+    # Without killpriv the guest requests a file's capabilities before each write to it, and a
+    # file that is truncated when it is opened keeps its setuid bit.
     killpriv = virtiofsd.killpriv and share.writable
     if virtiofsd.family == "c":
         options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
@@ -166,12 +166,12 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
         *(() if share.writable else ("--readonly",)),
         *(("--killpriv-v2",) if killpriv else ()),
         *(("--inode-file-handles=prefer",) if handles else ()),
-        # virtiofsd cannot pivot into its own root, and there is nothing outside to be kept from.
+        # virtiofsd cannot pivot into its own root, and no file is outside of the shared directory.
         *(("--sandbox=none",) if source == "/" else ()),
     )
 
 
-def serve(virtiofsd: Virtiofsd, share: Share, listener: int, directory: int) -> Program:
+def make_program(virtiofsd: Virtiofsd, share: Share, listener: int, directory: int) -> Program:
     """Return the program that serves `share` on the socket `listener`.
 
     `directory` is a descriptor of the share's directory.

@@ -1,7 +1,7 @@
 """The kernel's limits on virtiofsd: user and mount namespaces, capabilities, open files.
 
-virtiofsd puts itself into namespaces, and where that fails it reports no more than the failure. So
-the same system calls are tried first, in a child process. They may be forbidden by the kernel's
+virtiofsd enters new namespaces, and reports only that this has failed, not why. So the same system
+calls are tried first, in a child process. They may be forbidden by the kernel's
 settings in user_namespaces(7), and by those that distributions have added.
 """
 
@@ -31,7 +31,7 @@ _SETTINGS = (
 def find_namespace_problem(*, root: bool) -> str:
     """Return why this process cannot have a mount namespace; empty when it can.
 
-    `root`: it is root's, and needs no user namespace for that if it has CAP_SYS_ADMIN.
+    `root`: the process is root's, and needs no user namespace if it has CAP_SYS_ADMIN.
     """
     if root and has_capability(CAP_SYS_ADMIN):
         return ""
@@ -66,8 +66,8 @@ def open_file_limit() -> int:
 def needs_file_handles() -> bool:
     """Return whether virtiofsd should use file handles: the limit of open files is low.
 
-    With file handles it does not keep a file open for each file that the guest knows. They need
-    CAP_DAC_READ_SEARCH: open_by_handle_at(2).
+    With file handles virtiofsd does not keep open every file that the guest has looked up. They
+    need CAP_DAC_READ_SEARCH: open_by_handle_at(2).
     """
     return open_file_limit() < AMPLE_OPEN_FILES and has_capability(CAP_DAC_READ_SEARCH)
 

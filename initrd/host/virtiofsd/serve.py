@@ -1,4 +1,4 @@
-"""A virtiofsd process for one share, and the connection to it that QEMU is given."""
+"""Run a virtiofsd for one share, with a connection that QEMU inherits."""
 
 import os
 import socket
@@ -28,15 +28,15 @@ class Server(Record):
 @contextmanager
 def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iterator[Server]":
     """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
-    with ConnectedListener() as sockets, _opened(share.source) as directory:
-        command = program.serve(virtiofsd, share, sockets.listener.fileno(), directory)
+    with ConnectedListener() as sockets, _open_directory(share.source) as directory:
+        command = program.make_program(virtiofsd, share, sockets.listener.fileno(), directory)
         with Process(command, stderr.writer) as process:
             sockets.listener.close()
             yield Server(process, sockets.connection)
 
 
 @contextmanager
-def _opened(path: str) -> "Iterator[int]":
+def _open_directory(path: str) -> "Iterator[int]":
     try:
         directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -89,6 +89,6 @@ class ConnectedListener:
         self.close()
 
     def close(self) -> None:
-        """Close this process's copies of both ends: each program then notices the other's end."""
+        """Close this process's copies of both ends: each program then detects the other's end."""
         self.listener.close()
         self.connection.close()

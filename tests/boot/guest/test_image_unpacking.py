@@ -47,8 +47,8 @@ def test_kernel_unpacks_the_same_tree_that_was_packed(
     busybox = cpio.file("bin/busybox", Path(assets.busybox()).read_bytes(), 0o755)
     programs = cpio.pack([cpio.file("init", INIT, 0o755), busybox, SERIAL_PORT])
     image = compress.compress(programs, method)
-    image += cpio.gap(len(image)) + compress.compress(cpio.pack(TREE[:5]), method)
-    image += cpio.gap(len(image)) + cpio.pack(TREE[5:])
+    image += cpio.padding(len(image)) + compress.compress(cpio.pack(TREE[:5]), method)
+    image += cpio.padding(len(image)) + cpio.pack(TREE[5:])
     (tmp_path / "image").write_bytes(image)
 
     kernel = assets.kernel(suite)

@@ -110,7 +110,7 @@ def test_options(vm):
     assert vm.run("nproc").stdout == "2\\n"
     assert vm.run("touch", "/new", overlay=True).status == 0
 
-def test_what_fails_is_shown(vm):
+def test_failed_command(vm):
     vm.run("sh", "-c", "echo broken >&2; false", check=True)
 """
 

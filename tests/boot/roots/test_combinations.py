@@ -74,7 +74,7 @@ def boot_in_memory(system: str, shared_directory: str) -> machine.Boot:
     ]
     with open(image, "ab") as file:
         file.write(
-            cpio.gap(file.tell()) + cpio.pack([*tree_listing.entries_of(system), *colliding])
+            cpio.padding(file.tell()) + cpio.pack([*tree_listing.entries_of(system), *colliding])
         )
     return machine.boot(machine.Machine(kernel.image, append, image), directory)
 

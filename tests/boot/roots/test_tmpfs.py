@@ -36,7 +36,7 @@ case $(cat /proc/cmdline) in *brief*) exit ;; esac
 rm /new
 # What is below the API mounts shows in a second view of the root.
 mount -o bind / /mnt
-section tree; tell /mnt
+section tree; stat_files /mnt
 section contents; contents /mnt
 umount /mnt
 section pivot; mount -o bind /c/rootfs /c/rootfs && cd /c/rootfs && mkdir -p old && \\
@@ -217,7 +217,7 @@ def _boot(
     image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
-        file.write(cpio.gap(file.tell()) + archive)
+        file.write(cpio.padding(file.tell()) + archive)
     append = f"root=tmpfs init=/probe panic=-1 {options}"
     vm = machine.Machine(kernel.image, append, image, memory=memory)
     return machine.boot(vm, directory)

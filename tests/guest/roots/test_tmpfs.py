@@ -10,7 +10,7 @@ from initrd.guest._syscalls import MNT_DETACH, MS_BIND, MS_NOATIME, MS_RDONLY, M
 from initrd.guest.failure import BootError
 from initrd.guest.log import Log
 from initrd.guest.roots.mount import mount_root
-from initrd.guest.roots.tmpfs import stays_behind
+from initrd.guest.roots.tmpfs import make_exclusion
 from tests.fake_roots_kernel import LayerKernel
 
 
@@ -82,11 +82,11 @@ def test_tmpfs_root_with_an_overlay_is_read_only_at_rom() -> None:
     ],
 )
 def test_files_of_init_are_not_moved(path: str, is_excluded: bool) -> None:
-    assert stays_behind("/sysroot", made_for_us=True)(tuple(path.split("/"))) == is_excluded
+    assert make_exclusion("/sysroot", created_by_init=True)(tuple(path.split("/"))) == is_excluded
 
 
 def test_sysroot_directory_of_the_image_is_moved() -> None:
-    assert not stays_behind("/sysroot", made_for_us=False)(("sysroot",))
+    assert not make_exclusion("/sysroot", created_by_init=False)(("sysroot",))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])

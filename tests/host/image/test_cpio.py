@@ -153,6 +153,6 @@ def test_entries_that_an_archive_cannot_hold_are_refused(
 
 @pytest.mark.parametrize("size", range(9))
 def test_an_archive_can_follow_a_gap(size: int) -> None:
-    gap = cpio.gap(size)
-    assert (size + len(gap)) % 4 == 0
-    assert gap.startswith(bytes(4))
+    padding = cpio.padding(size)
+    assert (size + len(padding)) % 4 == 0
+    assert padding.startswith(bytes(4))

@@ -23,8 +23,8 @@ def test_an_image_is_read_in_every_compression_format(method: str) -> None:
 @pytest.mark.parametrize("method", compress.METHODS)
 def test_all_archives_of_an_image_are_read(method: str) -> None:
     first = compress.compress(FIRST, method)
-    image = first + cpio.gap(len(first)) + SECOND
-    image += cpio.gap(len(image)) + compress.compress(FIRST, "xz") + bytes(512)
+    image = first + cpio.padding(len(first)) + SECOND
+    image += cpio.padding(len(image)) + compress.compress(FIRST, "xz") + bytes(512)
     assert paths(image) == [b"first", b"second", b"third", b"first"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem, probe_kvm, remember_result
+from initrd.host.qemu.accel import cached_result, choose_accelerator, find_kvm_problem, probe_kvm
 from initrd.host.qemu.arch import ARCHES, Arch, find_arch, is_native
 from initrd.host.system.process import run_in_child
 
@@ -76,19 +76,19 @@ def test_kvm_result_is_cached_for_the_current_boot(
         return "it works, mostly"
 
     for _ in range(2):
-        assert remember_result(str(tmp_path / "new/kvm"), boot_id, probe) == "it works, mostly"
+        assert cached_result(str(tmp_path / "new/kvm"), boot_id, probe) == "it works, mostly"
     assert len(calls) == probes
 
 
 def test_kvm_result_of_an_earlier_boot_is_not_used(tmp_path: Path) -> None:
-    remember_result(str(tmp_path / "kvm"), "yesterday", returns("works"))
-    assert remember_result(str(tmp_path / "kvm"), "today", returns("broken")) == "broken"
-    assert remember_result(str(tmp_path / "kvm"), "today", returns("works")) == "broken"
+    cached_result(str(tmp_path / "kvm"), "yesterday", returns("works"))
+    assert cached_result(str(tmp_path / "kvm"), "today", returns("broken")) == "broken"
+    assert cached_result(str(tmp_path / "kvm"), "today", returns("works")) == "broken"
 
 
 def test_kvm_result_is_returned_when_the_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert remember_result(str(tmp_path / "file/kvm"), "today", returns("works")) == "works"
+    assert cached_result(str(tmp_path / "file/kvm"), "today", returns("works")) == "works"
 
 
 def test_child_that_hangs_is_killed_after_its_deadline() -> None:
@@ -96,7 +96,7 @@ def test_child_that_hangs_is_killed_after_its_deadline() -> None:
         time.sleep(60)
         return "woke up"
 
-    assert run_in_child(hang, deadline=0.05) == ""
+    assert run_in_child(hang, timeout=0.05) == ""
 
 
 def test_child_that_crashes_returns_an_empty_result() -> None:

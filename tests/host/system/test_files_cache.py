@@ -1,4 +1,4 @@
-"""The cache of generated images: reuse, stale entries, concurrent use, and its limit."""
+"""The cache of generated entries: reuse, stale entries, concurrent use, and its limit."""
 
 import binascii
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.system.files import IMAGES_KEPT, CacheEntry, open_cached
+from initrd.host.system.files import ENTRIES_KEPT, CacheEntry, open_cached
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 
 
 class CacheUnderTest:
-    """A cache whose images are made from one input file; counts how often one is made."""
+    """A cache whose entries are made from one input file; counts how often one is made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "cache"
@@ -44,12 +44,12 @@ def cache(tmp_path: Path) -> CacheUnderTest:
     return CacheUnderTest(tmp_path)
 
 
-def test_an_image_is_made_once_and_then_comes_from_the_cache(cache: CacheUnderTest) -> None:
+def test_an_entry_is_made_once_and_then_comes_from_the_cache(cache: CacheUnderTest) -> None:
     assert [cache.open(), cache.open(), cache.open()] == [b"image of first"] * 3
     assert cache.make_count == 1
 
 
-def test_the_descriptor_of_a_new_image_refers_to_its_file_in_the_cache(
+def test_the_descriptor_of_a_new_entry_refers_to_its_file_in_the_cache(
     cache: CacheUnderTest,
 ) -> None:
     cache.open()
@@ -59,7 +59,7 @@ def test_the_descriptor_of_a_new_image_refers_to_its_file_in_the_cache(
     assert Path(path).parent == cache.folder
 
 
-def test_two_keys_with_the_same_checksum_have_different_images(cache: CacheUnderTest) -> None:
+def test_two_keys_with_the_same_checksum_have_different_entries(cache: CacheUnderTest) -> None:
     assert binascii.crc32(b"plumless") == binascii.crc32(b"buckeroo")
     cache.open("plumless")
     cache.open("buckeroo")
@@ -71,19 +71,19 @@ def test_a_key_may_contain_bytes_that_are_not_utf8(cache: CacheUnderTest) -> Non
     assert cache.make_count == 1
 
 
-def test_two_keys_have_different_images(cache: CacheUnderTest) -> None:
+def test_two_keys_have_different_entries(cache: CacheUnderTest) -> None:
     cache.open("one")
     cache.open("two")
     assert cache.make_count == 2
 
 
-def test_an_image_is_made_again_when_an_input_changes(cache: CacheUnderTest) -> None:
+def test_an_entry_is_made_again_when_an_input_changes(cache: CacheUnderTest) -> None:
     cache.open()
     cache.input.write_bytes(b"other")
     assert cache.open() == b"image of other"
 
 
-def test_an_image_is_made_again_when_an_input_changes_but_not_its_mtime(
+def test_an_entry_is_made_again_when_an_input_changes_but_not_its_mtime(
     cache: CacheUnderTest,
 ) -> None:
     before = cache.input.stat()
@@ -93,14 +93,14 @@ def test_an_image_is_made_again_when_an_input_changes_but_not_its_mtime(
     assert cache.open() == b"image of FIRST"
 
 
-def test_an_image_is_made_again_when_a_missing_input_appears(cache: CacheUnderTest) -> None:
+def test_an_entry_is_made_again_when_a_missing_input_appears(cache: CacheUnderTest) -> None:
     cache.open()
     cache.missing_input.write_text("now here")
     cache.open()
     assert cache.make_count == 2
 
 
-def test_an_image_is_not_cached_when_an_input_has_just_been_written(cache: CacheUnderTest) -> None:
+def test_an_entry_is_not_cached_when_an_input_has_just_been_written(cache: CacheUnderTest) -> None:
     cache.clock_offset = 0
     assert cache.open() == cache.open() == b"image of first"
     assert cache.make_count == 2
@@ -117,7 +117,7 @@ def test_a_damaged_cache_entry_is_ignored(cache: CacheUnderTest, damage: str) ->
     assert cache.open() == b"image of first"
 
 
-def test_an_image_is_made_again_when_its_file_was_removed(cache: CacheUnderTest) -> None:
+def test_an_entry_is_made_again_when_its_file_was_removed(cache: CacheUnderTest) -> None:
     cache.open()
     for image in cache.folder.glob("*.img"):
         image.unlink()
@@ -125,21 +125,21 @@ def test_an_image_is_made_again_when_its_file_was_removed(cache: CacheUnderTest)
     assert cache.make_count == 2
 
 
-def test_an_image_is_made_in_memory_when_the_cache_cannot_be_written(cache: CacheUnderTest) -> None:
+def test_an_entry_is_made_in_memory_when_the_cache_cannot_be_written(cache: CacheUnderTest) -> None:
     cache.folder.write_text("a file where the directory should be")
     assert cache.open() == b"image of first"
 
 
-def test_the_cache_holds_a_limited_number_of_images(cache: CacheUnderTest) -> None:
-    for number in range(IMAGES_KEPT + 5):
+def test_the_cache_holds_a_limited_number_of_entries(cache: CacheUnderTest) -> None:
+    for number in range(ENTRIES_KEPT + 5):
         cache.input.write_text(f"{number}")
         cache.open(f"{number}")
-    assert len(cache.stored(".img")) == len(cache.stored(".json")) == IMAGES_KEPT
+    assert len(cache.stored(".img")) == len(cache.stored(".json")) == ENTRIES_KEPT
 
 
-def test_the_images_that_were_used_last_are_kept(cache: CacheUnderTest) -> None:
+def test_the_entries_that_were_used_last_are_kept(cache: CacheUnderTest) -> None:
     cache.open("favourite")
-    for number in range(IMAGES_KEPT + 5):
+    for number in range(ENTRIES_KEPT + 5):
         cache.open(f"{number}")
         cache.open("favourite")
     make_count = cache.make_count
@@ -156,7 +156,7 @@ def test_old_temporary_files_in_the_cache_are_removed(cache: CacheUnderTest) -> 
     assert cache.stored(".tmp") == ["new.tmp"]
 
 
-def test_processes_that_use_the_cache_at_once_read_complete_images(cache: CacheUnderTest) -> None:
+def test_processes_that_use_the_cache_at_once_read_complete_entries(cache: CacheUnderTest) -> None:
     script = (
         "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from initrd.host.system.files import CacheEntry, open_cached\n"

@@ -7,7 +7,7 @@ import pytest
 
 from initrd.errors import HostError
 from initrd.host.virtiofsd import sandbox
-from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, serve
+from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, make_program
 from initrd.options import Share
 
 C = Virtiofsd("/c/virtiofsd", "c")
@@ -70,7 +70,7 @@ def test_rust_virtiofsd_has_no_sandbox_for_the_root_directory() -> None:
 
 
 def test_c_virtiofsd_gets_a_descriptor_as_its_path_may_have_commas() -> None:
-    program = serve(C, WRITABLE, listener=5, directory=6)
+    program = make_program(C, WRITABLE, listener=5, directory=6)
     assert "-f" in program.command
     assert "--fd=5" in program.command
     assert program.command[-1].startswith("source=/proc/self/fd/6/.,sandbox=chroot")
@@ -78,12 +78,12 @@ def test_c_virtiofsd_gets_a_descriptor_as_its_path_may_have_commas() -> None:
 
 
 def test_rust_virtiofsd_inherits_only_the_socket() -> None:
-    assert serve(RUST, READ_ONLY, listener=5, directory=6).descriptors == (5,)
+    assert make_program(RUST, READ_ONLY, listener=5, directory=6).descriptors == (5,)
 
 
 def test_c_virtiofsd_has_a_preparation_step_for_a_read_only_share() -> None:
-    plain = serve(C, WRITABLE, listener=5, directory=6)
-    readonly = serve(C, READ_ONLY, listener=5, directory=6)
+    plain = make_program(C, WRITABLE, listener=5, directory=6)
+    readonly = make_program(C, READ_ONLY, listener=5, directory=6)
     assert readonly.command == plain.command
     assert readonly.before != plain.before
 

@@ -51,7 +51,7 @@ def test_family_and_features_are_read_from_the_help(answer: str, virtiofsd: Virt
     assert parse_help("x", answer.encode()) == virtiofsd
 
 
-def test_ask_runs_the_program_with_help(tmp_path: Path) -> None:
+def test_query_runs_the_program_with_help(tmp_path: Path) -> None:
     path = write_program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
     assert query(path) == Virtiofsd(path, "rust", readonly=True)
 
