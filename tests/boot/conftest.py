@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -9,6 +10,14 @@ import pytest
 
 from testbed import assets
 from tests.boot import images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signals() -> None:
+    """Undo ignored signals, such as SIGHUP under nohup(1): chrootvm would inherit and keep them."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
