@@ -1,11 +1,11 @@
-"""The kernel command line: parsed to `BootOptions`, and written from them. Pure.
+"""The kernel command line: the tables of its options, and the parser to `BootOptions`. Pure.
 
-`/init` parses the command line, `mkvirtinitrd` derives the modules of an image from it, and
-`chrootvm` writes it. This module imports little, because every import makes `/init` slower.
+`/init` parses the command line, and `mkvirtinitrd` derives the modules of an image from it.
+`initrd.host.machine.cmdline` writes it by the same tables. This module imports little, because
+every import makes `/init` slower.
 
 Sources: the kernel's `Documentation/admin-guide/kernel-parameters.rst` and `lib/cmdline.c`
-(`next_arg`) for quoting, and for `-` and `_` being the same in a parameter's name;
-`init/main.c` for the arguments of init.
+(`next_arg`) for quoting, and for `-` and `_` being the same in a parameter's name.
 """
 
 from initrd.options import (
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # White space of the kernel's lib/ctype.c (Latin-1), translated to NUL, which no command line has.
 _SPACES_TO_NUL = bytes.maketrans(b" \t\n\v\f\r\xa0", bytes(7))
 _MAX_TAG = 36  # bytes: struct virtio_fs_config of the kernel's uapi/linux/virtio_fs.h
-_MAX_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics
 
 # --- words and their quoting ---------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ class Word(Record):
 def split(text: str) -> list[Word]:
     """Split a command line up to `--` into words, as the kernel does."""
     words = []
-    for raw in _split_raw(text):
+    for raw in split_raw(text):
         word = _parse_word(raw)
         if word.is_flag("--"):
             break
@@ -67,7 +66,7 @@ def split(text: str) -> list[Word]:
     return words
 
 
-def _split_raw(text: str) -> list[str]:
+def split_raw(text: str) -> list[str]:
     """Split into words, quotes included, by bytes: the kernel has no text encoding."""
     parts = encode(text).split(b'"')
     parts[::2] = [part.translate(_SPACES_TO_NUL) for part in parts[::2]]  # the unquoted parts
@@ -84,19 +83,6 @@ def _parse_word(raw: str) -> Word:
     if value.startswith('"'):
         value = value[1:].removesuffix('"')
     return Word(name, value)
-
-
-def quote(word: str) -> str:
-    """Return `word` so that the kernel reads it back as one word.
-
-    Raises CmdlineError for a double quote, a line break or a NUL: the kernel cannot escape them.
-    """
-    if any(char in word for char in '"\n\0'):
-        raise CmdlineError(f"{word!r}: the kernel command line cannot hold quotes or line breaks")
-    if _split_raw(word) == [word]:
-        return word
-    name, equals, value = word.partition("=")
-    return f'{name}="{value}"' if equals and _split_raw(name) == [name] else f'"{word}"'
 
 
 # --- values --------------------------------------------------------------------------------------
@@ -317,50 +303,3 @@ def _module_params(words: list[Word]) -> list[tuple[str, str]]:
         if dot and param and module not in ("", "initrd"):
             params.append((module, param if word.value is None else f"{param}={word.value}"))
     return params
-
-
-# --- from options to text ------------------------------------------------------------------------
-
-
-def render(options: BootOptions, arguments: tuple[str, ...] = ()) -> str:
-    """Return the command line that `parse` turns into `options`; `arguments` go to the target init.
-
-    `init=` comes right before `--`: at `init=` the kernel drops the arguments for init that it has
-    collected. Raises CmdlineError for words that a command line cannot hold.
-    """
-    _check_arguments(arguments)
-    words = [*_render_root(options.root), *(_render_share(share) for share in options.shares)]
-    words += ["debug"] if options.debug else []
-    for name, field, _ in LISTS:
-        words += [f"{name}={value}" for value in getattr(options, field)]
-    words += [f"{module}.{param}" for module, param in options.module_params]
-    for name, field, _, write in OPTIONS:
-        value = getattr(options, field)
-        if name == "init" or value != getattr(BootOptions, field):
-            words.append(f"{name}={write(value)}")
-    words += ["--", *arguments] if arguments else []
-    return " ".join(quote(word) for word in words)
-
-
-def _check_arguments(arguments: tuple[str, ...]) -> None:
-    if len(arguments) > _MAX_ARGUMENTS:
-        raise CmdlineError(
-            f"{len(arguments)} arguments for init: the kernel passes on no more than "
-            f"{_MAX_ARGUMENTS}"
-        )
-    if "--" in arguments:
-        raise CmdlineError("--: the kernel drops this and all further arguments for init")
-
-
-def _render_root(root: Root) -> list[str]:
-    words = [f"{root.kind.option}={root.source}"]
-    words += [f"rootfstype={root.fstype}"] if root.fstype else []
-    words += [f"rootflags={root.flags}"] if root.flags else []
-    if root.writable != root.kind.writable:
-        words.append("rw" if root.writable else "ro")
-    return words
-
-
-def _render_share(share: Share) -> str:
-    name = "mount" if share.writable else "mount-ro"
-    return f"{name}={share.tag}:{share.path}" if share.path else f"{name}={share.tag}"

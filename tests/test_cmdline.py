@@ -5,7 +5,8 @@ import string
 
 import pytest
 
-from initrd.cmdline import Word, onfail_of, parse, quote, render, split
+from initrd.cmdline import Word, onfail_of, parse, split
+from initrd.host.machine.cmdline import quote, render
 from initrd.options import BLOCK, TMPFS, VIRTIOFS, BootOptions, CmdlineError, Root, Share
 
 

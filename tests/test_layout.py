@@ -75,6 +75,7 @@ GUEST_LAYERS = (
 MAX_FILES = 20  # of a folder
 # File names that two modules have: their common subject.
 SHARED_NAMES = {
+    "cmdline": "the kernel command line: parsed for both sides, written on the host",
     "session": "a command's session: in the guest, and on the host",
     "loop": "the loop around poll(2): of PID 1, and of the host's programs",
     "steps": "steps of a plan: those of every boot, and those of roots and layers",

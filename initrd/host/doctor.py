@@ -14,6 +14,7 @@ from initrd.errors import HostError
 from initrd.host.image.build import COMMAND_PORTS, read_init
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import launch, locate, overlayfile
+from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
@@ -347,7 +348,7 @@ def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding
     launch.check_machine(machine)
     arch = find_arch(machine.arch)
     # An INIT that the root lacks is a finding of `check_init`, so it is left out here.
-    cmdline = launch.command_line(machine.replace(init=BootOptions.init), arch, "tcg")
+    cmdline = command_line(machine.replace(init=BootOptions.init), arch, "tcg")
     context = CheckContext(machine, environment, arch, launch.module_requirements(machine, cmdline))
     findings = (_run_check(subject, check, context) for subject, check in CHECKS)
     return tuple(finding for finding in findings if finding is not None)

@@ -10,7 +10,7 @@ from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
 from initrd.host.system import terminal
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
-from initrd.options import BootOptions, Share
+from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Share
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -49,6 +49,11 @@ class Machine(Record):
     qemu: str = ""
     virtiofsd: str = ""
     qemu_arguments: tuple[str, ...] = ()
+
+    @property
+    def disks(self) -> tuple[str, ...]:
+        """The paths of the machine's disk images: that of the overlay, if it has one."""
+        return () if self.overlay in ("", OVERLAY_IN_MEMORY) else (os.path.abspath(self.overlay),)
 
 
 def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:

@@ -6,12 +6,12 @@ Planning adds entries to the cache, and opens the files of the QEMU set-up; it s
 import os
 from functools import partial
 
-from initrd.cmdline import render
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
 from initrd.host.machine import locate
+from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import (
     Kernel,
@@ -28,19 +28,12 @@ from initrd.host.qemu.pvh import find_pvh_kernel
 from initrd.host.system.files import OpenFile
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd, identify
-from initrd.options import OVERLAY_IN_MEMORY, BootOptions, CmdlineError, Root, Share
+from initrd.options import CmdlineError, Share
 from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_CANNOT_WRITE = "cannot write the kernel command line"
-_WITHOUT_LIMITS = "chrootvm ROOTFS -- COMMAND, which does not use the kernel's command line"
-_KERNEL_WORDS = (
-    "panic=-1",  # a panic ends the machine; by default the kernel would halt
-    "cryptomgr.notests",  # the kernel's tests of its own ciphers: a fifth of an emulated boot
-)
 
 
 class Launch(Record):
@@ -81,7 +74,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         firmware=vmlinux.firmware if vmlinux else "",
         shares=all_shares(machine),
         ports=machine.command.ports if machine.command else (),
-        disks=_disks(machine),
+        disks=machine.disks,
         network=machine.network,
         extra=machine.qemu_arguments,
     )
@@ -109,40 +102,6 @@ def all_shares(machine: Machine) -> tuple[Share, ...]:
         share.replace(source=os.path.realpath(share.source))
         for share in (machine.root, *machine.shares)
     )
-
-
-def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
-    """Return the kernel command line. Raises HostError for words that it cannot hold."""
-    options = BootOptions(
-        root=Root(source=machine.root.tag, writable=machine.root.writable),
-        shares=machine.shares,
-        init=locate.find_target(machine.root.source, machine.init),
-        debug=machine.debug,
-        overlay="vda" if _disks(machine) else machine.overlay,
-        ip=("dhcp",) if machine.network else (),
-    )
-    if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
-        why = "the kernel does not hand the argument -- to init"
-        raise HostError(_CANNOT_WRITE, why, _WITHOUT_LIMITS)
-    emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_parameters(emulated=emulated)]
-    words += ["quiet"] if machine.quiet else []
-    try:
-        text = " ".join([*words, *machine.append, render(options, machine.arguments)])
-    except CmdlineError as error:
-        raise HostError(_CANNOT_WRITE, str(error)) from error
-    _check_length(text, arch)
-    return text
-
-
-def _check_length(text: str, arch: Arch) -> None:
-    size = len(text.encode(errors="surrogateescape"))
-    if size > arch.max_cmdline:
-        raise HostError(
-            _CANNOT_WRITE,
-            f"it has {size} bytes, and {arch.name} kernels read {arch.max_cmdline}",
-            f"fewer or shorter arguments, or {_WITHOUT_LIMITS}",
-        )
 
 
 def select_kernel(machine: Machine) -> Kernel:
@@ -174,12 +133,6 @@ def module_requirements(machine: Machine, cmdline: str) -> tuple[modules.Require
         raise HostError("cannot use the kernel command line", str(error)) from error
     of_options = tuple(modules.module_requirement(name) for name in machine.module)
     return (*of_boot, *of_options, *((COMMAND_PORTS,) if machine.command else ()))
-
-
-def _disks(machine: Machine) -> tuple[str, ...]:
-    if machine.overlay in ("", OVERLAY_IN_MEMORY):
-        return ()
-    return (os.path.abspath(machine.overlay),)
 
 
 def format_commands(launch: Launch) -> str:

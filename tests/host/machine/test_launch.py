@@ -9,11 +9,11 @@ from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine import locate
+from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import (
     all_shares,
     check_machine,
-    command_line,
     format_commands,
     plan_launch,
 )
