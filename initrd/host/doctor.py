@@ -23,7 +23,7 @@ from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.virtiofsd import program, sandbox
 from initrd.host.virtiofsd.program import Virtiofsd, query
-from initrd.options import OVERLAY_IN_MEMORY, BootOptions
+from initrd.options import BootOptions
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -117,7 +117,7 @@ def check_init(context: CheckContext) -> Finding | None:
     path = locate.find_target(machine.root.source, machine.init)
     if locate.is_in_guest(machine, path):
         return Finding("init", OK, path)
-    if machine.overlay not in ("", OVERLAY_IN_MEMORY):
+    if machine.disks:
         return Finding("init", WARNING, f"{path} is not there, unless {machine.overlay} has it")
     raise HostError(f"cannot run {path}", f"no such program in {machine.root.source}", "its path")
 
@@ -190,7 +190,7 @@ def check_permissions(context: CheckContext) -> Finding | None:
 def check_overlay(context: CheckContext) -> Finding | None:
     """Check that the disk image of an overlay can be used, or created."""
     path = context.machine.overlay
-    if path in ("", OVERLAY_IN_MEMORY):
+    if not context.machine.disks:
         return None
     if os.path.lexists(path):
         os.close(overlayfile.lock_overlay_file(path, context.environment))

@@ -30,9 +30,7 @@ class Machine(Record):
     init: str = BootOptions.init  # a bare name is looked up in the root
     arguments: tuple[str, ...] = ()  # of INIT
     command: Command | None = None  # to run as a child of /init; `init` is then ignored
-    overlay: str = (
-        ""  # empty: none; OVERLAY_IN_MEMORY; or the path of the file that keeps the changes
-    )
+    overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the absolute path of a disk image
     memory: int = default_of("--memory")  # bytes
     cpus: int = default_of("--cpus")
     accel: str = default_of("--accel")
@@ -53,7 +51,7 @@ class Machine(Record):
     @property
     def disks(self) -> tuple[str, ...]:
         """The paths of the machine's disk images: that of the overlay, if it has one."""
-        return () if self.overlay in ("", OVERLAY_IN_MEMORY) else (os.path.abspath(self.overlay),)
+        return () if self.overlay in ("", OVERLAY_IN_MEMORY) else (self.overlay,)
 
 
 def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:
