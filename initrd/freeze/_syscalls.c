@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <linux/module.h>
 #include <net/if.h>
@@ -25,6 +26,7 @@
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <termios.h>
@@ -126,14 +128,19 @@ static PyObject *sys_filesystem_type(PyObject *module, PyObject *args)
 }
 
 /* signal(2), sigprocmask(2). EINVAL is ignored: SIGKILL, SIGSTOP and libc's own cannot be set. */
-static PyObject *sys_reset_signals(PyObject *module, PyObject *unused)
+static int reset_signals(void)
 {
 	sigset_t none;
 
 	for (int number = 1; number < NSIG; number++)
 		signal(number, SIG_DFL);
 	sigemptyset(&none);
-	return none_or_error(sigprocmask(SIG_SETMASK, &none, NULL), NULL);
+	return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static PyObject *sys_reset_signals(PyObject *module, PyObject *unused)
+{
+	return none_or_error(reset_signals(), NULL);
 }
 
 /* sigprocmask(2): block every signal, so that signalfd(2) can read them */
@@ -205,16 +212,6 @@ static PyObject *sys_set_terminal_size(PyObject *module, PyObject *args)
 	return none_or_error(ioctl(fd, TIOCSWINSZ, &size), NULL);
 }
 
-/* TIOCSCTTY of ioctl_tty(2) */
-static PyObject *sys_set_controlling_terminal(PyObject *module, PyObject *args)
-{
-	int fd;
-
-	if (!PyArg_ParseTuple(args, "i:set_controlling_terminal", &fd))
-		return NULL;
-	return none_or_error(ioctl(fd, TIOCSCTTY, 0), NULL);
-}
-
 /* IUTF8 of termios(3) */
 static PyObject *sys_set_terminal_utf8(PyObject *module, PyObject *args)
 {
@@ -282,6 +279,244 @@ static PyObject *sys_continue_on_input(PyObject *module, PyObject *args)
 	return result;
 }
 
+/*
+ * spawn(): start a program in a child process, by vfork(2).
+ *
+ * The child runs in the memory of its parent, which waits until the child has executed a program or
+ * has ended. So no memory is copied, and the child can write the reason of a failure to a variable of
+ * the parent. The child only makes system calls: it calls nothing of Python, and allocates nothing.
+ */
+enum step { SET_UP_SESSION, BECOME_USER, ENTER_DIRECTORY, EXECUTE }; /* indexes of _STEPS in spawn.py */
+
+/* The arguments of spawn(). NULL ends the lists of strings. */
+struct request {
+	char **files; /* to be tried in this order */
+	char **words; /* the shell's path, then the program's arguments */
+	char **variables;
+	const char *cwd;
+	int has_user;
+	unsigned int uid, gid, *groups;
+	size_t group_count;
+	int fds[3]; /* become 0, 1 and 2 */
+	int terminal;
+};
+
+/* The failure of a child. `number` is errno, 0 for none; `file` may be NULL. */
+struct report {
+	enum step step;
+	int number;
+	const char *file;
+};
+
+/*
+ * setsid(2), TIOCSCTTY of ioctl_tty(2), dup2(2). Descriptors below 3 are copied first: a dup2(2) could
+ * close one that is still needed, and keeps close-on-exec if both numbers are the same.
+ */
+static int enter_session(const struct request *request)
+{
+	int fds[3];
+
+	if (setsid() < 0 || (request->terminal >= 0 && ioctl(request->terminal, TIOCSCTTY, 0)))
+		return -1;
+	for (int fd = 0; fd < 3; fd++) {
+		int source = request->fds[fd];
+		fds[fd] = source < 3 ? fcntl(source, F_DUPFD_CLOEXEC, 3) : source;
+		if (fds[fd] < 0)
+			return -1;
+	}
+	for (int fd = 0; fd < 3; fd++)
+		if (dup2(fds[fd], fd) < 0)
+			return -1;
+	return 0;
+}
+
+/*
+ * setgroups(2), setgid(2), setuid(2), without libc: its functions make every thread of a process do the
+ * same, and would take the parent's threads for the child's. Other processes of the user cannot trace
+ * the child, and so the parent's memory: a change of the user makes it not dumpable, prctl(2).
+ */
+static int become_user(const struct request *request)
+{
+	if (!request->has_user)
+		return 0;
+	if (syscall(SYS_setgroups, request->group_count, request->groups) ||
+	    syscall(SYS_setgid, request->gid))
+		return -1;
+	return (int)syscall(SYS_setuid, request->uid);
+}
+
+/* Whether a file has a NUL in its first 128 bytes, or cannot be read: a shell could not, either. */
+static int is_binary(const char *file)
+{
+	char head[128];
+	int fd = open(file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, head, sizeof head);
+
+	if (fd >= 0)
+		close(fd);
+	return length < 0 || memchr(head, 0, (size_t)length);
+}
+
+/* execve(2); as with execvp(3), a text file without `#!` is a script for the shell. */
+static struct report execute_file(char *file, const struct request *request)
+{
+	char **words = request->words;
+	char *name = words[1];
+
+	execve(file, words + 1, request->variables);
+	if (errno != ENOEXEC)
+		return (struct report){EXECUTE, errno, file};
+	if (is_binary(file))
+		return (struct report){EXECUTE, ENOEXEC, file};
+	words[1] = file;
+	execve(words[0], words, request->variables);
+	words[1] = name;
+	return (struct report){EXECUTE, errno, words[0]};
+}
+
+/* Whether a search through PATH tries the next directory after this error: glibc's execvp(3) */
+static int continues_search(int number)
+{
+	return number == ENOENT || number == ENOTDIR || number == EACCES || number == ENODEV ||
+	       number == ESTALE || number == ETIMEDOUT;
+}
+
+/*
+ * Execute the first file that can be executed. Of several failures, report that of the first file
+ * that exists: it explains more than that of a missing file.
+ */
+static struct report execute_first(const struct request *request)
+{
+	struct report first = {EXECUTE, ENOENT, NULL};
+	struct stat status;
+
+	for (char **file = request->files; *file; file++) {
+		struct report failure = execute_file(*file, request);
+		if (!continues_search(failure.number))
+			return failure;
+		if (!first.file && lstat(*file, &status) == 0)
+			first = failure;
+	}
+	return first;
+}
+
+/* The child's steps. Returns after a failure. */
+static struct report run_steps(const struct request *request)
+{
+	if (enter_session(request))
+		return (struct report){SET_UP_SESSION, errno, NULL};
+	if (become_user(request))
+		return (struct report){BECOME_USER, errno, NULL};
+	if (chdir(request->cwd))
+		return (struct report){ENTER_DIRECTORY, errno, NULL};
+	umask(022);
+	reset_signals();
+	return execute_first(request);
+}
+
+/* noinline: needs a stack frame of its own, because the parent still uses that of start_child(). */
+__attribute__((noinline, noreturn)) static void run_child(const struct request *request,
+							  volatile struct report *report)
+{
+	*report = run_steps(request);
+	_exit(125);
+}
+
+/*
+ * vfork(2). Every signal is blocked meanwhile: a handler would run in the child, on the parent's
+ * memory. The child unblocks them when it has set their default actions.
+ */
+static pid_t start_child(const struct request *request, volatile struct report *report)
+{
+	sigset_t all, mask;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &mask);
+	pid_t pid = vfork();
+	if (pid == 0)
+		run_child(request, report);
+	int cause = errno;
+	sigprocmask(SIG_SETMASK, &mask, NULL);
+	errno = cause;
+	return pid;
+}
+
+/* For "O&": a tuple of bytes objects as a list for execve(2), which the caller frees. */
+static int convert_strings(PyObject *tuple, void *result)
+{
+	Py_ssize_t count = PyTuple_Size(tuple);
+
+	if (count < 0)
+		return 0;
+	char **strings = *(char ***)result = PyMem_Calloc((size_t)count + 1, sizeof *strings);
+	if (!strings)
+		PyErr_NoMemory();
+	for (Py_ssize_t at = 0; strings && at < count; at++)
+		if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, at), &strings[at], NULL))
+			return 0;
+	return strings != NULL;
+}
+
+/* For "O&": a user's or a group's number. One that is too large becomes -1: EINVAL in setuid(2). */
+static int convert_id(PyObject *number, void *result)
+{
+	unsigned long long id = PyLong_AsUnsignedLongLong(number);
+
+	*(unsigned int *)result = id > UINT_MAX ? UINT_MAX : (unsigned int)id;
+	return !PyErr_Occurred();
+}
+
+/* For "O&": None, or (user, group, supplementary groups); the caller frees `groups`. */
+static int convert_user(PyObject *user, void *result)
+{
+	struct request *request = result;
+	PyObject *groups;
+
+	request->has_user = user != Py_None;
+	if (!request->has_user)
+		return 1;
+	if (!PyArg_ParseTuple(user, "O&O&O!:spawn", convert_id, &request->uid, convert_id,
+			      &request->gid, &PyTuple_Type, &groups))
+		return 0;
+	request->group_count = (size_t)PyTuple_Size(groups);
+	request->groups = PyMem_Calloc(request->group_count, sizeof *request->groups);
+	if (!request->groups)
+		PyErr_NoMemory();
+	for (size_t at = 0; request->groups && at < request->group_count; at++)
+		if (!convert_id(PyTuple_GetItem(groups, (Py_ssize_t)at), &request->groups[at]))
+			return 0;
+	return request->groups != NULL;
+}
+
+static PyObject *start_program(const struct request *request)
+{
+	volatile struct report report = {0};
+
+	if (!request->words[0] || !request->words[1])
+		return PyErr_Format(PyExc_ValueError, "spawn: no arguments");
+	pid_t pid = start_child(request, &report);
+	if (pid < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	return Py_BuildValue("(iiiy)", (int)pid, (int)report.step, report.number, report.file);
+}
+
+static PyObject *sys_spawn(PyObject *module, PyObject *args)
+{
+	struct request request = {0};
+	PyObject *result = NULL;
+
+	if (PyArg_ParseTuple(args, "O&O&O&yO&(iii)i:spawn", convert_strings, &request.files,
+			     convert_strings, &request.words, convert_strings, &request.variables,
+			     &request.cwd, convert_user, &request, &request.fds[0], &request.fds[1],
+			     &request.fds[2], &request.terminal))
+		result = start_program(&request);
+	PyMem_Free(request.files);
+	PyMem_Free(request.words);
+	PyMem_Free(request.variables);
+	PyMem_Free(request.groups);
+	return result;
+}
+
 static PyMethodDef functions[] = {
 	{"mount", sys_mount, METH_VARARGS, NULL},
 	{"umount", sys_umount, METH_VARARGS, NULL},
@@ -293,11 +528,11 @@ static PyMethodDef functions[] = {
 	{"signal_fd", sys_signal_fd, METH_NOARGS, NULL},
 	{"poll", sys_poll, METH_VARARGS, NULL},
 	{"set_terminal_size", sys_set_terminal_size, METH_VARARGS, NULL},
-	{"set_controlling_terminal", sys_set_controlling_terminal, METH_VARARGS, NULL},
 	{"set_terminal_utf8", sys_set_terminal_utf8, METH_VARARGS, NULL},
 	{"interface_up", sys_interface_up, METH_VARARGS, NULL},
 	{"set_hostname", sys_set_hostname, METH_VARARGS, NULL},
 	{"continue_on_input", sys_continue_on_input, METH_VARARGS, NULL},
+	{"spawn", sys_spawn, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };
 

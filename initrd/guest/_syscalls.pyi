@@ -72,9 +72,6 @@ def poll(files: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, 
 def set_terminal_size(fd: int, rows: int, columns: int, /) -> None:
     """Set a terminal's size (TIOCSWINSZ of ioctl_tty(2))."""
 
-def set_controlling_terminal(fd: int, /) -> None:
-    """Make a terminal that of the caller's session, which has none yet (TIOCSCTTY)."""
-
 def set_terminal_utf8(fd: int, /) -> None:
     """Let a terminal erase whole characters of UTF-8 (IUTF8 of termios(3))."""
 
@@ -88,4 +85,30 @@ def continue_on_input(pid: int, fd: int, /) -> None:
     """Have the kernel send SIGCONT to a process when its descriptor has something to read.
 
     pidfd_getfd(2), from Linux 5.6 on; F_SETSIG of fcntl(2).
+    """
+
+def spawn(
+    files: tuple[bytes, ...],
+    words: tuple[bytes, ...],
+    environ: tuple[bytes, ...],
+    cwd: bytes,
+    user: tuple[int, int, tuple[int, ...]] | None,
+    descriptors: tuple[int, ...],
+    terminal: int,
+    /,
+) -> tuple[int, int, int, bytes | None]:
+    """Start a program by vfork(2); return its process ID, and how the child has failed.
+
+    The child becomes the leader of a session, with the descriptor `terminal` as its controlling
+    terminal unless that is negative. The three `descriptors` become 0, 1 and 2. `user` is the user,
+    the group and the supplementary groups; None: those of the caller. The umask is 022, and all
+    signals have their default actions.
+
+    The child executes the first of `files` that can be executed, with the arguments `words[1:]` and
+    the variables `environ`, each `NAME=VALUE`. For a text file without `#!` it executes `words[0]`,
+    the shell, with the file as an argument. The search ends as that of execvp(3).
+
+    A failure is the index of the step (session, user, directory, execute), its errno, which is 0
+    if there is no failure, and the file that could not be executed, if there is such a file. The
+    caller has to wait for the child in any case: waitpid(2). Raises OSError of vfork(2).
     """

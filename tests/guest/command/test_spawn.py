@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,13 @@ PATH = os.environ["PATH"].encode()
 def run(*argv: bytes, **changes: object) -> tuple[int, bytes]:
     """Run a command; return its exit status and its output."""
     reader, writer = os.pipe()
-    with open(os.devnull, "rb") as dev_null:
+    with open(os.devnull, "rb") as dev_null, open(reader, "rb") as file:
         fds = (dev_null.fileno(), writer, 2)
         request = SpawnRequest(argv, {b"PATH": PATH}, b"/", None, fds).replace(**changes)
         try:
             pid = spawn(request)
         finally:
             os.close(writer)
-    with open(reader, "rb") as file:
         output = file.read()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output
 
@@ -80,8 +80,86 @@ def test_path_search_executes_the_first_executable_file(tmp_path: Path) -> None:
     assert run(b"tool", environ={b"PATH": path}) == (0, b"b\n")
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param("", id="a file without permission"),
+        pytest.param("file", id="a file in the place of a directory"),
+        pytest.param("none", id="a missing directory"),
+        pytest.param("dangling", id="a dangling link"),
+    ],
+)
+def test_path_search_continues_after_an_error_of_one_directory(first: str, tmp_path: Path) -> None:
+    write_program(tmp_path / "tool", "#!/bin/sh\n", 0o644)
+    write_program(tmp_path / "good/tool", "#!/bin/sh\necho good\n")
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    path = bytes(tmp_path / first) + b":" + bytes(tmp_path / "good")
+    assert run(b"tool", environ={b"PATH": path}) == (0, b"good\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "number"),
+    [
+        pytest.param("loop", errno.ELOOP, id="a loop of links"),
+        pytest.param("x" * 300, errno.ENAMETOOLONG, id="a name that is too long"),
+        pytest.param("binary", errno.ENOEXEC, id="a program of no known format"),
+    ],
+)
+def test_path_search_ends_at_other_errors(first: str, number: int, tmp_path: Path) -> None:
+    write_program(tmp_path / "binary/tool", "a\0b")
+    write_program(tmp_path / "good/tool", "#!/bin/sh\n")
+    (tmp_path / "loop").symlink_to("loop")
+    path = bytes(tmp_path / first) + b":" + bytes(tmp_path / "good")
+    error, _ = expect_spawn_error(b"tool", environ={b"PATH": path})
+    assert (error.number, error.path) == (number, bytes(tmp_path / first / "tool"))
+
+
+def test_path_search_reports_the_first_file_that_exists(tmp_path: Path) -> None:
+    write_program(tmp_path / "script/tool", "#!/no/such/shell\n")
+    write_program(tmp_path / "data/tool", "", 0o644)
+    folders = [bytes(tmp_path / name) for name in ("none", "script", "data")]
+    error, _ = expect_spawn_error(b"tool", environ={b"PATH": b":".join(folders)})
+    assert (error.number, error.path) == (errno.ENOENT, folders[1] + b"/tool")
+    folders.reverse()
+    error, _ = expect_spawn_error(b"tool", environ={b"PATH": b":".join(folders)})
+    assert (error.number, error.path) == (errno.EACCES, folders[0] + b"/tool")
+
+
+def test_dangling_link_in_path_is_reported_as_a_file_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "tool").symlink_to("nowhere")
+    error, _ = expect_spawn_error(b"tool", environ={b"PATH": b"/none:" + bytes(tmp_path)})
+    assert (error.number, error.path) == (errno.ENOENT, bytes(tmp_path / "tool"))
+
+
 def test_text_file_without_an_interpreter_line_runs_in_the_shell(tmp_path: Path) -> None:
     assert run(write_program(tmp_path / "tool", "echo $0 $1\n"), b"x")[1].endswith(b"tool x\n")
+
+
+def test_text_file_found_in_path_gets_all_arguments(tmp_path: Path) -> None:
+    file = write_program(tmp_path / "tool", 'printf \'%s|\' "$0" "$@"\n')
+    environ = {b"PATH": b"/nowhere:" + bytes(tmp_path)}
+    assert run(b"tool", b"", b"a b", b"", environ=environ) == (0, file + b"||a b||")
+
+
+def test_text_file_with_a_nul_after_128_bytes_runs_in_the_shell(tmp_path: Path) -> None:
+    text = "echo good; exit 3\n"
+    late, early = (f"{text}{'#' * (size - len(text))}\0" for size in (128, 127))
+    assert run(write_program(tmp_path / "late", late)) == (3, b"good\n")
+    assert expect_spawn_error(write_program(tmp_path / "early", early))[0].number == errno.ENOEXEC
+
+
+def test_empty_executable_file_runs_in_the_shell(tmp_path: Path) -> None:
+    assert run(write_program(tmp_path / "tool", "")) == (0, b"")
+
+
+def test_text_file_that_its_user_cannot_read_counts_as_binary() -> None:
+    other = None if os.geteuid() else User(65534, 65534)  # root can read every file
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        file = write_program(Path(folder) / "tool", "echo text\n", 0o111)
+        error, _ = expect_spawn_error(file, user=other)
+    assert (error.step, error.number, error.path) == (EXECUTE, errno.ENOEXEC, file)
 
 
 def test_command_runs_in_its_working_directory(tmp_path: Path) -> None:
@@ -133,9 +211,31 @@ def test_message_for_a_command_that_is_not_found_contains_path() -> None:
 
 
 def test_command_with_an_empty_name_is_not_found() -> None:
-    error, text = expect_spawn_error(b"")
+    error, text = expect_spawn_error(b"", b"x")
+    assert (error.step, error.number, error.path) == (EXECUTE, errno.ENOENT, b"")
     assert exit_status_of(error) == 127
     assert text.startswith("cannot run '': not found in PATH")
+
+
+def test_long_and_empty_arguments_arrive_unchanged() -> None:
+    script = b'printf %s "$1"; printf " %s" "${#1}" "$#"'
+    long = b"x" * 10_000
+    assert run(b"sh", b"-c", script, b"", long, b"", b"") == (0, long + b" 10000 3")
+
+
+def test_variables_arrive_unchanged() -> None:
+    environ = {b"PATH": PATH, b"EMPTY": b"", b"TEXT": b"a=b\n\xff"}
+    assert run(b"env", b"-0", environ=environ)[1].split(b"\0")[:-1] == [
+        b"PATH=" + PATH,
+        b"EMPTY=",
+        b"TEXT=a=b\n\xff",
+    ]
+
+
+def test_argument_that_is_too_long_is_reported_with_the_file() -> None:
+    error, _ = expect_spawn_error(b"sh", b"x" * 200_000)
+    assert (error.step, error.number) == (EXECUTE, errno.E2BIG)
+    assert error.path.endswith(b"/sh")
 
 
 def test_too_many_arguments_are_reported_as_e2big() -> None:
