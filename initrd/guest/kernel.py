@@ -18,20 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def read_all(fd: int) -> bytes:
-    """Read a descriptor up to end-of-file and return the data. Raises OSError."""
-    return b"".join(iter(lambda: os.read(fd, 65536), b""))
-
-
-def read_file(path: "str | bytes", limit: "int | None" = None) -> bytes:
-    """Return the contents of a file, or its first `limit` bytes. Raises OSError.
+def read_file(path: "str | bytes") -> bytes:
+    """Return the contents of a file. Raises OSError.
 
     A named pipe without a writer reads as empty: a root may have one in the place of /etc/passwd,
     and open(2) without O_NONBLOCK would wait for a writer.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return read_all(fd) if limit is None else os.read(fd, limit)
+        return b"".join(iter(lambda: os.read(fd, 65536), b""))
     finally:
         os.close(fd)
 

@@ -10,12 +10,12 @@ import pytest
 from initrd.guest.kernel import read_file
 
 
-def test_read_file_reads_to_the_end_or_to_a_limit(tmp_path: Path) -> None:
+def test_read_file_reads_to_the_end(tmp_path: Path) -> None:
     data = os.urandom(200_000)
     path = tmp_path / "file"
     path.write_bytes(data)
     assert read_file(str(path)) == data
-    assert read_file(os.fsencode(path), 100) == data[:100]
+    assert read_file(os.fsencode(path)) == data
 
 
 def test_read_file_of_a_named_pipe_without_a_writer_returns_nothing(tmp_path: Path) -> None:
