@@ -15,7 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from bench import alternatives, build_time, guest_boot, icount, start, virtiofs, wall_clock
+from bench import (
+    alternatives,
+    build_time,
+    cold_start,
+    guest_boot,
+    icount,
+    start,
+    virtiofs,
+    wall_clock,
+)
 from bench.figure import MEGA, Figure
 from bench.wall_clock import CHROOTVM, run_timed
 from initrd.host.image import lsinitramfs
@@ -41,6 +50,11 @@ def start_of_init(_runs: int) -> list[Figure]:
         Figure('"Run /init" to the first line of init.py', to_first_line, "M", 30),
         Figure('"Run /init" to main()', counts[start.MAIN] / MEGA, "M"),
     ]
+
+
+def start_of_kernel(runs: int) -> list[Figure]:
+    """Count the guest's instructions before the kernel's entry point, by image and by PVH."""
+    return cold_start.figures(runs * cold_start.STARTS)
 
 
 def boot_in_guest(runs: int) -> list[Figure]:
@@ -104,6 +118,7 @@ def host(runs: int) -> list[Figure]:
 
 
 BENCHMARKS: tuple[Callable[[int], list[Figure]], ...] = (
+    start_of_kernel,
     start_of_init,
     sizes,
     image_maker,
