@@ -157,6 +157,12 @@ OPTIONS = (
         field="modules",
     ),
     Option("--module", ("NAME",), "load a further module", field="module", many=True),
+    Option(
+        "--kaslr",
+        help="start the kernel at a random address: "
+        "QEMU's default firmware and the compressed image",
+        field="kaslr",
+    ),
     Option("--init", ("FILE",), "the /init of the image", field="init_program"),
     Option(
         "--append",

@@ -39,6 +39,7 @@ class Machine(Record):
     kernel: str = ""  # empty: the root's newest
     modules: str = ""  # empty: those of the kernel
     module: tuple[str, ...] = ()  # further modules to load
+    kaslr: bool = False  # start the kernel at a random address, from its compressed image
     init_program: str = ""  # path of the image's `/init`; empty: `locate.find_init` searches
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False

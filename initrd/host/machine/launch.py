@@ -64,7 +64,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         machine.command,
         cache,
     )
-    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache)
+    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache, kaslr=machine.kaslr)
     setup = Setup(
         program=qemu,
         hardware=hardware,

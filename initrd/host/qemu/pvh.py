@@ -1,10 +1,11 @@
-"""Start an x86 kernel under TCG by its PVH entry point, from the ELF file inside its image.
+"""Start an x86 kernel by its PVH entry point, from the ELF file inside its image.
 
 A bzImage holds a compressed ELF file, vmlinux. QEMU can load a vmlinux with a PVH note and start it
 there. The guest then neither decompresses its kernel, which takes an emulated processor longer than
 much of the boot, nor runs the real-mode code before that; and it needs no more than the small
-firmware qboot. Extracted kernels are cached. Where an image is in any way unusual, nothing is
-extracted, and QEMU boots the image.
+firmware qboot. A kernel that decompresses itself also moves itself to a random address; a kernel
+that is started by its PVH entry point does not. Extracted kernels are cached. Where an image is in
+any way unusual, nothing is extracted, and QEMU boots the image.
 
 Sources: the kernel's Documentation/arch/x86/boot.rst (`payload_offset`) and
 include/xen/interface/elfnote.h (`XEN_ELFNOTE_PHYS32_ENTRY`), elf(5).
@@ -41,12 +42,15 @@ class PvhKernel(Record):
     firmware: str = ""  # path of a file; empty: QEMU's default
 
 
-def find_pvh_kernel(hardware: "Hardware", kernel: str, qemu: str, cache: str) -> PvhKernel | None:
+def find_pvh_kernel(
+    hardware: "Hardware", kernel: str, qemu: str, cache: str, *, kaslr: bool = False
+) -> PvhKernel | None:
     """Return the uncompressed kernel of the image `kernel`; None: QEMU boots the image.
 
-    Only for an emulated guest, on the architecture's default machine type, with a firmware for it.
+    Only on the default machine type of an architecture that has a small firmware. `kaslr`: the
+    kernel is to choose a random address, which only the image does.
     """
-    if hardware.accelerator != "tcg" or not hardware.arch.firmware or hardware.machine:
+    if kaslr or not hardware.arch.firmware or hardware.machine:
         return None
     elf = open_vmlinux(kernel, cache)
     if elf < 0:

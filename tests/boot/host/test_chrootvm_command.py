@@ -66,6 +66,21 @@ def test_env_chdir_and_user_options_apply_to_the_command(tmp_path: Path) -> None
     assert output == "b c-/\n/tmp\n12\n34\n0\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "is_random"),
+    [pytest.param((), False, id="by default"), pytest.param(("--kaslr",), True, id="with --kaslr")],
+)
+def test_only_with_kaslr_the_image_chooses_a_random_address(
+    options: tuple[str, ...], tmp_path: Path, *, is_random: bool
+) -> None:
+    # The random address may be the usual one, so the test does not compare addresses. The code that
+    # decompresses an image sets KASLR_FLAG in loadflags: Documentation/arch/x86/boot.rst.
+    words = ("xxd", "-s", f"{0x211}", "-l", "1", "-p", "/sys/kernel/boot_params/data")
+    status, output, errors = run_command(tmp_path, *words, options=options)
+    assert (status, errors) == (0, "")
+    assert bool(int(output, 16) & 2) == is_random
+
+
 def test_standard_input_and_output_are_complete(tmp_path: Path) -> None:
     data = os.urandom(3_000_001)
     (tmp_path / "input").write_bytes(data)

@@ -124,7 +124,17 @@ def test_kernel_is_quiet_without_debug_or_a_visible_console(words: list[str], qu
 def test_options_set_the_fields_of_the_machine() -> None:
     words = ["--rw", "--memory=512M", "--cpus=2", "--accel=tcg", "--machine=pc", "--arch=arm64"]
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
-    words += ["--net", "--debug", "--qemu=Q", "--virtiofsd=V", "--qemu-arg=-s", "/srv", "sh", "-x"]
+    words += [
+        "--kaslr",
+        "--net",
+        "--debug",
+        "--qemu=Q",
+        "--virtiofsd=V",
+        "--qemu-arg=-s",
+        "/srv",
+        "sh",
+        "-x",
+    ]
     assert parse_machine(parse(words)) == Machine(
         root=root_share("/srv", writable=True),
         init="sh",
@@ -137,6 +147,7 @@ def test_options_set_the_fields_of_the_machine() -> None:
         kernel="K",
         modules="M",
         module=("a", "b"),
+        kaslr=True,
         init_program="I",
         append=("x=1",),
         network=True,

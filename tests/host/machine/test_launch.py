@@ -20,6 +20,7 @@ from initrd.host.machine.launch import (
 from initrd.host.qemu.arch import find_arch
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
+from tests.host.qemu.kernel_images import PACKED, bzimage
 
 ARCH = find_arch("x86_64")
 
@@ -32,6 +33,18 @@ def test_launch_has_programs_kernel_shares_and_image(machine: Machine, tmp_path:
     assert [share.tag for share in launch.setup.shares] == ["rootfs"]
     assert b"ELF and more" in os.pread(launch.setup.initrd.descriptor, 10000, 0)
     os.close(launch.setup.initrd.descriptor)
+
+
+def test_kernel_is_started_from_its_image_for_a_random_address(
+    machine: Machine, tmp_path: Path
+) -> None:
+    image = Path(machine.root.source, "usr/lib/modules/6.1/vmlinuz")
+    image.write_bytes(bzimage(PACKED))
+    for kaslr in (False, True):
+        launch = plan_launch(machine.replace(kaslr=kaslr), {"XDG_CACHE_HOME": str(tmp_path)})
+        assert launch.setup.kernel.is_open is not kaslr
+        for descriptor in launch.setup.descriptors:
+            os.close(descriptor)
 
 
 def test_formatted_commands_are_quoted_for_a_shell(machine: Machine, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,35 +9,7 @@ import pytest
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import extract_vmlinux, find_pvh_kernel, has_pvh_entry, open_vmlinux
-
-
-def note(owner: bytes, kind: int, data: bytes) -> bytes:
-    name = owner + b"\0"
-    head = struct.pack("<III", len(name), len(data), kind)
-    return head + name + bytes(-len(name) % 4) + data + bytes(-len(data) % 4)
-
-
-def elf(notes: bytes, machine: int = 62, elf_class: int = 2) -> bytes:
-    """Return an ELF file with one program header, PT_NOTE."""
-    start = 64 + 56
-    ident = b"\x7fELF" + bytes([elf_class, 1, 1]) + bytes(9)
-    head = ident + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    header = struct.pack("<IIQQQQQQ", 4, 4, start, 0, 0, len(notes), len(notes), 4)
-    return head + header + notes
-
-
-def bzimage(payload: bytes, protocol: int = 0x20F, sectors: int = 1, offset: int = 16) -> bytes:
-    image = bytearray((sectors + 1) * 512 + offset)
-    image[0x1F1] = sectors
-    image[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", image, 0x206, protocol)
-    struct.pack_into("<II", image, 0x248, offset, len(payload))
-    return bytes(image) + payload
-
-
-ENTRY = note(b"Xen", 18, bytes(8))
-KERNEL = elf(note(b"Xen", 6, b"linux\0") + ENTRY)
-PACKED = gzip.compress(KERNEL) + struct.pack("<I", len(KERNEL))
+from tests.host.qemu.kernel_images import ENTRY, KERNEL, PACKED, bzimage, elf, note
 
 
 def test_elf_file_is_extracted_from_behind_the_setup_code() -> None:
@@ -97,28 +68,44 @@ def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(tmp_path: Path)
 HARDWARE = Hardware(find_arch("x86_64"), "tcg", memory=1 << 30, cpus=1)
 
 
+KVM = HARDWARE.replace(accelerator="kvm")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    """The path of an image with a PVH entry point."""
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(bzimage(PACKED))
+    return str(path)
+
+
 @pytest.mark.parametrize(
-    "hardware",
+    ("hardware", "kaslr"),
     [
-        pytest.param(HARDWARE.replace(accelerator="kvm"), id="KVM"),
-        pytest.param(HARDWARE.replace(machine="pc"), id="another machine type"),
-        pytest.param(HARDWARE.replace(arch=find_arch("aarch64")), id="another architecture"),
+        pytest.param(HARDWARE, True, id="TCG, random address"),
+        pytest.param(KVM, True, id="KVM, random address"),
+        pytest.param(HARDWARE.replace(machine="pc"), False, id="another machine type"),
+        pytest.param(HARDWARE.replace(arch=find_arch("aarch64")), False, id="another architecture"),
     ],
 )
-def test_image_is_not_extracted_unless_the_default_x86_machine_is_emulated(
-    hardware: Hardware, tmp_path: Path
+def test_image_is_not_extracted_for_another_machine_or_a_random_address(
+    hardware: Hardware, image: str, tmp_path: Path, *, kaslr: bool
 ) -> None:
-    image = tmp_path / "vmlinuz"
-    image.write_bytes(bzimage(PACKED))
-    assert find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path)) is None
+    cache = tmp_path / "cache"
+    assert find_pvh_kernel(hardware, image, "/usr/bin/qemu", str(cache), kaslr=kaslr) is None
+    assert not cache.exists()
 
 
-def test_firmware_is_found_in_the_prefix_of_qemu(tmp_path: Path) -> None:
-    image = tmp_path / "vmlinuz"
-    image.write_bytes(bzimage(PACKED))
+@pytest.mark.parametrize(
+    "hardware", [pytest.param(HARDWARE, id="TCG"), pytest.param(KVM, id="KVM")]
+)
+def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
+    hardware: Hardware, image: str, tmp_path: Path
+) -> None:
     (tmp_path / "share/qemu").mkdir(parents=True)
     (tmp_path / "share/qemu/qboot.rom").touch()
-    found = find_pvh_kernel(HARDWARE, str(image), f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    found = find_pvh_kernel(hardware, image, f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
     assert found is not None
+    assert os.pread(found.file.descriptor, len(KERNEL) + 1, 0) == KERNEL
     assert found.firmware == f"{tmp_path}/share/qemu/qboot.rom"
     os.close(found.file.descriptor)
