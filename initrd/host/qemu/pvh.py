@@ -32,6 +32,7 @@ _PROTOCOL = 0x208  # the first version of the boot protocol with payload_offset
 _ELF64_LITTLE, _X86_64 = b"\x7fELF\x02\x01", 62
 _PT_NOTE, _ENTRY_NOTE = 4, 18
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_HEAD_SIZE = 1 << 16  # bytes; the payload of an image begins before
 _SIZE_FIELD = 4  # bytes at the end of the payload: its size when decompressed
 
 
@@ -47,16 +48,28 @@ def find_pvh_kernel(
 ) -> PvhKernel | None:
     """Return the uncompressed kernel of the image `kernel`; None: QEMU boots the image.
 
-    Only on the default machine type of an architecture that has a small firmware. `kaslr`: the
+    Only on the default machine type of an architecture that has a small firmware. With KVM, a
+    kernel compressed by LZ4 is decompressed so fast that nothing would be gained. `kaslr`: the
     kernel is to choose a random address, which only the image does.
     """
     if kaslr or not hardware.arch.firmware or hardware.machine:
+        return None
+    if hardware.accelerator == "kvm" and _has_lz4_payload(kernel):
         return None
     elf = open_vmlinux(kernel, cache)
     if elf < 0:
         return None
     file = name_open_file(elf, UNCACHED_NAME)
     return PvhKernel(file, find_firmware(hardware.arch.firmware, qemu))
+
+
+def _has_lz4_payload(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_SIZE)
+    except OSError:  # QEMU reports the error when it reads the image
+        return False
+    return _payload(head).startswith(_LZ4_LEGACY)
 
 
 def find_firmware(name: str, qemu: str) -> str:

@@ -65,6 +65,14 @@ def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(tmp_path: Path)
                 os.close(descriptor)
 
 
+def pack_lz4(content: bytes) -> bytes:
+    """Return a payload in the legacy format of LZ4: one block of literals, and the size."""
+    more, last = divmod(len(content) - 15, 255)
+    block = b"\xf0" + b"\xff" * more + bytes([last]) + content
+    size = len(block).to_bytes(4, "little")
+    return b"\x02\x21\x4c\x18" + size + block + len(content).to_bytes(4, "little")
+
+
 HARDWARE = Hardware(find_arch("x86_64"), "tcg", memory=1 << 30, cpus=1)
 
 
@@ -109,3 +117,16 @@ def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
     assert os.pread(found.file.descriptor, len(KERNEL) + 1, 0) == KERNEL
     assert found.firmware == f"{tmp_path}/share/qemu/qboot.rom"
     os.close(found.file.descriptor)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "is_extracted"),
+    [pytest.param(HARDWARE, True, id="TCG"), pytest.param(KVM, False, id="KVM")],
+)
+def test_image_compressed_by_lz4_is_extracted_without_kvm_only(
+    hardware: Hardware, tmp_path: Path, *, is_extracted: bool
+) -> None:
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(bzimage(pack_lz4(KERNEL)))
+    found = find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path / "cache"))
+    assert (found is not None) == is_extracted
