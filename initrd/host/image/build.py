@@ -9,6 +9,7 @@ The same inputs give the same bytes. Nothing needs root, and no program is start
 a command for the guest to it.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -79,13 +80,9 @@ def read_module(path: str) -> bytes:
 
 
 def open_boot_image(
-    init: str,
-    modules_dir: str,
-    requirements: tuple[Requirement, ...],
-    command: Command | None,
-    cache: str,
+    init: str, modules_dir: str, requirements: tuple[Requirement, ...], cache: str
 ) -> OpenFile:
-    """Return the image with the program `init`, the modules required, and the command.
+    """Return the image with the program `init` and the modules required.
 
     `modules_dir` is the kernel's module directory; empty: it has none. `cache` is this program's
     cache directory. Raises HostError.
@@ -93,10 +90,40 @@ def open_boot_image(
     key = repr((init, modules_dir, requirements))
     folder = os.path.join(cache, "images")
     image = open_cached(folder, key, lambda: _make_cache_entry(init, modules_dir, requirements))
-    file = name_open_file(image, _UNCACHED_NAME)
-    if command is None:
-        return file
-    return file.replace(descriptor=_append_command(image, command))
+    return name_open_file(image, _UNCACHED_NAME)
+
+
+def encode_command(command: Command) -> bytes:
+    """Return the content of the command file. Raises HostError for an invalid command."""
+    try:
+        return dump(command)
+    except CommandError as error:
+        raise HostError("cannot run the command", str(error)) from error
+
+
+def append_command_file(image: OpenFile, content: bytes) -> OpenFile:
+    """Return a copy of an open image, in memory, with a command file in it. Raises OSError."""
+    size = os.fstat(image.descriptor).st_size
+    entry = cpio.file(COMMAND_FILE.lstrip("/"), content, 0o600)
+    copy = os.memfd_create("initrd")
+    try:
+        _copy(image.descriptor, copy, size)
+        with open(copy, "wb", closefd=False) as file:
+            file.seek(size)
+            file.write(cpio.padding(size) + cpio.pack([entry]))
+    except BaseException:
+        os.close(copy)
+        raise
+    return image.replace(descriptor=copy)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    copied = 0
+    while copied < size:
+        count = os.sendfile(target, source, copied, size - copied)
+        if not count:
+            raise OSError(errno.EIO, "the image in the cache is truncated")
+        copied += count
 
 
 def _decompress(path: str, content: bytes) -> bytes:
@@ -118,24 +145,3 @@ def _make_cache_entry(
     depmod = (os.path.join(modules_dir, f"modules.{name}") for name in _DEPMOD_FILES)
     inputs = (init, *depmod, *(module.path for module in chosen))
     return CacheEntry(build_image(read_init(init), chosen), inputs)
-
-
-def _append_command(image: int, command: Command) -> int:
-    """Return a descriptor of a copy of the image with a command in it.
-
-    Closes `image`. Raises HostError.
-    """
-    try:
-        data = dump(command)
-    except CommandError as error:
-        raise HostError("cannot run the command", str(error)) from error
-    size, copied = os.fstat(image).st_size, 0
-    copy = os.memfd_create("initrd")
-    while copied < size:
-        copied += os.sendfile(copy, image, copied, size - copied)
-    os.close(image)
-    entry = cpio.file(COMMAND_FILE.lstrip("/"), data, 0o600)
-    with open(copy, "wb", closefd=False) as file:
-        file.seek(size)
-        file.write(cpio.padding(size) + cpio.pack([entry]))
-    return copy

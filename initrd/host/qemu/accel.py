@@ -18,7 +18,7 @@ import struct
 
 from initrd.errors import HostError, reason
 from initrd.host.qemu.arch import Arch, is_native
-from initrd.host.system.files import replace_file
+from initrd.host.system.files import make_private_folder, replace_file
 from initrd.host.system.process import run_in_child
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ def cached_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
         return saved.removeprefix(f"{boot_id} ")
     result = probe()
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_private_folder(os.path.dirname(path))
         replace_file(path, f"{boot_id} {result}\n".encode())
     except OSError:  # without the cache, the next call takes some milliseconds longer
         pass

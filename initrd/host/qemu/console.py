@@ -10,7 +10,7 @@ import re
 import time
 
 from initrd.errors import HostError
-from initrd.host.system.files import replace_file
+from initrd.host.system.files import make_private_folder, replace_file
 from initrd.record import Record
 
 _LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end
@@ -159,7 +159,7 @@ def save_console_log(folder: str, text: str, now: float | None = None) -> str:
     timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
     path = os.path.join(folder, f"{timestamp}-{os.urandom(3).hex()}.log")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_private_folder(folder)
         replace_file(path, text.encode(errors="surrogateescape"), 0o600)
         logs = sorted(name for name in os.listdir(folder) if name.endswith(".log"))
         for name in logs[:-_SAVED_LOGS]:

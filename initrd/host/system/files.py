@@ -48,6 +48,19 @@ def replace_file(path: str, content: bytes, mode: int = 0o666) -> None:
         raise
 
 
+def make_private_folder(path: str) -> None:
+    """Make a directory and its missing parents, all of them for this user only. Raises OSError.
+
+    os.makedirs() gives the mode to the last one only; the others would depend on the umask.
+    """
+    if not os.path.isdir(path):
+        make_private_folder(os.path.dirname(path))
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:  # another process has made it
+            pass
+
+
 class OpenFile(Record):
     """A file that a child process reads: by its path, or by a descriptor that it inherits."""
 
@@ -205,7 +218,7 @@ def _open_current(name: str, key: str) -> int | None:
         with open(f"{name}.json", encoding="utf-8") as file:
             stored = json.load(file)
         if stored["key"] != key or any(
-            _file_state(path) != state for path, state in stored["inputs"].items()
+            file_state(path) != state for path, state in stored["inputs"].items()
         ):
             return None
         descriptor = os.open(stored["image"], os.O_RDONLY | os.O_CLOEXEC)
@@ -219,13 +232,13 @@ def _open_current(name: str, key: str) -> int | None:
 def _store(name: str, key: str, entry: CacheEntry, began: float, kept: int) -> None:
     """Store an entry, unless an input changed shortly before `began` (seconds since 1970)."""
     folder = os.path.dirname(name)
-    states = {path: _file_state(path) for path in entry.inputs}
+    states = {path: file_state(path) for path in entry.inputs}
     if any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values()):
         return
-    path = os.path.join(folder, f"{_digest(entry.content)}.img")
+    path = os.path.join(folder, name_of(entry.content))
     description = json.dumps({"key": key, "image": path, "inputs": states})
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_private_folder(folder)
         replace_file(path, entry.content)
         replace_file(f"{name}.json", description.encode())
         _remove_oldest(folder, kept)
@@ -233,7 +246,7 @@ def _store(name: str, key: str, entry: CacheEntry, began: float, kept: int) -> N
         pass
 
 
-def _file_state(path: str) -> "FileState | None":
+def file_state(path: str) -> "FileState | None":
     """Return numbers of which one changes whenever the file does; None when it does not exist."""
     try:
         status = os.stat(path)
@@ -258,10 +271,11 @@ def _remove_oldest(folder: str, kept: int) -> None:
             os.unlink(path)
 
 
-def _digest(content: bytes) -> str:
+def name_of(content: bytes) -> str:
+    """Return the name of a file with this content in the cache: a digest of it."""
     import hashlib  # noqa: PLC0415 - a slow import, not needed for an entry from the cache
 
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.blake2b(content, digest_size=16).hexdigest() + ".img"
 
 
 def _open_in_memory(content: bytes) -> int:

@@ -1,15 +1,27 @@
 """Images with /init and modules, and the inputs that are refused."""
 
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from initrd.command import Command, load
 from initrd.errors import HostError
 from initrd.host.image import lsinitramfs, modules
-from initrd.host.image.build import build_image, read_init, read_module
+from initrd.host.image.build import (
+    append_command_file,
+    build_image,
+    encode_command,
+    open_boot_image,
+    read_init,
+    read_module,
+)
 from initrd.host.image.compress import METHODS
 from initrd.host.image.modules import Module, choose_modules
+from initrd.host.system.files import OpenFile
+from initrd.options import COMMAND_FILE
 from tests.host.image.module_trees import REQUIRED, content, write_tree
 
 INIT = b"\x7fELF" + bytes(999)
@@ -143,3 +155,54 @@ def test_read_init_refuses_files_that_are_no_elf_program(
     (tmp_path / "nul").symlink_to("/dev/null")
     with pytest.raises(HostError, match=f"cannot use {tmp_path}/{name} as .*: {why}"):
         read_init(f"{tmp_path}/{name}")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[OpenFile]:
+    (tmp_path / "init").write_bytes(INIT)
+    image = open_boot_image(f"{tmp_path}/init", "", (), str(tmp_path / "cache"))
+    yield image
+    os.close(image.descriptor)
+
+
+def read_all(image: OpenFile) -> bytes:
+    return os.pread(image.descriptor, os.fstat(image.descriptor).st_size, 0)
+
+
+@pytest.mark.parametrize("size", range(4))
+def test_command_file_is_an_archive_behind_a_copy_of_the_image(image: OpenFile, size: int) -> None:
+    before = read_all(image)
+    copy = append_command_file(image, b"x" * size)
+    after = read_all(copy)
+    os.close(copy.descriptor)
+    assert read_all(image) == before
+    assert after.startswith(before)
+    entries = {entry.path: entry for entry in lsinitramfs.read_entries(after)}
+    command_file = entries[COMMAND_FILE.lstrip("/").encode()]
+    assert (command_file.data, oct(command_file.mode)) == (b"x" * size, "0o100600")
+    assert entries[b"init"].data == INIT
+
+
+def test_command_file_may_be_appended_to_one_image_several_times(image: OpenFile) -> None:
+    copies = [append_command_file(image, content) for content in (b"a", b"b")]
+    contents = [read_all(copy) for copy in copies]
+    for copy in copies:
+        os.close(copy.descriptor)
+    assert contents[0] != contents[1]
+    assert len(contents[0]) == len(contents[1])
+
+
+def test_truncated_image_is_an_error_and_leaves_no_descriptor_open(
+    image: OpenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "sendfile", lambda *_: 0)  # its size was read before
+    with pytest.raises(OSError, match="truncated"):
+        append_command_file(image, b"")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_command_that_cannot_be_written_is_a_host_error() -> None:
+    with pytest.raises(HostError, match="cannot run the command: a NUL byte"):
+        encode_command(Command((b"a\0b",)))
+    assert load(encode_command(Command((b"a", b"b")))).argv == (b"a", b"b")
