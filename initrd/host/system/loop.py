@@ -89,6 +89,38 @@ class Loop:
             self._on_timer()
 
 
+class Cancelled(Exception):
+    """A wait was given up: its time is over, or its result is no longer wanted."""
+
+
+class Limit:
+    """The time that a caller has, and whether it still wants a result."""
+
+    def __init__(
+        self, seconds: float | None = None, is_cancelled: "Callable[[], bool]" = lambda: False
+    ) -> None:
+        """Start a period of `seconds`; None: without end."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._is_cancelled = is_cancelled
+
+    def remaining(self) -> float | None:
+        """Return the seconds that are left, at least 0; None: without end."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def wait(self, loop: Loop, until: "Callable[[], bool]", seconds: float = _LONGEST_POLL) -> bool:
+        """Run `loop` until `until()` is true; return False after `seconds`. Raises Cancelled."""
+        remaining = self.remaining()
+        is_shorter = remaining is not None and remaining < seconds
+        in_time = loop.run(
+            lambda: until() or self._is_cancelled(), remaining if is_shorter else seconds
+        )
+        if until():
+            return True
+        if in_time or is_shorter:
+            raise Cancelled
+        return False
+
+
 class Signals:
     """Handles signals inside a `with`, and calls `on_signal` with the number of each.
 

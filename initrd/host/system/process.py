@@ -56,7 +56,9 @@ class Process:
     An OSError or HostError of the program's `before`, or of `execve`, is raised as a HostError.
     """
 
-    def __init__(self, program: Program, stderr: int) -> None:
+    def __init__(self, program: Program, stderr: int, ending: int = signal.SIGTERM) -> None:
+        """Start the program. `ending`: the signal by which `close` ends it first."""
+        self._ending = ending
         self.name = os.path.basename(program.command[0])
         self._status: int | None = None
         self.pid, self.pidfd = 0, -1
@@ -101,13 +103,13 @@ class Process:
             os.kill(self.pid, number)
 
     def close(self, timeout: float = _CLOSE_TIMEOUT) -> None:
-        """End the program: by SIGTERM, then its process group by SIGKILL.
+        """End the program: by its signal, then its process group by SIGKILL.
 
         `timeout`: how many seconds to wait after each of the two.
         """
         if self.pidfd < 0:
             return
-        self.send(signal.SIGTERM)
+        self.send(self._ending)
         self.wait(timeout)
         os.killpg(self.pid, signal.SIGKILL)
         self.wait(timeout)

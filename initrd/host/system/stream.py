@@ -5,9 +5,12 @@ descriptors: it belongs to the open file description, which all of them have in 
 terminal is opened a second time through /proc instead, where that is possible.
 """
 
+import fcntl
 import os
 import socket
 import stat
+import sys
+import termios
 from contextlib import contextmanager
 
 from initrd.host.system.loop import READABLE, WRITABLE, Loop, is_ready
@@ -53,6 +56,16 @@ class Sink:
             self._socket.close()
         else:
             os.close(self.descriptor)
+
+
+def count_unread(connection: socket.socket) -> int:
+    """Return how many bytes were sent on a unix socket that its other end has not read.
+
+    Source: SIOCOUTQ of the kernel's net/unix/af_unix.c; the number includes its own management.
+    """
+    buffer = bytearray(4)
+    fcntl.ioctl(connection, termios.TIOCOUTQ, buffer)
+    return int.from_bytes(buffer, sys.byteorder)
 
 
 @contextmanager

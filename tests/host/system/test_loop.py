@@ -1,10 +1,13 @@
-"""The loop that waits for descriptors, and its timer."""
+"""The loop that waits for descriptors, its timer, and the limits of a caller."""
 
 import os
 import resource
 import time
+from collections.abc import Callable
 
-from initrd.host.system.loop import READABLE, Loop, is_ready
+import pytest
+
+from initrd.host.system.loop import READABLE, Cancelled, Limit, Loop, is_ready
 
 LONG_TIME = 60.0  # seconds
 
@@ -101,3 +104,124 @@ def test_a_callback_may_stop_the_watch_of_another_descriptor() -> None:
     assert len(called) == 1
     for descriptor in (*pipes[0], *pipes[1]):
         os.close(descriptor)
+
+
+class Clock:
+    """The monotonic clock, and a loop that only lets time pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.waited: list[float | None] = []  # seconds for which the loop was run
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def run(self, until: Callable[[], bool], seconds: float | None = None) -> bool:
+        self.waited.append(seconds)
+        if not until():
+            assert seconds is not None
+            self.now += seconds
+        return until()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_limit_without_end_has_no_remaining_time(clock: Clock) -> None:
+    limit = Limit()
+    clock.now += 1e9
+    assert limit.remaining() is None
+
+
+def test_remaining_time_decreases_to_zero(clock: Clock) -> None:
+    limit = Limit(10.0)
+    assert limit.remaining() == 10.0
+    clock.now += 4
+    assert limit.remaining() == 6.0
+    clock.now += 100
+    assert limit.remaining() == 0.0
+
+
+def test_limit_of_no_time_is_no_limit_without_end() -> None:
+    assert Limit(0.0).remaining() == 0.0
+
+
+def test_wait_returns_true_when_its_condition_holds(clock: Clock) -> None:
+    for limit in (Limit(), Limit(5.0), Limit(0.0), Limit(None, lambda: True)):
+        assert limit.wait(clock, lambda: True, 1.0)
+    assert clock.now == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("deadline", "seconds", "waited", "cancelled"),
+    [
+        pytest.param(None, 3.0, 3.0, False, id="no deadline"),
+        pytest.param(5.0, 3.0, 3.0, False, id="shorter than the deadline"),
+        pytest.param(5.0, 5.0, 5.0, False, id="as long as the deadline"),
+        pytest.param(5.0, 8.0, 5.0, True, id="longer than the deadline"),
+        pytest.param(0.0, 8.0, 0.0, True, id="the deadline has passed"),
+        pytest.param(0.0, 0.0, 0.0, False, id="no time to wait"),
+    ],
+)
+def test_wait_ends_at_the_earlier_of_both_times(
+    clock: Clock, deadline: float | None, seconds: float, waited: float, cancelled: bool
+) -> None:
+    limit = Limit(deadline)
+    if cancelled:
+        with pytest.raises(Cancelled):
+            limit.wait(clock, lambda: False, seconds)
+    else:
+        assert not limit.wait(clock, lambda: False, seconds)
+    assert clock.waited == [waited]
+
+
+def test_wait_without_seconds_ends_at_the_deadline(clock: Clock) -> None:
+    with pytest.raises(Cancelled):
+        Limit(7.0).wait(clock, lambda: False)
+    assert clock.waited == [7.0]
+
+
+def test_time_that_has_passed_shortens_the_next_wait(clock: Clock) -> None:
+    limit = Limit(10.0)
+    assert not limit.wait(clock, lambda: False, 4.0)
+    assert not limit.wait(clock, lambda: False, 4.0)
+    with pytest.raises(Cancelled):
+        limit.wait(clock, lambda: False, 4.0)
+    assert clock.waited == [4.0, 4.0, 2.0]
+
+
+@pytest.mark.parametrize("deadline", [None, 5.0, 0.0])
+def test_cancellation_ends_a_wait_before_its_time(clock: Clock, deadline: float | None) -> None:
+    with pytest.raises(Cancelled):
+        Limit(deadline, lambda: True).wait(clock, lambda: False, 3.0)
+    assert clock.now == 1000.0
+
+
+def test_result_that_comes_with_the_cancellation_is_a_result(clock: Clock) -> None:
+    done = [False]
+
+    def is_cancelled() -> bool:
+        done[0] = True
+        return True
+
+    assert Limit(None, is_cancelled).wait(clock, lambda: done[0], 3.0)
+
+
+def test_result_that_comes_at_the_deadline_is_a_result(clock: Clock) -> None:
+    assert Limit(5.0).wait(clock, lambda: clock.now >= 1005.0, 8.0)
+
+
+def test_limit_runs_the_loop_while_it_waits() -> None:
+    loop, received = Loop(), []
+    reader, writer = os.pipe()
+    loop.watch(reader, READABLE, lambda _: received.append(os.read(reader, 10)))
+    os.write(writer, b"x")
+    assert Limit(LONG_TIME).wait(loop, lambda: bool(received), LONG_TIME)
+    os.write(writer, b"y")
+    with pytest.raises(Cancelled):
+        Limit(None, lambda: len(received) == 2).wait(loop, lambda: False, LONG_TIME)
+    with pytest.raises(Cancelled):
+        Limit(0.01).wait(loop, lambda: False)
+    assert not Limit().wait(loop, lambda: False, 0.01)
+    os.close(reader)
+    os.close(writer)
