@@ -8,6 +8,7 @@ from initrd.record import Record
 from initrd.text import parse_natural
 
 HEADER = b"initrd-command 1"
+TEMPLATE_HEADER = b"initrd-template 1"  # of a file without a command: see initrd.template
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
 TERMINAL = "tty"
 
@@ -58,32 +59,35 @@ def load(data: bytes) -> Command:
         raise CommandError(f"it begins with {records[0][:40]!r}, not with {HEADER!r}")
     if records[-2:] != [b"end", b""] or len(records) < 3:
         raise CommandError("its end is missing")
-    values_by_key: dict[bytes, list[bytes]] = {}
+    argv: list[bytes] = []
+    environ: list[bytes] = []
+    values: dict[bytes, bytes] = {}
     for record in records[1:-2]:
         key, _, value = record.partition(b"=")
-        values_by_key.setdefault(key, []).append(value)
-    return _build_command(values_by_key)
-
-
-def _build_command(values_by_key: dict[bytes, list[bytes]]) -> Command:
-    argv = tuple(values_by_key.pop(b"arg", ()))
-    environ = tuple(values_by_key.pop(b"env", ()))
-    for key, values in values_by_key.items():
-        if len(values) > 1:
+        if key == b"arg":
+            argv.append(value)
+        elif key == b"env":
+            environ.append(value)
+        elif key in values:
             raise CommandError(f"more than one record {key!r}")
-    fields = {key: values[0] for key, values in values_by_key.items()}
-    command = Command(
-        argv=argv,
-        environ=environ,
-        cwd=fields.pop(b"cwd", b"/"),
-        user=fields.pop(b"user", b""),
-        tty=_parse_tty(fields.pop(b"tty", b"")),
-        size=_parse_size(fields.pop(b"size", b"24 80")),
-    )
-    if fields:
-        raise CommandError(f"unknown records: {b', '.join(fields)!r}")
+        else:
+            values[key] = value
+    command = _build_command(tuple(argv), tuple(environ), values)
     _check_command(command)
     return command
+
+
+def _build_command(
+    argv: tuple[bytes, ...], environ: tuple[bytes, ...], values: dict[bytes, bytes]
+) -> Command:
+    """Return a command. Few operations: a machine that has just started executes each slowly."""
+    cwd, user = values.pop(b"cwd", b"/"), values.pop(b"user", b"")
+    tty, size = values.pop(b"tty", None), values.pop(b"size", None)
+    if values:
+        raise CommandError(f"unknown records: {b', '.join(values)!r}")
+    tty_fds = _parse_tty(tty) if tty else ()
+    rows_columns = Command.size if size is None else _parse_size(size)
+    return Command(argv, environ, cwd, user, tty_fds, rows_columns)
 
 
 def _check_command(command: Command) -> None:

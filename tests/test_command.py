@@ -56,6 +56,8 @@ def test_load_refuses_a_truncated_file(command: Command) -> None:
             [HEADER, b"arg=x", b"tty=00", b"end"], "tty", id="tty with a duplicate descriptor"
         ),
         pytest.param([HEADER, b"arg=x", b"size=24", b"end"], "size", id="size of one number"),
+        pytest.param([HEADER, b"arg=x", b"size=", b"end"], "size=b''", id="empty size"),
+        pytest.param([HEADER, b"arg=x", b"size", b"end"], "size=b''", id="size without a value"),
         pytest.param([HEADER, b"arg=x", b"size=24 -1", b"end"], "size", id="negative size"),
         pytest.param([HEADER, b"arg=x", b"size=24 65536", b"end"], "size", id="size too large"),
     ],
@@ -63,6 +65,31 @@ def test_load_refuses_a_truncated_file(command: Command) -> None:
 def test_load_names_the_invalid_record(records: list[bytes], message: str) -> None:
     with pytest.raises(CommandError, match=message):
         load(b"".join(record + b"\0" for record in records))
+
+
+@pytest.mark.parametrize("record", [b"cwd=/", b"user=0", b"tty=0", b"tty=", b"size=1 1", b"size="])
+def test_load_refuses_a_second_record_of_each_kind_but_arg_and_env(record: bytes) -> None:
+    key = record.partition(b"=")[0]
+    for second in (record, key + b"=", key):
+        records = [HEADER, b"arg=x", record, b"env=A=1", second, b"end", b""]
+        with pytest.raises(CommandError, match=rf"more than one record {key!r}"):
+            load(b"\0".join(records))
+
+
+def test_load_names_every_unknown_record() -> None:
+    with pytest.raises(CommandError, match=r"unknown records: b'root, , argv'"):
+        load(b"\0".join([HEADER, b"arg=x", b"root=/", b"=x", b"argv=y", b"end", b""]))
+
+
+def test_load_keeps_the_order_of_arguments_and_variables_between_other_records() -> None:
+    records = [HEADER, b"env=B=1", b"arg=b", b"cwd=/x", b"arg=a", b"env=A=2", b"arg=", b"end", b""]
+    command = Command((b"b", b"a", b""), (b"B=1", b"A=2"), cwd=b"/x")
+    assert load(b"\0".join(records)) == command
+
+
+def test_load_takes_defaults_for_empty_values_of_optional_records() -> None:
+    records = [HEADER, b"arg", b"user=", b"tty=", b"end", b""]
+    assert load(b"\0".join(records)) == Command((b"",))
 
 
 @pytest.mark.parametrize(
