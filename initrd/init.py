@@ -41,6 +41,7 @@ class Boot:
         self.interfaces: tuple[InterfaceRequest, ...] = ()
         self.resolver: ResolverSettings | None = None
         self.session: Session | None = None
+        self.is_from_template = False
 
     def run(self) -> "NoReturn":
         """Boot. Never returns: this process becomes the target, or the boot fails."""
@@ -56,7 +57,7 @@ class Boot:
             self.write_resolver_settings()
             self.mount_shares_at_paths()
             self.prepare_bundles()
-            free_initramfs(old_root, self.kernel, self.log)
+            self.free_initramfs(old_root)
             self.run_command()
             execute_target(self.options.init, self.arguments, self.kernel, self.log)
         except Exception as error:  # of any kind: the kernel panics when PID 1 ends
@@ -69,7 +70,15 @@ class Boot:
 
     def read_options(self) -> None:
         """Parse the kernel command line."""
-        text = self.kernel.read("/proc/cmdline")
+        self.parse_options(self.kernel.read("/proc/cmdline"))
+        if self.options.debug:
+            from initrd.guest.boottime import log_boot_time  # noqa: PLC0415 - on request
+
+            log_boot_time(self.began, self.kernel, self.log)
+        self.log.set_verbose(self.options.debug)
+
+    def parse_options(self, text: str) -> None:
+        """Parse a kernel command line."""
         try:
             self.options = parse(text)
             self.failure = FailurePolicy(self.options.onfail)
@@ -77,16 +86,12 @@ class Boot:
         except CmdlineError as error:
             self.failure = FailurePolicy(onfail_of(text))
             raise BootError("cannot understand the kernel command line", str(error)) from error
-        if self.options.debug:
-            from initrd.guest.boottime import log_boot_time  # noqa: PLC0415 - on request
-
-            log_boot_time(self.began, self.kernel, self.log)
-        self.log.set_verbose(self.options.debug)
 
     def read_ip(self) -> None:
         """Parse `ip=`. Without that option none of the network code is unpacked."""
         if self.options.ip:
-            add_network()
+            if "initrd.guest.network.configure" not in sys.modules:  # a template has imported it
+                add_network()
             from initrd.guest.network.ipconfig import parse_ip  # noqa: PLC0415 - on request
 
             self.interfaces = parse_ip(self.options.ip)
@@ -103,7 +108,16 @@ class Boot:
             from initrd.guest.command.session import Session  # noqa: PLC0415 - for command boots only
 
             self.session = Session(self.kernel, self.log, self.options.timeout)
-            self.session.prepare()
+            cmdline = self.session.prepare()
+            if cmdline is not None:
+                self.leave_template(cmdline)
+
+    def leave_template(self, cmdline: str) -> None:
+        """Replace the options of the template by those of the machine that starts from it."""
+        self.is_from_template = True
+        self.interfaces = ()
+        self.parse_options(cmdline)
+        self.log.set_verbose(self.options.debug)
 
     def mount_root(self) -> None:
         """Mount the new root at /sysroot: a plain virtiofs tag, or any other root."""
@@ -162,6 +176,13 @@ class Boot:
         old_root = switch_root(self.kernel, self.log)
         self.failure = self.failure.replace(shell_root="/")
         return old_root
+
+    def free_initramfs(self, old_root: int) -> None:
+        """Free the memory of the initramfs. In a template that has been done before."""
+        if self.is_from_template:
+            self.kernel.close(old_root)
+        else:
+            free_initramfs(old_root, self.kernel, self.log)
 
     def run_command(self) -> None:
         """Run the host's command as a child. Returns only if there is no command."""

@@ -40,6 +40,7 @@ class FakeKernel:
         self.process = 1
         self.ports: dict[str, int] = {}  # device paths to the descriptors that open_port returns
         self.opened = 0
+        self.opened_paths: dict[int, str] = {}  # descriptors of open_to_write to paths
         self.closed: list[int] = []
         self.devices: dict[int, int] = {}  # descriptors to device numbers; by default all differ
 
@@ -96,6 +97,26 @@ class FakeKernel:
         self._call("exit", status)
         raise SystemExit(status)
 
+    def open_to_write(self, path: str) -> int:
+        self._call("open_to_write", path)
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.opened += 1
+        self.opened_paths[self.opened] = path
+        return self.opened
+
+    def write_at(self, fd: int, data: bytes, offset: int) -> None:
+        self._call("write_at", self.opened_paths[fd], data, offset)
+
+    def add_entropy(self, fd: int, seed: bytes) -> None:
+        self._call("add_entropy", self.opened_paths[fd], seed)
+
+    def set_realtime(self, microseconds: int) -> None:
+        self._call("set_realtime", microseconds)
+
+    def populate_memory(self) -> None:
+        self._call("populate_memory")
+
     def write_file(self, path: str, text: str) -> None:
         self._call("write_file", path, text)
         self.files[path] = text
@@ -120,6 +141,9 @@ class FakeKernel:
         if path not in self.files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return self.files[path]
+
+    def read_link(self, path: str) -> str:
+        return self.links.get(path, "")
 
     def resolve(self, path: str) -> str:
         return self.links.get(path, path)

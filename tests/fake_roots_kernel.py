@@ -55,9 +55,6 @@ class LayerKernel(FakeKernel):
         self._call("read_at", path, offset)
         return self.disks[path][offset : offset + length]
 
-    def read_link(self, path: str) -> str:
-        return self.links.get(path, "")
-
     def file_mode(self, path: str) -> int:
         return self.modes.get(path, 0)
 

@@ -17,11 +17,13 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <linux/module.h>
+#include <linux/random.h>
 #include <net/if.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
@@ -36,6 +38,7 @@
 #define MODULE_INIT_COMPRESSED_FILE 4
 #endif
 #define MAX_POLLED 64
+#define MAX_SEED 512 /* bytes */
 
 /* None for a result of 0; for any other, the OSError of errno that names `path` (may be NULL). */
 static PyObject *none_or_error(long result, const char *path)
@@ -127,13 +130,22 @@ static PyObject *sys_filesystem_type(PyObject *module, PyObject *args)
 	return PyLong_FromUnsignedLong((unsigned int)found.f_type);
 }
 
-/* signal(2), sigprocmask(2). EINVAL is ignored: SIGKILL, SIGSTOP and libc's own cannot be set. */
+/*
+ * rt_sigaction(2), sigprocmask(2). Not by libc, which does not set the signals of its own threads: a
+ * program may have left them ignored. EINVAL is ignored: SIGKILL and SIGSTOP cannot be set.
+ */
 static int reset_signals(void)
 {
+	const struct {
+		void (*handler)(int);
+		unsigned long flags;
+		void (*restorer)(void);
+		unsigned long mask;
+	} action = {SIG_DFL, 0, NULL, 0};
 	sigset_t none;
 
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);
+		syscall(SYS_rt_sigaction, number, &action, NULL, sizeof action.mask);
 	sigemptyset(&none);
 	return sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -160,6 +172,12 @@ static PyObject *sys_signal_fd(PyObject *module, PyObject *unused)
 	sigfillset(&all);
 	int fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
+/* mlockall(2), munlockall(2): afterwards all pages of this process are in memory and in its tables */
+static PyObject *sys_populate_memory(PyObject *module, PyObject *unused)
+{
+	return none_or_error(mlockall(MCL_CURRENT) || munlockall(), NULL);
 }
 
 /* What poll(2) found, as a list of (fd, events) */
@@ -255,6 +273,30 @@ static PyObject *sys_set_hostname(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "s#:set_hostname", &name, &length))
 		return NULL;
 	return none_or_error(sethostname(name, (size_t)length), NULL);
+}
+
+/*
+ * RNDADDENTROPY and RNDRESEEDCRNG of random(4): mix a seed into the kernel's random numbers, count all
+ * of its bits, and make the generator use it at once.
+ */
+static PyObject *sys_add_entropy(PyObject *module, PyObject *args)
+{
+	union {
+		struct rand_pool_info pool;
+		char bytes[sizeof(struct rand_pool_info) + MAX_SEED];
+	} request = {0};
+	const char *seed;
+	Py_ssize_t length;
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "iy#:add_entropy", &fd, &seed, &length))
+		return NULL;
+	if (length > MAX_SEED)
+		return PyErr_Format(PyExc_ValueError, "add_entropy: more than %d bytes", MAX_SEED);
+	request.pool.entropy_count = (int)length * 8;
+	request.pool.buf_size = (int)length;
+	memcpy(request.pool.buf, seed, (size_t)length);
+	return none_or_error(ioctl(fd, RNDADDENTROPY, &request) || ioctl(fd, RNDRESEEDCRNG), NULL);
 }
 
 /*
@@ -526,11 +568,13 @@ static PyMethodDef functions[] = {
 	{"reset_signals", sys_reset_signals, METH_NOARGS, NULL},
 	{"block_signals", sys_block_signals, METH_NOARGS, NULL},
 	{"signal_fd", sys_signal_fd, METH_NOARGS, NULL},
+	{"populate_memory", sys_populate_memory, METH_NOARGS, NULL},
 	{"poll", sys_poll, METH_VARARGS, NULL},
 	{"set_terminal_size", sys_set_terminal_size, METH_VARARGS, NULL},
 	{"set_terminal_utf8", sys_set_terminal_utf8, METH_VARARGS, NULL},
 	{"interface_up", sys_interface_up, METH_VARARGS, NULL},
 	{"set_hostname", sys_set_hostname, METH_VARARGS, NULL},
+	{"add_entropy", sys_add_entropy, METH_VARARGS, NULL},
 	{"continue_on_input", sys_continue_on_input, METH_VARARGS, NULL},
 	{"spawn", sys_spawn, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},

@@ -66,6 +66,9 @@ def signal_fd() -> int:
     One read returns 128 bytes a signal; the first four are its number in native byte order.
     """
 
+def populate_memory() -> None:
+    """Put all pages of this process into its page tables: mlockall(2), munlockall(2)."""
+
 def poll(files: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, int]]:
     """poll(2): wait for `(fd, events)`, at most 64; return those that are ready. -1: no limit."""
 
@@ -80,6 +83,12 @@ def interface_up(name: str, /) -> None:
 
 def set_hostname(name: str, /) -> None:
     """sethostname(2)."""
+
+def add_entropy(fd: int, seed: bytes, /) -> None:
+    """Mix `seed` (at most 512 bytes) into the kernel's random numbers, and use it at once.
+
+    `fd`: /dev/random, open. RNDADDENTROPY and RNDRESEEDCRNG of random(4).
+    """
 
 def continue_on_input(pid: int, fd: int, /) -> None:
     """Have the kernel send SIGCONT to a process when its descriptor has something to read.

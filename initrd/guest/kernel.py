@@ -236,6 +236,26 @@ class Kernel(RootOperations):
         """sethostname(2)."""
         _syscalls.set_hostname(name)
 
+    def open_to_write(self, path: str) -> int:
+        """Return a descriptor to write an existing file, closed at the next execve(2)."""
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def write_at(self, fd: int, data: bytes, offset: int) -> None:
+        """pwrite(2)."""
+        os.pwrite(fd, data, offset)
+
+    def populate_memory(self) -> None:
+        """Put all pages of this process into its page tables, so that none causes a fault."""
+        _syscalls.populate_memory()
+
+    def add_entropy(self, fd: int, seed: bytes) -> None:
+        """Renew the kernel's random numbers with a secret seed; `fd`: /dev/random, open."""
+        _syscalls.add_entropy(fd, seed)
+
+    def set_realtime(self, microseconds: int) -> None:
+        """Set CLOCK_REALTIME to `microseconds` since 1970: clock_settime(2)."""
+        time.clock_settime_ns(time.CLOCK_REALTIME, microseconds * 1000)
+
     def open_directory(self, path: str) -> int:
         """Return a descriptor of a directory, closed at the next execve(2)."""
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -6,7 +6,7 @@ the host, and needs neither the initramfs nor /dev later. See `docs/command.md`.
 
 import posix as os
 
-from initrd.command import Command, CommandError, load
+from initrd.command import TEMPLATE_HEADER, Command, CommandError, load
 from initrd.errors import reason
 from initrd.guest._syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID
 from initrd.guest.command.control import ControlPort
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 CONTROL = "initrd.control"
 _CGROUP = Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+_NO_TERMINAL = Command((b"",))
 _FAILURE_TIMEOUT = 10.0  # seconds to wait for the host's `bye` after a failure
 
 
@@ -50,17 +51,44 @@ class Session:
         self._kernel, self._log, self._timeout = kernel, log, timeout
         self._prepared: tuple[Command, Streams] | None = None
         _open_standard_descriptors()
-        self._control = ControlPort(open_ports((CONTROL,), timeout, kernel)[CONTROL])
+        self._ports = open_ports((CONTROL,), timeout, kernel)
+        self._control = ControlPort(self._ports[CONTROL])
 
-    def prepare(self) -> None:
-        """Read the command, open its ports, mount cgroup2, bring up lo. Raises BootError."""
-        command = self._read_command()
-        names = tuple(name for name in command.ports if name != CONTROL)
-        ports = open_ports(names, self._timeout, self._kernel)
-        self._prepared = command, Streams(command, ports, self._control)
+    def prepare(self) -> "str | None":
+        """Read the command, open its ports, mount cgroup2, bring up lo. Raises BootError.
+
+        In a template, wait for the command first. Returns the kernel command line that came with
+        the command; None if the command was in the image.
+        """
+        data = self._kernel.read_bytes(COMMAND_FILE)
+        self._kernel.unlink(COMMAND_FILE)  # the command's environment may contain secrets
         self._try_optional(_CGROUP.describe(), lambda: _CGROUP.apply(self._kernel))
         self._try_optional("bring up lo", lambda: self._kernel.interface_up("lo"))
+        if data.startswith(TEMPLATE_HEADER):
+            cmdline: str | None = self._wait_for_start(data)
+        else:
+            cmdline, command = None, _parse(data)
+            self._open_ports(tuple(name for name in command.ports if name != CONTROL))
+            self._prepared = command, Streams(command, self._ports, self._control)
         self._control.send("ready")
+        return cmdline
+
+    def _wait_for_start(self, data: bytes) -> str:
+        """Be a template until a machine starts from it; return its kernel command line."""
+        from initrd.guest.command.resume import wait_for_start  # noqa: PLC0415 - in templates only
+        from initrd.template import PORTS  # noqa: PLC0415
+
+        self._open_ports(PORTS[1:])
+        streams = Streams(_NO_TERMINAL, self._ports, self._control)  # what most commands need
+        start = wait_for_start(data, self._ports[CONTROL], self._kernel)
+        if start.command.tty:
+            streams.discard()
+            streams = Streams(start.command, self._ports, self._control)
+        self._prepared = start.command, streams
+        return start.cmdline
+
+    def _open_ports(self, names: "tuple[str, ...]") -> None:
+        self._ports |= open_ports(names, self._timeout, self._kernel)
 
     def run(self, processes: "Processes | None" = None) -> "NoReturn":
         """Run the command as a child, report its status, and power off. Raises BootError."""
@@ -83,16 +111,6 @@ class Session:
             self._send_last(word, describe_failure(error), _FAILURE_TIMEOUT)
         except Exception as send_error:  # any error: the reason is already on the console
             self._log.warn(f"cannot tell the host: {type(send_error).__name__}: {send_error}")
-
-    def _read_command(self) -> Command:
-        data = self._kernel.read_bytes(COMMAND_FILE)
-        self._kernel.unlink(COMMAND_FILE)  # the command's environment may contain secrets
-        try:
-            return load(data)
-        except CommandError as error:
-            raise BootError(
-                f"cannot understand the command in {COMMAND_FILE}", str(error)
-            ) from error
 
     def _make_request(self, command: Command, streams: Streams) -> SpawnRequest:
         """Look up the command's user in the root's /etc. Raises CommandRefused."""
@@ -144,6 +162,13 @@ class Session:
             action()
         except OSError as error:
             self._log.warn(f"cannot {description}: {reason(error)}; going on without it")
+
+
+def _parse(data: bytes) -> Command:
+    try:
+        return load(data)
+    except CommandError as error:
+        raise BootError(f"cannot understand the command in {COMMAND_FILE}", str(error)) from error
 
 
 def _open_standard_descriptors() -> None:

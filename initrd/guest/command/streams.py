@@ -143,6 +143,15 @@ class Streams:
             if fd != self._slave:
                 os.close(fd)
 
+    def discard(self) -> None:
+        """Close the pipes of streams without a terminal that no command uses."""
+        for fd in self.child_ends:
+            os.close(fd)
+        for copy in self.inputs.values():
+            os.close(copy.sink)
+        for copy in self.outputs.values():
+            os.close(copy.source)
+
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of the terminal, if any; the kernel sends SIGWINCH to the command."""
         if self._master >= 0:

@@ -150,8 +150,8 @@ def test_descriptors_may_overlap(descriptors: str, tmp_path: Path) -> None:
 def test_command_starts_with_default_signals_and_umask() -> None:
     status = run(b"cat", b"/proc/self/status")[1].decode().splitlines()
     assert "Umask:\t0022" in status
-    for name in ("SigBlk", "SigIgn", "SigCgt"):
-        assert f"{name}:\t{0:016x}" in status
+    masks = dict(line.split(":\t") for line in status if line[:6] in ("SigBlk", "SigIgn", "SigCgt"))
+    assert masks == dict.fromkeys(("SigBlk", "SigIgn", "SigCgt"), f"{0:016x}")
 
 
 def test_command_has_its_user_and_groups_or_does_not_start() -> None:
@@ -218,3 +218,19 @@ def test_invalid_arguments_start_no_process(
     with pytest.raises(error):
         _syscalls.spawn(*(changes.get(at, value) for at, value in enumerate(valid)))  # type: ignore[arg-type]
     assert describe_process() == before
+
+
+def test_signals_of_libc_that_are_ignored_are_reset() -> None:
+    script = (
+        "import sys, os, struct, ctypes\n"
+        "action = struct.pack('PLPL', 1, 0, 0, 0)  # SIG_IGN\n"
+        "call = {'x86_64': 13}.get(os.uname().machine, 134)\n"
+        "assert ctypes.CDLL(None).syscall(call, 32, action, None, 8) == 0\n"
+        "from initrd.guest import _syscalls\n"
+        "files, argv = (b'/bin/cat',), (b'cat', b'/proc/self/status')\n"
+        "pid = _syscalls.spawn(files, (b'/bin/sh', *argv), (), b'/', None, (0, 1, 2), -1)[0]\n"
+        "os.waitpid(pid, 0)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"SigIgn:\t{0:016x}" in done.stdout

@@ -74,3 +74,46 @@ def test_only_the_message_modules_of_pyroute2_are_imported() -> None:
 def test_error_for_a_missing_package_names_the_package() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         netlink.bare_package("no_such_package")
+
+
+# Runs what configures a network after the import of a template, and prints what that has imported.
+LATE_IMPORTS_PROGRAM = """
+import struct, sys
+from initrd.guest.command.resume import _import_network
+_import_network()
+imported = set(sys.modules)
+
+from initrd.guest.network import ipconfig, netlink, resolv
+from initrd.guest.network.configure import NetworkSetup
+
+class FakeSocket:
+    def __init__(self, *arguments): pass
+    def __enter__(self): return self
+    def __exit__(self, *arguments): pass
+    def setsockopt(self, *arguments): pass
+    def send(self, data): self.request = bytes(data)
+    def recv(self, size):
+        error = b"no such device\\0\\0"
+        attribute = struct.pack("=HH16s", 20, 1, error)
+        head = struct.pack("=IHHIIi", 56, 2, 0x300, 1, 0, -answers.pop(0))
+        return head + self.request[:16] + attribute
+
+netlink.socket.socket = FakeSocket
+answers = [0, 17, 0, 19]
+ipconfig.parse_ip((":::::eth1:dhcp", "10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3"))
+assert netlink.send(netlink.address_message(2, "10.0.2.15", 24))
+assert not netlink.send(netlink.address_message(2, "10.0.2.15", 24))
+assert netlink.send(netlink.gateway_message(2, "10.0.2.2", onlink=True))
+try:
+    netlink.send(netlink.gateway_message(2, "10.0.2.2", onlink=False))
+except OSError as error:
+    assert error.errno == 19, error
+print(*sorted(set(sys.modules) - imported))
+"""
+
+
+def test_a_template_has_imported_all_that_configuring_a_network_needs() -> None:
+    program = f"import sys; sys.path[:] = {sys.path!r}; {LATE_IMPORTS_PROGRAM}"
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
