@@ -13,6 +13,9 @@ from initrd.options import Share
 from initrd.record import Record
 
 _FIRST_SLOT, _FUNCTIONS = 2, 8  # of PCI bus 0; slot 0 is the host bridge, 1 is left for a display
+# A template: a port in whose slot devices are plugged in at the start, and its PCI address.
+_PORT, PORT_ADDRESS = "hotplug0", "0000:00:03.0"
+MAX_PLUGGED = _FUNCTIONS  # devices in the slot of a template
 
 
 class Hardware(Record):
@@ -38,6 +41,8 @@ class Setup(Record):
     ports: tuple[str, ...] = ()  # names of virtio-serial ports
     disks: tuple[str, ...] = ()  # paths of raw images; the guest sees the first as /dev/vda
     network: bool = False
+    mac: str = ""  # of the network device; empty: QEMU's default, which all machines share
+    generation: str = ""  # a UUID; a machine that starts from a template has a new one
     extra: tuple[str, ...] = ()  # further words of the command line
 
     @property
@@ -62,8 +67,8 @@ class Connections(Record):
 
 
 def fd_stream(number: int) -> str:
-    """Return the stream that is a socket which QEMU inherits."""
-    return f"socket,fd={number}"
+    """Return the stream that is a socket which QEMU inherits; -1: one without another end."""
+    return f"socket,fd={number}" if number >= 0 else "null"
 
 
 def path_stream(name: str) -> str:
@@ -76,6 +81,21 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
+class Device(Record):
+    """A value of -device, or the arguments of the QMP command device_add."""
+
+    driver: str
+    properties: "tuple[tuple[str, str | bool], ...]" = ()
+
+    def words(self) -> tuple[str, str]:
+        """Return the words of the command line."""
+        return ("-device", ",".join((self.driver, *(_format(*pair) for pair in self.properties))))
+
+    def arguments(self) -> "dict[str, str | bool]":
+        """Return the arguments of device_add."""
+        return {"driver": self.driver, **dict(self.properties)}
+
+
 def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
     """Return the command that runs the machine."""
     slots = _Slots(setup.hardware.arch.transport)
@@ -83,14 +103,82 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
         setup.program,
         *_basics(),
         *_machine(setup.hardware),
+        *_memory(setup.hardware, ""),
         *_boot(setup),
         *_console(connections),
-        *_shares(setup.shares, connections.shares, slots),
+        *_share_backends(connections.shares),
+        *_words(_share_devices(setup.shares, slots)),
         *_ports(setup.ports, connections.ports, slots),
-        *(word for disk in enumerate(setup.disks) for word in _disk(*disk, slots)),
-        *(_network(slots) if setup.network else ()),
+        *(word for number, path in enumerate(setup.disks) for word in _disk_backend(number, path)),
+        *_words(_disk_devices(len(setup.disks), slots)),
+        *(_network_backend() if setup.network else ()),
+        *_words(_network_devices(setup, slots)),
         *(_monitor(connections.monitor) if connections.monitor else ()),
         *setup.extra,
+    )
+
+
+def template_command(setup: Setup, connections: Connections, memory: str) -> tuple[str, ...]:
+    """Return the command that boots a template of the machine.
+
+    In place of its disks there are empty ones. `memory`: path of the file that is the memory.
+    """
+    disks = (word for number in range(len(setup.disks)) for word in _empty_disk_backend(number))
+    return (
+        *_template_machine(setup, connections, memory),
+        *("-initrd", setup.initrd.inherited_path, "-append", setup.cmdline),
+        *_share_backends(connections.shares),
+        *disks,
+        *(_network_backend() if setup.network else ()),
+        *_words(plugged_devices(setup)),
+    )
+
+
+def start_command(setup: Setup, connections: Connections, memory: str) -> tuple[str, ...]:
+    """Return the command that waits for the state of a template.
+
+    `plugged_devices` have to be added, and the machine has to be continued, by QMP. `memory`: path
+    of a file with the memory of the template.
+    """
+    return (
+        *_template_machine(setup, connections, memory),
+        *_share_backends(connections.shares),
+        *(word for number, path in enumerate(setup.disks) for word in _disk_backend(number, path)),
+        *(_network_backend() if setup.network else ()),
+        *("-S", "-incoming", "defer"),
+    )
+
+
+def plugged_devices(setup: Setup) -> tuple[Device, ...]:
+    """Return the devices in the slot of a template; the first is function 0."""
+    slots = _PluggedSlots()
+    return (
+        *_share_devices(setup.shares, slots),
+        *_disk_devices(len(setup.disks), slots),
+        *_network_devices(setup, slots),
+    )
+
+
+def _template_machine(setup: Setup, connections: Connections, memory: str) -> tuple[str, ...]:
+    """Return the words that a template and the machines started from it have in common.
+
+    Linux is not to manage the slot: QEMU describes it neither by ACPI nor as one that sends events
+    to the kernel (`pcie_ports=compat`).
+    """
+    port = (("id", _PORT), ("chassis", "1"), ("slot", "1"), ("addr", PORT_ADDRESS[-4:]))
+    return (
+        setup.program,
+        *_basics(),
+        *_machine(setup.hardware),
+        *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
+        *_memory(setup.hardware, memory),
+        *(("-bios", setup.firmware) if setup.firmware else ()),
+        *("-kernel", setup.kernel.inherited_path),
+        *_console(connections),
+        *_ports(setup.ports, connections.ports, _Slots(setup.hardware.arch.transport)),
+        *Device("pcie-root-port", port).words(),
+        *_generation(setup),
+        *_monitor(connections.monitor),
     )
 
 
@@ -101,14 +189,38 @@ class _Slots:
         self._transport = transport
         self._used = 0
 
-    def device(self, model: str) -> str:
-        """Return the start of a -device value for the next device."""
+    def device(self, model: str, *properties: tuple[str, str]) -> Device:
+        """Return the next device."""
         if self._transport != "pci":
-            return f"{model}-{self._transport}"
+            return Device(f"{model}-{self._transport}", properties)
         slot, function = divmod(self._used, _FUNCTIONS)
         self._used += 1
-        several = "" if function else ",multifunction=on"
-        return f"{model}-pci,addr={_FIRST_SLOT + slot:02x}.{function}{several}"
+        several = () if function else (("multifunction", True),)
+        address = (("addr", f"{_FIRST_SLOT + slot:02x}.{function}"), *several)
+        return Device(f"{model}-pci", (*address, *properties))
+
+
+class _PluggedSlots(_Slots):
+    """Assigns devices to the functions of the slot of a template."""
+
+    def __init__(self) -> None:
+        super().__init__("pci")
+
+    def device(self, model: str, *properties: tuple[str, str]) -> Device:
+        """Return the next device."""
+        address = (("bus", _PORT), ("addr", f"0.{self._used:x}"), ("multifunction", True))
+        self._used += 1
+        return Device(f"{model}-pci", (*address, *properties))
+
+
+def _format(name: str, value: "str | bool") -> str:
+    if isinstance(value, bool):
+        return f"{name}={'on' if value else 'off'}"
+    return f"{name}={escape(value)}"
+
+
+def _words(devices: tuple[Device, ...]) -> tuple[str, ...]:
+    return tuple(word for device in devices for word in device.words())
 
 
 def _basics() -> tuple[str, ...]:
@@ -116,17 +228,21 @@ def _basics() -> tuple[str, ...]:
 
 
 def _machine(hardware: Hardware) -> tuple[str, ...]:
-    arch, size = hardware.arch, hardware.memory
+    arch = hardware.arch
     cpu = "host" if hardware.accelerator == "kvm" else arch.cpu
-    memory = f"memory-backend-memfd,id=memory,size={size},share=on"  # virtiofsd maps it too
     return (
         *("-machine", f"{hardware.machine or arch.machine},memory-backend=memory"),
         *("-accel", hardware.accelerator),
         *("-cpu", cpu),
         *("-smp", f"{hardware.cpus}"),
-        *("-m", f"size={size}B"),
-        *("-object", memory),
+        *("-m", f"size={hardware.memory}B"),
     )
+
+
+def _memory(hardware: Hardware, path: str) -> tuple[str, str]:
+    """Return the memory, which virtiofsd maps, too: the file at `path`, or QEMU's own file."""
+    backend = f"memory-backend-file,mem-path={escape(path)}" if path else "memory-backend-memfd"
+    return ("-object", f"{backend},id=memory,size={hardware.memory},share=on")
 
 
 def _boot(setup: Setup) -> tuple[str, ...]:
@@ -148,34 +264,59 @@ def _console(connections: Connections) -> tuple[str, ...]:
     return (*_chardev("console", connections.console, ",mux=on"), *serial, *menu)
 
 
-def _shares(shares: tuple[Share, ...], streams: tuple[str, ...], slots: _Slots) -> tuple[str, ...]:
-    words: tuple[str, ...] = ()
-    for number, (share, stream) in enumerate(zip(shares, streams, strict=True)):
-        name = f"share{number}"
-        device = f"{slots.device('vhost-user-fs')},chardev={name},tag={escape(share.tag)}"
-        words += (*_chardev(name, stream), "-device", device)
-    return words
+def _share_backends(streams: tuple[str, ...]) -> tuple[str, ...]:
+    numbered = enumerate(streams)
+    return tuple(word for number, stream in numbered for word in _chardev(f"share{number}", stream))
+
+
+def _share_devices(shares: tuple[Share, ...], slots: _Slots) -> tuple[Device, ...]:
+    return tuple(
+        slots.device("vhost-user-fs", ("chardev", f"share{number}"), ("tag", share.tag))
+        for number, share in enumerate(shares)
+    )
 
 
 def _ports(names: tuple[str, ...], streams: tuple[str, ...], slots: _Slots) -> tuple[str, ...]:
     if not names:
         return ()
-    words = ["-device", f"{slots.device('virtio-serial')},max_ports={len(names) + 1}"]
+    words = [*slots.device("virtio-serial", ("max_ports", f"{len(names) + 1}")).words()]
     for number, (name, stream) in enumerate(zip(names, streams, strict=True), 1):
         words += _chardev(name, stream)  # port 0 is kept for a console
         words += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
     return tuple(words)
 
 
-def _disk(number: int, path: str, slots: _Slots) -> tuple[str, ...]:
-    drive = f"if=none,id=disk{number},format=raw,discard=unmap,file={escape(path)}"
-    return ("-drive", drive, "-device", f"{slots.device('virtio-blk')},drive=disk{number}")
+def _disk_backend(number: int, path: str) -> tuple[str, str]:
+    file = f"format=raw,discard=unmap,file={escape(path)}"
+    return ("-drive", f"if=none,id=disk{number},{file}")
 
 
-def _network(slots: _Slots) -> tuple[str, ...]:
-    # romfile: no option ROM, which firmware would spend time on.
-    device = f"{slots.device('virtio-net')},netdev=net,romfile="
-    return ("-netdev", "user,id=net", "-device", device)
+def _empty_disk_backend(number: int) -> tuple[str, str]:
+    return ("-drive", f"if=none,id=disk{number},driver=null-co,read-zeroes=on,size=1M")
+
+
+def _disk_devices(count: int, slots: _Slots) -> tuple[Device, ...]:
+    return tuple(slots.device("virtio-blk", ("drive", f"disk{number}")) for number in range(count))
+
+
+def _network_backend() -> tuple[str, str]:
+    return ("-netdev", "user,id=net")
+
+
+def _network_devices(setup: Setup, slots: _Slots) -> tuple[Device, ...]:
+    """Return the network device. It has no option ROM, which firmware would spend time on."""
+    if not setup.network:
+        return ()
+    mac = (("mac", setup.mac),) if setup.mac else ()
+    return (slots.device("virtio-net", *mac, ("netdev", "net"), ("romfile", "")),)
+
+
+def _generation(setup: Setup) -> tuple[str, ...]:
+    """Return the device by which a kernel notices that it was copied (CONFIG_VMGENID).
+
+    qboot cannot set it up: it stops at the commands of the ACPI tables that the device needs.
+    """
+    return () if setup.firmware else Device("vmgenid", (("guid", setup.generation),)).words()
 
 
 def _monitor(stream: str) -> tuple[str, ...]:

@@ -1,0 +1,110 @@
+"""QEMU's machine protocol, QMP: send commands, handle replies and events, in a loop.
+
+Commands are not waited for: QEMU executes them in their order. The first that fails is reported.
+
+Source: QEMU's `docs/interop/qmp-spec.txt` and `qapi/` schemas.
+"""
+
+import json
+import socket
+import struct
+
+from initrd.host.system.loop import READABLE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+_READ_SIZE = 1 << 16  # bytes
+_MAX_MESSAGE = 1 << 20  # bytes; those for these commands have some hundred
+_INVALID = "QEMU has sent an invalid message"
+# QEMU sends the state of the devices, and not the memory, which is a file: VM templates are made
+# in this way. Source: QEMU's docs/system/vm-templating.rst.
+_CAPABILITIES = ("x-ignore-shared", "events")
+
+
+class Monitor:
+    """One end of a QMP connection."""
+
+    def __init__(self, loop: Loop, connection: socket.socket) -> None:
+        self._loop, self._connection = loop, connection
+        self._incoming = b""
+        self.error = ""  # of the first command that failed
+        self.migration = ""  # the latest status of a migration
+        self.on_error: Callable[[str], object] = lambda _: None
+        loop.watch(connection.fileno(), READABLE, self._on_readable)
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: "Any") -> None:
+        """Send a command."""
+        self._send(_request(command, arguments))
+
+    def close(self) -> None:
+        """Stop reading. The caller closes the connection."""
+        self._loop.unwatch(self._connection.fileno())
+
+    def start_saving(self, descriptor: int) -> None:
+        """Save the state of the devices to a descriptor; `migration` becomes `completed`."""
+        self._enable_migration()
+        request = _request("getfd", {"fdname": "state"})
+        rights = struct.pack("i", descriptor)
+        self._send(request, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self.execute("migrate", uri="fd:state")
+
+    def start_loading(self, descriptor: int) -> None:
+        """Load a state from a descriptor that QEMU has inherited."""
+        self._enable_migration()
+        self.execute("migrate-incoming", uri=f"fd:{descriptor}")
+
+    def _enable_migration(self) -> None:
+        names = [{"capability": name, "state": True} for name in _CAPABILITIES]
+        self.execute("migrate-set-capabilities", capabilities=names)
+
+    def _send(self, request: bytes, rights: "Sequence[tuple[int, int, bytes]]" = ()) -> None:
+        """Send a request; descriptors go with its beginning, as `sendmsg` takes them."""
+        try:
+            sent = self._connection.sendmsg([request], rights)
+            self._connection.sendall(request[sent:])
+        except (BrokenPipeError, ConnectionResetError):  # QEMU has ended, which its owner notices
+            pass
+
+    def _on_readable(self, _: int) -> None:
+        try:
+            data = self._connection.recv(_READ_SIZE)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.close()
+        *lines, self._incoming = (self._incoming + data).split(b"\n")
+        for line in lines:
+            self._handle(line)
+        if len(self._incoming) > _MAX_MESSAGE:
+            self._fail(_INVALID)
+            self.close()
+
+    def _handle(self, line: bytes) -> None:
+        migration, error = _parse(line)
+        self.migration = migration or self.migration
+        if error:
+            self._fail(error)
+
+    def _fail(self, error: str) -> None:
+        if not self.error:
+            self.error = error
+            self.on_error(error)
+
+
+def _parse(line: bytes) -> tuple[str, str]:
+    """Return the status of a migration, and the text of an error; empty where there is none."""
+    try:
+        message = json.loads(line)
+        if message.get("event") == "MIGRATION":
+            return str(message["data"]["status"]), ""
+        return "", (str(message["error"]["desc"]) or _INVALID) if "error" in message else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "", _INVALID
+
+
+def _request(command: str, arguments: "dict[str, Any]") -> bytes:
+    return json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
