@@ -7,6 +7,7 @@ from pathlib import Path
 
 from initrd import cmdline, options
 from initrd.host.machine.cli import OPTIONS
+from tests.boot.differences import DIFFERENCES
 
 TOP = Path(__file__).parent.parent
 OPTIONS_WITHOUT_README_ROW = {"--help", "--version"}
@@ -99,3 +100,9 @@ def test_architecture_names_existing_paths() -> None:
 
 def exists_in_project(path: str) -> bool:
     return (TOP / path).is_file() or (TOP / "initrd" / path).is_file()
+
+
+def test_warm_start_document_has_every_difference_that_a_boot_test_allows() -> None:
+    table = section(read_document("docs/warm-start.md"), "\n## Differences\n", "\n## ")
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", table, re.MULTILINE)[2:]
+    assert rows == [(entry.what, entry.reason) for entry in DIFFERENCES]

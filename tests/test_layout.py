@@ -61,6 +61,7 @@ COMMAND_BOOT = {
 HOST_LAYERS = (
     ("initrd.host",),  # the entry points: chrootvm, vm, doctor, pytest_plugin
     ("initrd.host.command", "initrd.host.report"),
+    ("initrd.host.template",),
     ("initrd.host.machine",),
     ("initrd.host.qemu",),
     ("initrd.host.image", "initrd.host.virtiofsd"),

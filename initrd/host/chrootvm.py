@@ -13,6 +13,7 @@ from initrd.host.command.interactive import TIMED_OUT, run_command
 from initrd.host.machine.cli import Arguments, parse, parse_seconds, usage
 from initrd.host.machine.config import command_terminals, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, format_commands, plan_launch
+from initrd.host.machine.locate import cache_directory
 from initrd.host.machine.run import (
     PHASE_END,
     BootObserver,
@@ -72,6 +73,11 @@ def run(arguments: Arguments) -> int:
     if arguments.has("--help") or arguments.has("--version"):
         print_output(usage() if arguments.has("--help") else f"chrootvm {__version__}")
         return 0
+    if arguments.has("--clean-cache"):
+        from initrd.host.machine.cache import clean_cache  # noqa: PLC0415 - seldom needed
+
+        clean_cache(cache_directory(os.environ))
+        return 0
     seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
     command = parse_command(arguments, os.environ, command_terminals())
     machine = parse_machine(arguments, command)
@@ -99,6 +105,8 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
             observer = stack.enter_context(report_at_end(arguments.values("--report"), launch))
         if launch.command is not None:
             return run_command(launch.command, launch, seconds, observer, verbose=verbose)
+        if arguments.has("--warm"):
+            MessageWriter().print_message("INIT boots: --warm is for -- COMMAND")
         return boot(launch, seconds, observer, verbose=verbose)
 
 

@@ -21,6 +21,8 @@ from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
+from initrd.host.template.store import find_store_problem
+from initrd.host.template.warm import Requirements, find_obstacle
 from initrd.host.virtiofsd import program, sandbox
 from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import BootOptions
@@ -238,6 +240,28 @@ def check_memory(context: CheckContext) -> Finding:
     )
 
 
+def check_template(context: CheckContext) -> Finding | None:
+    """Report whether a command can start from a template. Where it cannot, it boots."""
+    machine = context.machine
+    try:
+        release = launch.select_kernel(machine).release
+    except HostError:  # `check_kernel` reports it
+        return None
+    needed = Requirements(
+        context.arch.name,
+        release,
+        len((machine.root, *machine.shares, *machine.disks)) + machine.network,
+        tuple(share.tag for share in machine.shares),
+        machine.qemu_arguments,
+    )
+    obstacle = find_obstacle(needed) or find_store_problem(
+        os.path.join(locate.cache_directory(context.environment), "templates")
+    )
+    if obstacle:
+        return Finding("--warm", WARNING, f"a command boots each time: {obstacle}")
+    return Finding("--warm", OK, "a command can start from a template")
+
+
 def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
     """Return the virtiofsd; None without one, which `check_virtiofsd` reports."""
     try:
@@ -330,6 +354,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("QEMU", check_qemu),
     ("accelerator", check_accelerator),
     ("memory", check_memory),
+    ("--warm", check_template),
 )
 
 

@@ -37,7 +37,15 @@ Word = str | bytes | os.PathLike[str]
 Output = TypeVar("Output", str, bytes)
 _ENCODING = ("utf-8", "surrogateescape")
 # Options of chrootvm that make no sense in a call; for --timeout there is the parameter `timeout`.
-_COMMAND_LINE_ONLY = {"--help", "--version", "--doctor", "--dry-run", "--verbose", "--timeout"}
+_COMMAND_LINE_ONLY = {
+    "--help",
+    "--version",
+    "--clean-cache",
+    "--doctor",
+    "--dry-run",
+    "--verbose",
+    "--timeout",
+}
 KEYWORDS = {
     option.name.removeprefix("--").replace("-", "_"): option
     for option in OPTIONS

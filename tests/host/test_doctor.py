@@ -52,6 +52,7 @@ def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path
         "QEMU": f"{machine.qemu}, version 9.9",
         "accelerator": "none (--accel tcg)",
         "memory": everything["memory"].text,
+        "--warm": "a command can start from a template",
     }
     assert format_verdict(everything.values()) == "it will boot"
 
@@ -224,3 +225,22 @@ def test_free_memory_is_limited_by_the_host_and_by_control_groups(tmp_path: Path
         (tmp_path / "groups" / group / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "groups" / group / "memory.stat").write_text(f"anon {used}\nfile 9\n")
     assert free_memory(*arguments) == 2000000
+
+
+EIGHT_SHARES = tuple(Share(f"share{number}", source="/") for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arch": "aarch64"}, "there are no templates for aarch64"),
+        ({"qemu_arguments": ("-snapshot",)}, "--qemu-arg may add what cannot be saved"),
+        ({"shares": EIGHT_SHARES}, "there are more than 8 shares"),
+    ],
+)
+def test_reason_why_a_command_cannot_start_from_a_template_is_a_warning(
+    machine: Machine, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    finding = findings(machine.replace(**changes), tmp_path)["--warm"]
+    assert finding.state == WARNING
+    assert reason in finding.text

@@ -28,6 +28,8 @@ TOP = Path(__file__).parents[2]
         ({"qemu_arg": ["-s"]}, ["--qemu-arg=-s"]),
         ({"env": {"A": "b=c", "N": 1}}, ["--env=A=b=c", "--env=N=1"]),
         ({"env": "A"}, ["--env=A"]),
+        ({"warm": True, "cache_limit": "1G"}, ["--warm", "--cache-limit=1G"]),
+        ({"warm": False}, []),
         ({"mount_ro": {"t": Path("/a:b")}}, ["--mount-ro", "t", "/a:b"]),
     ],
 )
@@ -38,6 +40,7 @@ def test_keywords_become_options_of_chrootvm(options: dict[str, object], words: 
 
 def test_each_option_that_describes_a_machine_is_a_keyword() -> None:
     for_terminals = {"--help", "--version", "--doctor", "--dry-run", "--verbose", "--timeout"}
+    for_terminals |= {"--clean-cache"}
     names = {f"--{name.replace('_', '-')}" for name in KEYWORDS}
     assert names == {option.name for option in OPTIONS} - for_terminals
 

@@ -8,7 +8,7 @@ from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
-from initrd.host.system.loop import Loop
+from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.system.stream import Sink, open_source
 from initrd.record import Record
 
@@ -58,9 +58,14 @@ def capture_command(
             on_output("stderr", line) if err is None else os.write(stderr, line)
 
         local = LocalStreams(enter(open_source(stdin)), out, err, on_output, on_warning)
-        session = enter(start_session(launch, local, loop, HostStreams()))
+        limit = Limit(seconds)
+        streams = HostStreams(limit=limit)
+        try:
+            session = enter(start_session(launch, local, loop, streams))
+        except Cancelled:
+            return Outcome(None, b"", b"")
         session.guest.on_start = session.guest.start_input
-        in_time = session.wait(lambda: False, seconds)
+        in_time = session.wait(lambda: False, limit.remaining())
         status = session.status(on_warning) if in_time else None
     return Outcome(status, bytes(printed["stdout"]), bytes(printed["stderr"]))
 

@@ -9,7 +9,14 @@ from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, HostStreams
 from initrd.host.system import terminal
-from initrd.host.system.loop import TERMINATING_SIGNALS, Loop, Signals, die_of_signal
+from initrd.host.system.loop import (
+    TERMINATING_SIGNALS,
+    Cancelled,
+    Limit,
+    Loop,
+    Signals,
+    die_of_signal,
+)
 from initrd.host.system.stream import Sink, open_source
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
 
@@ -101,18 +108,26 @@ def run_command(
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
         local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.print_message)
-        streams = HostStreams(observer=observer)
+        limit = Limit(seconds, lambda: bool(signals.received))
+        streams = HostStreams(observer=observer, limit=limit)
         if verbose:
-            streams = streams.replace(output=log, on_stderr=messages.write_bytes)
-        session = enter(start_session(launch, local, loop, streams))
-        user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
-        signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
-        in_time = session.wait(lambda: user.end_requested, seconds)
-        observer.phase_started(PHASE_END)
-        status = (
-            None if user.end_requested or not in_time else session.status(messages.print_message)
-        )
-    if user.end_requested:
+            streams = streams.replace(
+                output=log, on_stderr=messages.write_bytes, on_note=messages.print_message
+            )
+        end_requested, status = False, None
+        try:
+            session = enter(start_session(launch, local, loop, streams))
+        except Cancelled:
+            end_requested = bool(signals.received)
+        else:
+            user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
+            signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
+            in_time = session.wait(lambda: user.end_requested, limit.remaining())
+            observer.phase_started(PHASE_END)
+            end_requested = user.end_requested
+            if in_time and not end_requested:
+                status = session.status(messages.print_message)
+    if end_requested:
         die_of_signal(signals.received)
     if status is None:
         messages.print_message(f"the command still runs after {seconds:g} s; ending it")

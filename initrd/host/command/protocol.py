@@ -6,6 +6,7 @@ This module reads and writes sockets only; it handles neither processes nor term
 import errno
 import os
 import socket
+import time
 
 from initrd.command import TERMINAL, unescape
 from initrd.errors import HostError
@@ -48,15 +49,18 @@ class CommandProtocol:
         self._loop, self._sockets, self._streams = loop, sockets, streams
         self._control = sockets[CONTROL]
         self._incoming, self._outgoing = b"", b""  # of the control port: parts of lines
+        self._held: bytes | None = None  # messages for a guest that is not ready; None: send all
         self._lengths: dict[str, int] = {}  # bytes of each output stream that has ended
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
         self._control_closed = False  # by the guest
         self.received_any = False  # at least one message
         self.started = False  # the command runs
+        self._sent_time = False
         self.output_error = ""  # why some of the output was not written
         self.final: tuple[str, str] | None = None  # the final message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
+        self.on_awake: Callable[[], object] = lambda: None  # a copy of a template has its devices
         # Watched before the outputs: a message that was sent before some output is handled first.
         loop.watch(self._control.fileno(), READABLE, self._on_control)
         names = [name.removeprefix(PREFIX) for name in sockets]
@@ -92,7 +96,27 @@ class CommandProtocol:
 
     def send(self, message: str) -> None:
         """Send a message to the guest, as soon as the guest accepts it."""
-        self._outgoing += f"{message}\n".encode()
+        line = f"{message}\n".encode()
+        if self._held is None:
+            self._send_bytes(line)
+        else:
+            self._held += line
+
+    def send_start(self, content: bytes) -> None:
+        """Send what a machine that starts from a template is to do: see `initrd.template`.
+
+        Messages are held back until the guest is ready, which takes all bytes for its start before.
+        """
+        self._send_bytes(content)
+        self._held = b""
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._send_bytes(held)
+
+    def _send_bytes(self, data: bytes) -> None:
+        self._outgoing += data
         self._transmit()
         if self._outgoing and not self._control_closed:
             self._loop.watch(self._control.fileno(), READABLE | WRITABLE, self._on_control)
@@ -164,7 +188,13 @@ class CommandProtocol:
     def _handle(self, message: str) -> None:
         self.received_any = True
         word, _, text = message.partition(" ")
-        if word == "started":
+        if word == "awake" and not self._sent_time:  # a copy of a template sets its clock
+            self._sent_time = True
+            self.on_awake()
+            self._send_bytes(b"time %d\n" % (time.time_ns() // 1000))
+        elif word == "ready":
+            self._send_held()
+        elif word == "started":
             self.started = True
             self.on_start()
         elif word == "warning":
@@ -176,6 +206,7 @@ class CommandProtocol:
             self._lengths.setdefault(name, _parse_number(length))
         elif word in _FINAL and self.final is None:
             self.final = (word, unescape(text))
+            self._send_held()
             if word in ("failed", "refused"):  # no stream has ended, and the guest waits
                 self.send("bye")
 

@@ -1,11 +1,14 @@
 """A machine that runs one command: the sockets of its ports, and its status at the end."""
 
+import os
 import signal
 import socket
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 
+from initrd.command import Command, CommandError
 from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
+from initrd.host.image.build import append_command_file, encode_command
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams, RunningMachine, start_machine
 from initrd.host.qemu.console import (
@@ -15,10 +18,12 @@ from initrd.host.qemu.console import (
     save_console_log,
 )
 from initrd.host.system.loop import Loop
+from initrd.template import PORTS, SEED_SIZE, Start, dump_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
 _SWITCHED_OFF = "the machine was switched off before the command ended"
 _KILLED = 128 + signal.SIGKILL
@@ -85,16 +90,99 @@ class CommandSession:
 def start_session(
     launch: Launch, local: LocalStreams, loop: Loop, streams: HostStreams
 ) -> "Iterator[CommandSession]":
-    """Start a machine that runs the command of `launch`, with a socket pair for each port."""
+    """Start a machine that runs the command of `launch`, with a socket pair for each port.
+
+    Raises HostError; and Cancelled when the limit is reached before the machine runs.
+    """
+    command = launch.command
+    if command is None:
+        raise ValueError("a launch without a command")
     with ExitStack() as stack:
-        enter = stack.enter_context
-        pairs = [[enter(closing(end)) for end in socket.socketpair()] for _ in launch.setup.ports]
-        ports = tuple(qemu_end.fileno() for _, qemu_end in pairs)
-        machine = enter(start_machine(launch, loop, streams.replace(ports=ports)))
-        for _, qemu_end in pairs:
+        session = None
+        if launch.warm is not None:
+            try:
+                warm = _start_warm(launch, command, local, loop, streams)
+                session = stack.enter_context(warm)
+            except HostError as error:  # in the machine without a template it may happen again
+                streams.on_note(f"booting without a template: {_explain(error)}")
+        session = session or stack.enter_context(_boot(launch, command, local, loop, streams))
+        yield session
+        session.guest.send("bye")
+
+
+def _explain(error: HostError) -> str:
+    """Return why no template is used; a reason such as `its mode is 0755` needs what it is of."""
+    from initrd.host.template.start import TemplateError  # noqa: PLC0415 - loaded with --warm
+
+    return error.why if isinstance(error, TemplateError) else f"{error.what}: {error.why}"
+
+
+@contextmanager
+def _boot(
+    launch: Launch, command: Command, local: LocalStreams, loop: Loop, streams: HostStreams
+) -> "Iterator[CommandSession]":
+    """Boot a machine with the command in its image."""
+    image = append_command_file(launch.setup.initrd, encode_command(command))
+    setup = launch.setup.replace(initrd=image, ports=command.ports)
+    with _Ports(command.ports, command.ports) as ports, ExitStack() as stack:
+        closing_image = stack.enter_context(ExitStack())
+        closing_image.callback(os.close, image.descriptor)
+        of_machine = streams.replace(ports=ports.of_qemu)
+        machine = stack.enter_context(start_machine(launch.replace(setup=setup), loop, of_machine))
+        closing_image.close()
+        yield stack.enter_context(_connect(launch, machine, ports, local))
+
+
+@contextmanager
+def _start_warm(
+    launch: Launch, command: Command, local: LocalStreams, loop: Loop, streams: HostStreams
+) -> "Iterator[CommandSession]":
+    """Start a machine from a template, and send it the command."""
+    from initrd.host.template.warm import start_warm  # noqa: PLC0415 - only with --warm
+
+    try:
+        content = dump_start(Start(launch.setup.cmdline, command, os.urandom(SEED_SIZE)))
+    except CommandError as error:
+        raise HostError("cannot run the command", str(error)) from error
+    setup = launch.setup.replace(ports=PORTS)
+    with _Ports(PORTS, command.ports) as ports, ExitStack() as stack:
+        of_machine = streams.replace(ports=ports.of_qemu)
+        machine = stack.enter_context(start_warm(launch.replace(setup=setup), loop, of_machine))
+        session = stack.enter_context(_connect(launch, machine, ports, local))
+        session.guest.on_awake = machine.wait_for_virtiofsd
+        session.guest.send_start(content)
+        yield session
+
+
+class _Ports:
+    """The socket pairs of a machine's ports; the ends are closed with the `with`."""
+
+    def __init__(self, names: tuple[str, ...], used: tuple[str, ...]) -> None:
+        self._pairs = {name: socket.socketpair() for name in used}
+        numbers = {name: qemu_end.fileno() for name, (_, qemu_end) in self._pairs.items()}
+        self.of_qemu = tuple(numbers.get(name, -1) for name in names)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pair in self._pairs.values():
+            for end in pair:
+                end.close()
+
+    def hand_over(self) -> dict[str, socket.socket]:
+        """Close QEMU's ends, which it has inherited; return the others."""
+        for _, qemu_end in self._pairs.values():
             qemu_end.close()
-        host_ends = (host_end for host_end, _ in pairs)
-        guest = CommandProtocol(loop, dict(zip(launch.setup.ports, host_ends, strict=True)), local)
-        stack.callback(guest.close)
+        return {name: host_end for name, (host_end, _) in self._pairs.items()}
+
+
+@contextmanager
+def _connect(
+    launch: Launch, machine: RunningMachine, ports: _Ports, local: LocalStreams
+) -> "Iterator[CommandSession]":
+    guest = CommandProtocol(machine.loop, ports.hand_over(), local)
+    try:
         yield CommandSession(launch, machine, guest)
-        guest.send("bye")
+    finally:
+        guest.close()

@@ -19,6 +19,7 @@ _KERNEL_WORDS = (
     "panic=-1",  # a panic ends the machine; by default the kernel would halt
     "cryptomgr.notests",  # the kernel's tests of its own ciphers: a fifth of an emulated boot
 )
+_UNMANAGED_SLOT = "pcie_ports=compat"  # see initrd.guest.command.hotplug
 
 
 def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
@@ -34,15 +35,28 @@ def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows
         why = "the kernel does not hand the argument -- to init"
         raise HostError(_CANNOT_WRITE, why, _WITHOUT_LIMITS)
-    emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
-    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_parameters(emulated=emulated)]
-    words += ["quiet"] if machine.quiet else []
+    words = _machine_words(machine, arch, accelerator)
     try:
-        text = " ".join([*words, *machine.append, render(options, machine.arguments)])
+        text = " ".join([*words, render(options, machine.arguments)])
     except CmdlineError as error:
         raise HostError(_CANNOT_WRITE, str(error)) from error
     _check_length(text, arch)
     return text
+
+
+def template_command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
+    """Return the kernel command line of a template for `machine`.
+
+    It has the words that do not depend on the root directory, the shares, and the command.
+    """
+    debug = ("debug",) if machine.debug else ()
+    return " ".join([*_machine_words(machine, arch, accelerator), *debug, _UNMANAGED_SLOT])
+
+
+def _machine_words(machine: Machine, arch: Arch, accelerator: str) -> list[str]:
+    emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
+    words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_parameters(emulated=emulated)]
+    return [*words, *(["quiet"] if machine.quiet else []), *machine.append]
 
 
 def _check_length(text: str, arch: Arch) -> None:

@@ -43,6 +43,8 @@ class Machine(Record):
     init_program: str = ""  # path of the image's `/init`; empty: `locate.find_init` searches
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
+    warm: bool = False  # start from a template where that is possible
+    cache_limit: int = default_of("--cache-limit")  # bytes of all templates
     debug: bool = False  # /init prints every step
     quiet: bool = True  # the kernel prints errors only
     qemu: str = ""

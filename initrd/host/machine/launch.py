@@ -11,7 +11,7 @@ from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
 from initrd.host.machine import locate
-from initrd.host.machine.cmdline import command_line
+from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import (
     Kernel,
@@ -44,6 +44,16 @@ class Launch(Record):
     kernel: str  # path of the image; QEMU may start the uncompressed kernel in it instead
     command: Command | None = None  # to run as a child of /init; None: INIT is PID 1
     logs: str = ""  # the directory in which the console of a failed boot is kept
+    warm: "Warm | None" = None  # how to start from a template; None: boot
+
+
+class Warm(Record):
+    """What a start from a template needs besides the launch."""
+
+    cmdline: str  # kernel command line of the template
+    release: str  # of the kernel; empty: unknown
+    folder: str  # of the user's templates
+    limit: int  # bytes of all templates in it
 
 
 def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
@@ -61,7 +71,6 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         locate.find_init(machine.init_program, environment),
         kernel.modules,
         module_requirements(machine, cmdline),
-        machine.command,
         cache,
     )
     vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache, kaslr=machine.kaslr)
@@ -76,10 +85,31 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
         network=machine.network,
+        mac=random_mac() if machine.network else "",
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    return Launch(setup, virtiofsd, kernel.image, machine.command, logs)
+    launch = Launch(setup, virtiofsd, kernel.image, machine.command, logs)
+    if not machine.warm or machine.command is None:
+        return launch
+    warm = Warm(
+        template_command_line(machine, arch, accelerator),
+        kernel.release,
+        os.path.join(cache, "templates"),
+        machine.cache_limit,
+    )
+    return launch.replace(setup=setup.replace(generation=random_uuid()), warm=warm)
+
+
+def random_uuid() -> str:
+    """Return a random UUID, which need not have a version."""
+    digits = os.urandom(16).hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def random_mac() -> str:
+    """Return a random Ethernet address in the range that QEMU uses."""
+    return "52:54:00:{:02x}:{:02x}:{:02x}".format(*os.urandom(3))
 
 
 def check_machine(machine: Machine) -> None:

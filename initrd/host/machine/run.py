@@ -5,8 +5,11 @@ waits for a file or for the name of a socket to appear.
 """
 
 import os
+import signal
 import socket
+import time
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 
 from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
@@ -14,9 +17,9 @@ from initrd.host.machine.overlayfile import lock_overlay_files
 from initrd.host.qemu import argv
 from initrd.host.qemu.argv import Connections, fd_stream
 from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
-from initrd.host.system.loop import READABLE, Loop
+from initrd.host.system.loop import READABLE, Limit, Loop
 from initrd.host.system.process import Process, Program
-from initrd.host.system.stream import Relay, Sink, StderrPipe
+from initrd.host.system.stream import Relay, Sink, StderrPipe, count_unread
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.serve import Server, serve_share
 from initrd.record import Record
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
 # Phases of a boot, for BootObserver: each one ends the phase before it.
 PHASE_PREPARE, PHASE_START = "find files, make the image", "start the programs"
+PHASE_TEMPLATE, PHASE_LOAD = "make a template", "load the template"
+PHASE_RESUME = "continue from the template"
 PHASE_KERNEL, PHASE_COMMAND, PHASE_END = "QEMU and its firmware", "command", "power off"
+_READ_TIMEOUT, _READ_INTERVAL = 2.0, 0.001  # seconds
 _GRACE_PERIOD = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the console to be read
 
 
@@ -48,23 +54,50 @@ class HostStreams(Record):
 
     output: Sink | None = None  # for the console output
     menu: bool = False  # Ctrl-A on the console is QEMU's
-    ports: tuple[int, ...] = ()  # descriptors that QEMU inherits, in the order of Setup.ports
+    # Descriptors that QEMU inherits, in the order of Setup.ports; -1: the port is not connected.
+    ports: tuple[int, ...] = ()
     monitor: int = -1  # a further descriptor, for QMP; -1: none
     observer: BootObserver = BootObserver()
     on_stderr: "Callable[[bytes], object]" = staticmethod(lambda _: None)  # of QEMU and virtiofsd
+    limit: Limit = Limit()  # how long the caller waits for a machine that starts from a template
+    on_note: "Callable[[str], object]" = staticmethod(lambda _: None)  # remarks for --verbose
+
+
+class QemuStart(Record):
+    """How QEMU is started: its command line, and the descriptors that it inherits."""
+
+    command: "Callable[[Connections], tuple[str, ...]]"
+    descriptors: tuple[int, ...]
+    phase: str = PHASE_KERNEL  # that begins when QEMU is started
+    unplugs_shares: bool = False  # a virtiofsd may end before QEMU
+    copies_connections: bool = False  # for `wait_for_virtiofsd`
+
+
+class QemuError(HostError):
+    """QEMU has ended with an error."""
 
 
 class RunningMachine:
     """A running machine; `start_machine` returns one."""
 
-    def __init__(self, loop: Loop, console: socket.socket, streams: HostStreams) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        console: socket.socket,
+        streams: HostStreams,
+        *,
+        unplugs_shares: bool = False,
+    ) -> None:
         self.loop = loop
         self.console = console  # bytes sent to it are input of the guest's console
         self.log = ConsoleLog()
         self.is_off = False
+        self.shares: list[socket.socket] = []  # copies of QEMU's connections to virtiofsd
         self._observer = streams.observer
+        self._unplugs_shares = unplugs_shares
         self._output = Relay(loop, console.fileno(), streams.output, self._on_console)
         self._failure: HostError | None = None
+        self._share_failure: HostError | None = None  # which may be the cause of QEMU's
         self._qemu: Process | None = None
 
     def _on_console(self, data: bytes) -> None:
@@ -76,7 +109,9 @@ class RunningMachine:
         return self.loop.run(lambda: self.is_off, seconds)
 
     def ending(self) -> Ending:
-        """Return how the guest ended. Raises HostError when QEMU or virtiofsd failed."""
+        """Return how the guest ended. Raises QemuError, and HostError when virtiofsd failed."""
+        if isinstance(self._failure, QemuError) and self._share_failure:
+            raise self._share_failure
         if self._failure:
             raise self._failure
         self.loop.run(lambda: self._output.ended, _GRACE_PERIOD)
@@ -85,6 +120,24 @@ class RunningMachine:
     def stop(self) -> None:
         """Stop reading the console."""
         self._output.stop()
+
+    def fail(self, error: HostError) -> None:
+        """End with an error."""
+        self._failure = self._failure or error
+        self.is_off = True
+
+    def wait_for_virtiofsd(self) -> None:
+        """Wait until each virtiofsd has read all that QEMU has sent to it.
+
+        The guest must not use a device before: a virtiofsd in Rust forgets the notification of a
+        queue that QEMU has not enabled yet.
+        """
+        deadline = time.monotonic() + _READ_TIMEOUT
+        while any(map(count_unread, self.shares)) and time.monotonic() < deadline:
+            time.sleep(_READ_INTERVAL)
+        for connection in self.shares:
+            connection.close()
+        self.shares = []
 
     def watch_qemu(self, process: Process, stderr: StderrPipe) -> None:
         """Detect the end of QEMU, which ends when the guest powers off."""
@@ -101,33 +154,47 @@ class RunningMachine:
         self.loop.unwatch(process.pidfd)
         self.is_off = True
         if process.status():
-            self._failure = self._failure or _explain_exit("the machine", process, stderr)
+            why = _explain_exit(process, stderr)
+            self._failure = self._failure or QemuError("the machine", why)
 
     def _virtiofsd_ended(self, tag: str, process: Process, stderr: StderrPipe) -> None:
         """Record a failure unless QEMU has ended too. QEMU without its virtiofsd would hang."""
         self.loop.unwatch(process.pidfd)
+        if self._unplugs_shares:
+            if process.status():
+                self._share_failure = _share_error(tag, process, stderr)
+            return
         qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE_PERIOD) is not None
         if process.status() or not qemu_is_off:
-            self._failure = _explain_exit(f"cannot go on sharing {tag}", process, stderr)
+            self._failure = _share_error(tag, process, stderr)
             self.is_off = True
 
 
-def _explain_exit(failure: str, process: Process, stderr: StderrPipe) -> HostError:
+def _share_error(tag: str, process: Process, stderr: StderrPipe) -> HostError:
+    return HostError(f"cannot go on sharing {tag}", _explain_exit(process, stderr))
+
+
+def _explain_exit(process: Process, stderr: StderrPipe) -> str:
     status = process.status() or 0
     ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
     output = stderr.last_lines()
-    why = f"{process.name} ended with {ended}" + (f": {output}" if output else "")
-    return HostError(failure, why)
+    return f"{process.name} ended with {ended}" + (f": {output}" if output else "")
 
 
 @contextmanager
-def start_machine(launch: Launch, loop: Loop, streams: HostStreams) -> "Iterator[RunningMachine]":
-    """Start a machine. It ends with the `with` statement, together with every virtiofsd."""
+def start_machine(
+    launch: Launch, loop: Loop, streams: HostStreams, qemu: QemuStart | None = None
+) -> "Iterator[RunningMachine]":
+    """Start a machine. It ends with the `with` statement, together with every virtiofsd.
+
+    `qemu`: None boots the machine.
+    """
+    qemu = qemu or _boot(launch)
     program.check(launch.virtiofsd, launch.setup.shares, root=os.geteuid() == 0)
     with ExitStack() as stack:
         stack.enter_context(lock_overlay_files(launch.setup.disks, os.environ))
         host_end, qemu_end = (stack.enter_context(closing(end)) for end in socket.socketpair())
-        machine = RunningMachine(loop, host_end, streams)
+        machine = RunningMachine(loop, host_end, streams, unplugs_shares=qemu.unplugs_shares)
         stack.callback(machine.stop)
         servers = [
             _start_virtiofsd(launch, share, machine, streams, stack)
@@ -135,13 +202,21 @@ def start_machine(launch: Launch, loop: Loop, streams: HostStreams) -> "Iterator
         ]
         sockets = (qemu_end, *(server.connection for server in servers))
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
-        command = _qemu_program(launch, streams, *(end.fileno() for end in sockets))
-        process = stack.enter_context(Process(command, stderr.writer))
+        command = _qemu_program(qemu, streams, *(end.fileno() for end in sockets))
+        # It has nothing of its own to write at its end, and takes longer to end by SIGTERM.
+        process = stack.enter_context(Process(command, stderr.writer, signal.SIGKILL))
         machine.watch_qemu(process, stderr)
         stack.callback(loop.unwatch, process.pidfd)
+        if qemu.copies_connections:
+            machine.shares = [
+                stack.enter_context(closing(server.connection.dup())) for server in servers
+            ]
         for end in sockets:
             end.close()
-        streams.observer.phase_started(PHASE_KERNEL)
+        streams.observer.phase_started(qemu.phase)
+        # All of them at once: each takes some time to end.
+        processes = (process, *(server.process for server in servers))
+        stack.callback(_kill, processes)
         yield machine
 
 
@@ -160,7 +235,16 @@ def _start_virtiofsd(
     return server
 
 
-def _qemu_program(launch: Launch, streams: HostStreams, console: int, *shares: int) -> Program:
+def _kill(processes: tuple[Process, ...]) -> None:
+    for process in processes:
+        process.send(signal.SIGKILL)
+
+
+def _boot(launch: Launch) -> QemuStart:
+    return QemuStart(partial(argv.command, launch.setup), launch.setup.descriptors)
+
+
+def _qemu_program(qemu: QemuStart, streams: HostStreams, console: int, *shares: int) -> Program:
     """Return QEMU with its inherited descriptors: `console`, then one for each share."""
     connections = Connections(
         console=fd_stream(console),
@@ -170,5 +254,6 @@ def _qemu_program(launch: Launch, streams: HostStreams, console: int, *shares: i
         menu=streams.menu,
     )
     monitor = (streams.monitor,) if streams.monitor >= 0 else ()
-    inherited = (*launch.setup.descriptors, *monitor, console, *shares, *streams.ports)
-    return Program(argv.command(launch.setup, connections), inherited)
+    ports = (port for port in streams.ports if port >= 0)
+    inherited = (*qemu.descriptors, *monitor, console, *shares, *ports)
+    return Program(qemu.command(connections), inherited)

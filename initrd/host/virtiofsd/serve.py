@@ -1,6 +1,7 @@
 """Run a virtiofsd for one share, with a connection that QEMU inherits."""
 
 import os
+import signal
 import socket
 from contextlib import contextmanager
 
@@ -30,7 +31,7 @@ def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iter
     """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
     with ConnectedListener() as sockets, _open_directory(share.source) as directory:
         command = program.make_program(virtiofsd, share, sockets.listener.fileno(), directory)
-        with Process(command, stderr.writer) as process:
+        with Process(command, stderr.writer, signal.SIGKILL) as process:  # as QEMU in machine.run
             sockets.listener.close()
             yield Server(process, sockets.connection)
 

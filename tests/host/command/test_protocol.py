@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -124,6 +125,26 @@ def test_refused_message_is_no_failure(guest: Guest) -> None:
 def test_guest_without_a_status_is_sent_bye_at_once(guest: Guest, message: str) -> None:
     guest.send(message)
     assert guest.received() == b"bye\n"
+
+
+def test_guest_that_wakes_up_gets_the_time_once(guest: Guest) -> None:
+    guest.send("awake")
+    word, microseconds = guest.received().split()
+    assert word == b"time"
+    assert abs(int(microseconds) / 1e6 - time.time()) < 60
+    guest.send(*["awake"] * 100)
+    assert guest.received() == b""
+
+
+def test_bytes_for_the_control_port_precede_later_messages(guest: Guest) -> None:
+    content = bytes(range(256)) * 4000  # more than a socket takes at once
+    guest.host.send_start(content)
+    guest.host.send("bye")
+    guest.send("ready")
+    received = b""
+    while piece := guest.received():
+        received += piece
+    assert received == content + b"bye\n"
 
 
 def test_first_final_message_counts(guest: Guest) -> None:
@@ -262,3 +283,35 @@ def test_control_message_is_handled_before_output_sent_after_it() -> None:
         guest.ports["control"].sendall(b"started\n")
         guest.run_loop()
     assert events == [b"started", b"output"]
+
+
+def test_messages_to_a_starting_machine_are_held_until_it_is_ready(guest: Guest) -> None:
+    guest.host.send_start(b"start")
+    guest.host.send("signal 10")
+    guest.host.send("eof stdin 0")
+    assert guest.received() == b"start"
+    guest.send("awake")
+    received = guest.received()
+    assert received.startswith(b"time ") and received.count(b"\n") == 1
+    guest.send("ready")
+    assert guest.received() == b"signal 10\neof stdin 0\n"
+    guest.host.send("bye")
+    assert guest.received() == b"bye\n"
+
+
+@pytest.mark.parametrize("message", ["failed why", "refused why"])
+def test_messages_to_a_machine_that_cannot_start_are_sent_at_its_end(
+    guest: Guest, message: str
+) -> None:
+    guest.host.send_start(b"start")
+    guest.host.send("signal 10")
+    guest.send(message)
+    assert guest.received() == b"startsignal 10\nbye\n"
+
+
+def test_time_is_that_of_the_host_in_microseconds(guest: Guest) -> None:
+    before = time.time_ns() // 1000
+    guest.send("awake")
+    word, _, number = guest.received().decode().partition(" ")
+    assert word == "time"
+    assert before <= int(number) <= time.time_ns() // 1000

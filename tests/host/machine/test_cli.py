@@ -126,6 +126,8 @@ def test_options_set_the_fields_of_the_machine() -> None:
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
     words += [
         "--kaslr",
+        "--warm",
+        "--cache-limit=3G",
         "--net",
         "--debug",
         "--qemu=Q",
@@ -151,12 +153,30 @@ def test_options_set_the_fields_of_the_machine() -> None:
         init_program="I",
         append=("x=1",),
         network=True,
+        warm=True,
+        cache_limit=3 << 30,
         debug=True,
         quiet=False,
         qemu="Q",
         virtiofsd="V",
         qemu_arguments=("-s",),
     )
+
+
+def test_machine_boots_by_default_and_templates_take_2_gib() -> None:
+    machine = parse_machine(parse(["/srv"]))
+    assert (machine.warm, machine.cache_limit) == (False, 2 << 30)
+    assert Machine(root_share("/srv")).cache_limit == 2 << 30
+
+
+@pytest.mark.parametrize("value", ["0G", "1", "much"])
+def test_limit_of_the_cache_is_a_size(value: str) -> None:
+    with pytest.raises(HostError, match="as a size"):
+        parse_machine(parse([f"--cache-limit={value}", "/srv"]))
+
+
+def test_clean_cache_needs_no_root() -> None:
+    assert parse(["--clean-cache"]) == Arguments({"--clean-cache": [()]})
 
 
 def test_overlay_is_in_memory_or_in_a_file() -> None:

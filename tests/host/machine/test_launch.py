@@ -1,6 +1,7 @@
 """A planned launch: the files that are found, and the command lines that are written."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine import locate
-from initrd.host.machine.cmdline import command_line
+from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import (
+    Launch,
+    Warm,
     all_shares,
     check_machine,
     format_commands,
@@ -45,6 +48,90 @@ def test_kernel_is_started_from_its_image_for_a_random_address(
         assert launch.setup.kernel.is_open is not kaslr
         for descriptor in launch.setup.descriptors:
             os.close(descriptor)
+
+
+def plan(machine: Machine, tmp_path: Path) -> Launch:
+    """Plan a launch, and close its files."""
+    modules = Path(machine.root.source, "usr/lib/modules/6.1/modules.builtin")
+    modules.write_text(modules.read_text() + "a/virtio_console.ko\na/virtio_net.ko\n")
+    launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
+    for descriptor in launch.setup.descriptors:
+        os.close(descriptor)
+    return launch
+
+
+def test_only_a_command_with_warm_is_to_start_from_a_template(
+    machine: Machine, tmp_path: Path
+) -> None:
+    command = Command((b"true",))
+    for changes in ({"warm": True}, {"command": command}, {}):
+        launch = plan(machine.replace(**changes), tmp_path)
+        assert launch.warm is None
+        assert launch.setup.generation == ""
+    launch = plan(machine.replace(warm=True, command=command, cache_limit=5), tmp_path)
+    assert launch.warm == Warm(
+        template_command_line(machine, ARCH, "tcg"),
+        "6.1",
+        f"{tmp_path}/initrd/templates",
+        5,
+    )
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", launch.setup.generation)
+
+
+def test_machines_have_random_generations_and_addresses(machine: Machine, tmp_path: Path) -> None:
+    machine = machine.replace(warm=True, command=Command((b"true",)), network=True)
+    setups = [plan(machine, tmp_path).setup for _ in range(4)]
+    assert len({setup.generation for setup in setups}) == 4
+    assert len({setup.mac for setup in setups}) == 4
+    assert all(re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", setup.mac) for setup in setups)
+
+
+def test_machine_without_a_network_has_no_address(machine: Machine, tmp_path: Path) -> None:
+    assert plan(machine, tmp_path).setup.mac == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"root": root_share("/other", writable=True)},
+        {"shares": (Share("a b", "/mnt", source="/srv"),)},
+        {"init": "/bin/other", "arguments": ("a", "b")},
+        {"overlay": "ram"},
+        {"overlay": "/srv/disk.img"},
+        {"network": True},
+        {"command": Command((b"true",))},
+    ],
+)
+def test_command_line_of_a_template_does_not_depend_on(
+    machine: Machine, changes: dict[str, object]
+) -> None:
+    one, other = (
+        template_command_line(each, ARCH, "tcg") for each in (machine, machine.replace(**changes))
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "changes", [{"debug": True}, {"quiet": False}, {"append": ("a=1",)}, {"cpus": 2}]
+)
+def test_command_line_of_a_template_depends_on(
+    machine: Machine, changes: dict[str, object]
+) -> None:
+    one, other = (
+        template_command_line(each, ARCH, "tcg") for each in (machine, machine.replace(**changes))
+    )
+    assert one != other
+
+
+def test_command_line_of_a_template_begins_as_that_of_a_machine_and_has_no_root(
+    machine: Machine,
+) -> None:
+    words = template_command_line(machine.replace(debug=True), ARCH, "tcg").split(" ")
+    assert words[-2:] == ["debug", "pcie_ports=compat"]
+    boot = command_line(machine, ARCH, "tcg").split(" ")
+    assert boot[: len(words) - 2] == words[:-2]
+    assert "panic=-1" in words
+    assert not [word for word in words if word.startswith(("root=", "mount=", "init=", "ip="))]
 
 
 def test_formatted_commands_are_quoted_for_a_shell(machine: Machine, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Start machines from a template: a saved machine that waits for a command."""
