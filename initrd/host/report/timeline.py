@@ -4,6 +4,9 @@ The host's phases are marked by calls. The guest's are read from its console: wi
 `debug`, /init prints each step with its duration and with the guest's time. The guest's clock is
 related to the host's by the line that arrived with the least delay. The time between two known
 phases is left empty.
+
+A machine that starts from a template prints only the steps after its start, by the template's
+clock. The console of a machine that becomes a template is not observed.
 """
 
 import os
@@ -14,8 +17,11 @@ from initrd.host.machine.run import (
     PHASE_COMMAND,
     PHASE_END,
     PHASE_KERNEL,
+    PHASE_LOAD,
     PHASE_PREPARE,
+    PHASE_RESUME,
     PHASE_START,
+    PHASE_TEMPLATE,
     BootObserver,
 )
 from initrd.record import Record
@@ -31,6 +37,9 @@ _HOST, _KERNEL, _INIT, _COMMAND = "host", "kernel", "init", "command"
 _KINDS = {
     PHASE_PREPARE: _HOST,
     PHASE_START: _HOST,
+    PHASE_TEMPLATE: _KERNEL,
+    PHASE_LOAD: _KERNEL,
+    PHASE_RESUME: _INIT,
     PHASE_KERNEL: _KERNEL,
     PHASE_COMMAND: _COMMAND,
     PHASE_END: _HOST,
@@ -79,16 +88,16 @@ class Timeline(BootObserver):
         ends = [start for _, start in self._marks[1:]] + [self._elapsed()]
         phases = []
         for (name, start), end in zip(self._marks, ends, strict=True):
-            if name == PHASE_KERNEL:
-                phases += self._guest_phases(start, end)
+            if name in (PHASE_KERNEL, PHASE_RESUME):
+                phases += self._guest_phases(name, start, end)
             else:
                 phases.append(Phase(name, _KINDS[name], start, end - start))
         return tuple(phases)
 
-    def _guest_phases(self, start: float, end: float) -> list[Phase]:
-        """Return the phases between the start of QEMU and that of the command."""
+    def _guest_phases(self, begin: str, start: float, end: float) -> list[Phase]:
+        """Return the phases between `begin`, in which the guest starts, and the command."""
         if not self._steps:
-            return [Phase(PHASE_KERNEL, _KERNEL, start, end - start)]
+            return [Phase(begin, _KINDS[begin], start, end - start)]
         delay = min(self._delays)
         steps = [step.replace(start=step.start + delay) for step in self._steps]
         steps.sort(key=lambda step: step.start)
@@ -96,7 +105,7 @@ class Timeline(BootObserver):
         command_marked = any(name == PHASE_COMMAND for name, _ in self._marks)
         name, kind = (_PHASE_HAND_OVER, _INIT) if command_marked else (PHASE_COMMAND, _COMMAND)
         rest = Phase(name, kind, last, end - last)
-        return [Phase(PHASE_KERNEL, _KERNEL, start, first - start), *steps, rest]
+        return [Phase(begin, _KINDS[begin], start, first - start), *steps, rest]
 
     def _add_step(self, name: str, start: float, length: float) -> None:
         """Add a step of /init. Its line arrived now, at the end of the step or later."""

@@ -5,11 +5,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from initrd.host.machine import run
 from initrd.host.machine.run import (
     PHASE_COMMAND,
     PHASE_END,
     PHASE_KERNEL,
+    PHASE_LOAD,
+    PHASE_RESUME,
     PHASE_START,
+    PHASE_TEMPLATE,
     BootObserver,
 )
 from initrd.host.report.report import render, version_of
@@ -89,6 +93,63 @@ def test_a_boot_without_a_step_of_init_ends_in_the_kernel_phase() -> None:
     assert [name for name, *_ in record((1, PHASE_START), (1, PHASE_KERNEL), (500, b"panic"))][
         -1
     ] == PHASE_KERNEL
+
+
+def test_a_warm_start_has_the_steps_of_init_after_the_template() -> None:
+    assert record(
+        (30, PHASE_START),
+        (10, PHASE_TEMPLATE),
+        (2000, PHASE_LOAD),
+        (100, PHASE_RESUME),
+        (60, b"initrd: mount rootfs [20.0 ms, at 1.5000 s]\n"),  # by the template's clock
+        (5, PHASE_COMMAND),
+        (7, PHASE_END),
+    ) == [
+        ("find files, make the image", "host", 0, 80),
+        ("start the programs", "host", 80, 10),
+        ("make a template", "kernel", 90, 2000),
+        ("load the template", "kernel", 2090, 100),
+        ("continue from the template", "init", 2190, 40),
+        ("mount rootfs", "init", 2230, 20),
+        ("start the command", "init", 2250, 5),
+        ("command", "command", 2255, 7),
+        ("power off", "host", 2262, 0),
+    ]
+
+
+def test_a_warm_start_without_a_step_of_init_has_the_phase_of_the_template() -> None:
+    phases = record((0, PHASE_LOAD), (100, PHASE_RESUME), (50, PHASE_COMMAND), (5, PHASE_END))
+    assert phases[1:] == [
+        ("load the template", "kernel", 50, 100),
+        ("continue from the template", "init", 150, 50),
+        ("command", "command", 200, 5),
+        ("power off", "host", 205, 0),
+    ]
+
+
+def test_a_boot_after_a_template_that_failed_has_the_steps_of_init_once() -> None:
+    phases = record(
+        (0, PHASE_TEMPLATE),
+        (9, PHASE_LOAD),
+        (9, PHASE_KERNEL),
+        (100, b"initrd: a [8.0 ms, at 0.0900 s]\n"),
+        (1, PHASE_COMMAND),
+    )
+    assert [name for name, *_ in phases[1:]] == [
+        "make a template",
+        "load the template",
+        "QEMU and its firmware",
+        "a",
+        "start the command",
+        "command",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [getattr(run, name) for name in dir(run) if name.startswith("PHASE_")]
+)
+def test_every_phase_can_be_in_a_report(name: str) -> None:
+    assert name in [phase for phase, *_ in record((0, name))]
 
 
 def test_the_base_class_of_observers_records_nothing() -> None:
