@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from testbed import assets
-from tests.boot import images
+from tests.boot import start_chrootvm
 
-COMMAND = (sys.executable, os.path.join(images.TOP, "scripts/chrootvm"))
+COMMAND = (sys.executable, start_chrootvm.__file__)
 DEADLINE = 180.0  # seconds; a boot takes three, and ten times that on a slow machine
 MARKER = "CHROOTVM_TEST"  # environment variable of chrootvm and of all its descendants
 
@@ -99,6 +99,12 @@ def run(*words: str, folder: Path) -> tuple[int, str, str]:
         result = session.finish()
         assert session.leftovers() == []
         return result
+
+
+def used_templates(cache: str, since: int) -> list[Path]:
+    """Return the templates in a cache that were made or used since a time, in nanoseconds."""
+    templates = Path(cache).glob("initrd/templates/*.template")
+    return [path for path in templates if path.stat().st_atime_ns >= since]
 
 
 def read_environment(pid: int) -> list[bytes]:

@@ -1,8 +1,11 @@
-"""Boot machines with a command file in their image, and connect to the ports of the command."""
+"""Boot machines with a command file in their image, and connect to the ports of the command.
+
+With CHROOTVM_TEST_WARM in the environment the machines start from a template instead.
+"""
 
 import os
-import select
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +15,8 @@ from initrd.host.image import build, cpio, modules
 from initrd.options import COMMAND_FILE
 from testbed import assets
 from tests.boot.machine import DEADLINE, Machine, Running, Share, running
+from tests.boot.start_chrootvm import WARM
+from tests.boot.warm_machine import CommandMachine, WarmMachine, running_warm
 from tests.command_host import Host
 
 INIT = "dist/init"
@@ -21,7 +26,7 @@ INIT = "dist/init"
 class MachineHost(Host):
     """The host's end of a command in a virtual machine."""
 
-    machine: Running | None = None
+    machine: Running | WarmMachine | None = None
 
     def end(self) -> "CommandResult":
         """Wait until the command has ended and the machine is off; return the results."""
@@ -36,10 +41,7 @@ class MachineHost(Host):
     def failure_context(self) -> str:
         """Return the console output, for a failure message."""
         assert self.machine
-        assert self.machine.process.stdout
-        if select.select([self.machine.process.stdout], [], [], 0)[0]:
-            self.machine.console += os.read(self.machine.process.stdout.fileno(), 65536)
-        return "; console: " + self.machine.console.decode("utf-8", "replace")
+        return "; console: " + self.machine.console_so_far()
 
     def close_port(self, name: str) -> None:
         """Close the host's end of a port."""
@@ -73,30 +75,62 @@ def boot_with_command(
     *,
     append: str = "",
     shares: tuple[Share, ...] = (),
+    disks: tuple[str, ...] = (),
     root: str = "",
     suite: str = "bookworm",
     ports: tuple[str, ...] | None = None,
     extra_modules: tuple[str, ...] = (),
-    extra_arguments: tuple[str, ...] = (),
-    **machine: object,
+    memory: str = Machine.memory,
 ) -> Iterator[MachineHost]:
-    """Boot a machine with a command in its image; yield the host's end of its ports."""
+    """Start a machine with a command; yield the host's end of its ports.
+
+    `disks`: paths of raw images. `ports`: those that the machine has, in place of the command's.
+    """
     os.makedirs(directory, exist_ok=True)
-    names = [name.removeprefix("initrd.") for name in (command.ports if ports is None else ports)]
-    root = root or assets.busybox_root()
+    names = command.ports if ports is None else ports
+    plan = CommandMachine(
+        cmdline=f"quiet panic=-1 {append}",
+        shares=(Share("rootfs", root or assets.busybox_root()), *shares),
+        disks=disks,
+        suite=suite,
+        ports=tuple(name.removeprefix("initrd.") for name in names),
+        modules=extra_modules,
+        memory=memory,
+    )
+    is_warm = bool(os.environ.get(WARM))
+    with _start_warm(command, plan) if is_warm else _boot(command, plan, directory) as host:
+        yield host
+
+
+@contextmanager
+def _boot(command: Command, plan: CommandMachine, directory: str) -> Iterator[MachineHost]:
+    """Boot a machine with a command in its image."""
     with ExitStack() as stack:
-        listeners = {name: stack.enter_context(_listen(directory, name)) for name in names}
+        listeners = {name: stack.enter_context(_listen(directory, name)) for name in plan.ports}
         guest = Machine(
-            kernel=assets.kernel(suite).image,
-            append=f"quiet panic=-1 {append}",
-            initrd=_make_image(command, directory, suite, extra_modules),
-            shares=(Share("rootfs", root), *shares),
-            qemu_arguments=(*_port_arguments(directory, names), *extra_arguments),
-            **machine,  # type: ignore[arg-type]
+            kernel=assets.kernel(plan.suite).image,
+            append=plan.cmdline,
+            initrd=_make_image(command, directory, plan.suite, plan.modules),
+            shares=plan.shares,
+            qemu_arguments=(*_port_arguments(directory, plan.ports), *_disk_arguments(plan.disks)),
+            memory=plan.memory,
         )
         process = stack.enter_context(running(guest, directory))
         sockets = {name: stack.enter_context(port.accept()[0]) for name, port in listeners.items()}
-        yield MachineHost(sockets, dict.fromkeys(("control", *names), b""), machine=process)
+        yield MachineHost(sockets, dict.fromkeys(("control", *plan.ports), b""), machine=process)
+
+
+@contextmanager
+def _start_warm(command: Command, plan: CommandMachine) -> Iterator[MachineHost]:
+    """Start a machine from a template, and send it the command: docs/command.md."""
+    with running_warm(command, plan) as (machine, sockets, start):
+        host = MachineHost(sockets, dict.fromkeys(plan.ports, b""), machine=machine)
+        sockets["control"].sendall(start)
+        host.expect("awake")
+        machine.wait_for_virtiofsd()
+        host.send(f"time {time.time_ns() // 1000}")
+        host.expect("ready")  # the guest takes an earlier message for a part of the answer
+        yield host
 
 
 def _make_image(command: Command, directory: str, suite: str, more: tuple[str, ...]) -> str:
@@ -121,7 +155,13 @@ def _listen(directory: str, name: str) -> Iterator[socket.socket]:
         yield server
 
 
-def _port_arguments(directory: str, names: list[str]) -> Iterator[str]:
+def _disk_arguments(disks: tuple[str, ...]) -> Iterator[str]:
+    for number, path in enumerate(disks):
+        yield from ("-drive", f"file={path},if=none,format=raw,id=disk{number}")
+        yield from ("-device", f"virtio-blk,drive=disk{number}")
+
+
+def _port_arguments(directory: str, names: tuple[str, ...]) -> Iterator[str]:
     """Return the QEMU arguments for a virtio-serial device with these ports."""
     yield from ("-device", "virtio-serial-pci")
     for name in names:

@@ -4,12 +4,15 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from testbed import assets
 from tests.boot import images
+from tests.boot.chrootvm import used_templates
+from tests.boot.start_chrootvm import WARM
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +26,34 @@ def _default_signals() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _require_built_init() -> None:
     assert os.path.exists(images.INIT), "dist/init is not there; run: make build"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache() -> Iterator[None]:
+    """Give chrootvm a cache that begins empty: its templates have up to 100 MB each."""
+    with tempfile.TemporaryDirectory(prefix="boot-") as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", path)
+        yield
+
+
+@pytest.fixture(params=("cold", "warm"))
+def attempted_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start commands in this way; a warm start may fail before there is a machine."""
+    if request.param == "warm":
+        monkeypatch.setenv(WARM, "1")
+    return str(request.param)
+
+
+@pytest.fixture
+def start(attempted_start: str) -> Iterator[str]:
+    """Start commands in this way: in machines that boot, or in machines of a template.
+
+    Warm, the test has to use a template: chrootvm boots where it cannot.
+    """
+    began = time.time_ns()
+    yield attempted_start
+    if attempted_start == "warm":
+        assert used_templates(os.environ["XDG_CACHE_HOME"], began), "no template has been used"
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,13 @@ class Running:
             report = _text(file.read())
         return Boot(_text(self.console), report, status, time.monotonic() - self.started)
 
+    def console_so_far(self) -> str:
+        """Return what the guest has printed, without waiting for more."""
+        assert self.process.stdout
+        if select.select([self.process.stdout], [], [], 0)[0]:
+            self.console += os.read(self.process.stdout.fileno(), 65536)
+        return _text(self.console)
+
     def _read_console(self, seconds: float, until: bytes | None) -> None:
         """Read the console until it contains `until`; with None, to its end."""
         assert self.process.stdout

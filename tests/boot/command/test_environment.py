@@ -10,6 +10,7 @@ from initrd.command import Command
 from testbed import assets
 from tests.boot.command_machine import CommandResult, run
 from tests.boot.machine import Share
+from tests.boot.start_chrootvm import WARM
 
 pytestmark = pytest.mark.boot
 
@@ -58,14 +59,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def report(root: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Run INSPECT as the user ann."""
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def report(
+    root: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Report:
+    """Run INSPECT as the user ann, in a machine that boots and in one of a template."""
     directory = str(tmp_path_factory.mktemp("machine"))
     words = (b"sh", b"-c", INSPECT.encode(), b"look", b"", b"two words", b"\xff\n\"'$")
     environ = (b"A=b=c", b"ODD=\xfe", b"LONG=" + b"x" * 100_000)
     command = Command(words, environ, b"/home/ann", b"ann")
-    return Report(run(command, directory, b"standard input\n", root=root))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "warm":
+            patch.setenv(WARM, "1")
+        return Report(run(command, directory, b"standard input\n", root=root))
 
 
 def test_command_runs_as_the_given_user_with_its_groups_and_home(report: Report) -> None:
@@ -117,6 +123,7 @@ def test_init_prints_nothing_on_the_console(report: Report) -> None:
     assert "initrd:" not in report.ended.console
 
 
+@pytest.mark.usefixtures("start")
 def test_files_written_to_a_share_are_complete_after_power_off(root: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     script = "echo $(cat /run/mnt/data/given) and back >/run/mnt/data/made; dd if=/dev/zero "

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.boot
 TRUE_COMMAND = Command((b"true",))
 
 
+@pytest.mark.usefixtures("start")
 @pytest.mark.parametrize(
     ("command", "append", "prefix", "details"),
     [
@@ -67,6 +68,7 @@ def test_missing_control_port_is_reported_on_the_console(tmp_path: Path) -> None
     assert "there are none" in console
 
 
+@pytest.mark.usefixtures("start")
 def test_onfail_panic_reports_the_reason_to_the_host_and_panics(tmp_path: Path) -> None:
     ended = run(TRUE_COMMAND.replace(user=b"eve"), str(tmp_path), append="initrd.onfail=panic")
     assert "eve" in ended.message

@@ -10,7 +10,7 @@ from initrd.command import Command
 from testbed import assets
 from tests.boot.command_machine import run
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 
 def sh(script: str) -> Command:
@@ -20,14 +20,13 @@ def sh(script: str) -> Command:
 def test_overlay_disk_is_clean_after_power_off(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     subprocess.run(["mkfs.ext4", "-q", disk, "64M"], check=True)
-    drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
     for boot, script in enumerate(("echo kept >/file; sleep 1000 &", "cat /file")):
         ended = run(
             sh(script),
             str(tmp_path / f"m{boot}"),
             append="overlay_root=vda",
             extra_modules=("virtio_blk", "overlay"),
-            extra_arguments=drive,
+            disks=(str(disk),),
         )
         assert (ended.message, ended.stderr) == ("exit 0", b"")
         assert "initrd:" not in ended.console

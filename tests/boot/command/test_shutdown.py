@@ -9,7 +9,7 @@ import pytest
 from initrd.command import Command
 from tests.boot.command_machine import run
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 LEAVE_PROCESSES_BEHIND = """
 (trap 'echo stopped in time; exit' TERM; while :; do sleep 1; done) &
@@ -46,10 +46,7 @@ def test_disk_is_clean_though_processes_kept_it_busy(tmp_path: Path) -> None:
     subprocess.run(["mkfs.ext4", "-q", disk, "32M"], check=True)
     script = "mount /dev/vda /mnt; "
     script += "echo kept >/mnt/file; cd /mnt; exec 9>/mnt/open; sleep 1000 & mount | grep vda"
-    drive = ("-drive", f"file={disk},if=none,format=raw,id=d", "-device", "virtio-blk,drive=d")
-    ended = run(
-        sh(script), str(tmp_path / "m"), extra_modules=("virtio_blk",), extra_arguments=drive
-    )
+    ended = run(sh(script), str(tmp_path / "m"), extra_modules=("virtio_blk",), disks=(str(disk),))
     assert (ended.message, ended.stderr) == ("exit 0", b"")
     state = subprocess.run(["dumpe2fs", "-h", disk], check=True, capture_output=True, text=True)
     assert "needs_recovery" not in state.stdout

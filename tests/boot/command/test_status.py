@@ -8,7 +8,7 @@ import pytest
 from initrd.command import Command
 from tests.boot.command_machine import CommandResult, run
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 
 def sh(script: str) -> Command:

@@ -10,7 +10,7 @@ import pytest
 from initrd.command import Command
 from tests.boot.command_machine import boot_with_command, run
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 WRITES = 200  # of 64 kB each
 

@@ -8,7 +8,7 @@ import pytest
 from initrd.command import Command
 from tests.boot.command_machine import MachineHost, boot_with_command
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 LINES = 1500  # about one in 200 was not read when the port had two entries in one poll(2)
 SHELL = Command((b"sh", b"-i"), (b"PS1=<$?> ", b"TERM=vt100"), tty=(0, 1, 2), size=(40, 100))

@@ -1,7 +1,6 @@
 """The image cache of chrootvm: concurrent use of an empty cache, and a changed module."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import time
@@ -17,14 +16,16 @@ pytestmark = pytest.mark.boot
 PROCESSES = 8
 
 
-def test_concurrent_chrootvm_processes_fill_an_empty_cache(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+@pytest.mark.usefixtures("start")
+def test_concurrent_chrootvm_processes_fill_an_empty_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     words = [*COMMAND, "--memory", "256M", assets.busybox_root(), "--", "echo"]
     time.sleep(3)  # an image is not cached within 2 s of a change to its inputs
     processes = [
         subprocess.Popen(
             [*words, f"{number}"],
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -44,6 +45,7 @@ def test_concurrent_chrootvm_processes_fill_an_empty_cache(tmp_path: Path) -> No
     assert [path for path in files if path.suffix == ".tmp"] == []
 
 
+@pytest.mark.usefixtures("attempted_start")
 def test_a_changed_module_makes_a_new_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.boot.chrootvm import Session, chrootvm
 pytestmark = pytest.mark.boot
 
 SLEEPING_INIT = ("busybox", "sh", "-c", "echo it is up; sleep 1000")
+SLEEPING_COMMAND = ("--", "sh", "-c", "echo it is up; sleep 1000")
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
 
 
@@ -26,12 +28,32 @@ def virtiofsd_options(request: pytest.FixtureRequest) -> tuple[str, str]:
     return ("--virtiofsd", FAMILIES[request.param]())
 
 
+@contextmanager
+def sleeping(*words: str, folder: Path) -> Iterator[Session]:
+    """Start a chrootvm; wait until its guest sleeps."""
+    with chrootvm(*words, folder=folder) as session:
+        session.expect("it is up")
+        yield session
+
+
 @pytest.fixture
 def session(virtiofsd_options: tuple[str, str], tmp_path: Path) -> Iterator[Session]:
     """A chrootvm whose guest has booted and sleeps."""
     words = (*virtiofsd_options, assets.busybox_root(), *SLEEPING_INIT)
-    with chrootvm(*words, folder=tmp_path) as session:
-        session.expect("it is up")
+    with sleeping(*words, folder=tmp_path) as session:
+        yield session
+
+
+@pytest.fixture(params=["an INIT", "a command in a machine of a template"])
+def any_session(
+    request: pytest.FixtureRequest, virtiofsd_options: tuple[str, str], tmp_path: Path
+) -> Iterator[Session]:
+    """A chrootvm whose guest sleeps: as INIT after a boot, or as a command."""
+    is_init = request.param == "an INIT"
+    words = SLEEPING_INIT if is_init else SLEEPING_COMMAND
+    start = () if is_init else ("--warm",)
+    root = assets.busybox_root()
+    with sleeping(*start, *virtiofsd_options, root, *words, folder=tmp_path) as session:
         yield session
 
 
@@ -43,21 +65,21 @@ def test_a_signal_ends_chrootvm_without_leftovers(session: Session, number: int)
     assert session.leftovers() == []
 
 
-def test_a_killed_chrootvm_leaves_no_process_or_file(session: Session) -> None:
-    assert len(session.running_pids()) >= 3
-    session.process.kill()
-    session.finish()
-    assert session.leftovers() == []
+def test_a_killed_chrootvm_leaves_no_process_or_file(any_session: Session) -> None:
+    assert len(any_session.running_pids()) >= 3
+    any_session.process.kill()
+    any_session.finish()
+    assert any_session.leftovers() == []
 
 
 @pytest.mark.parametrize("name", ["qemu-system", "virtiofsd"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_the_message_names_a_crashed_program(session: Session, name: str, number: int) -> None:
-    os.kill(session.find_pid(name), number)
-    status, _, errors = session.finish()
+def test_the_message_names_a_crashed_program(any_session: Session, name: str, number: int) -> None:
+    os.kill(any_session.find_pid(name), number)
+    status, _, errors = any_session.finish()
     assert status == 125
     assert re.search(f"^chrootvm: .*{name}.* ended with", errors)
-    assert session.leftovers() == []
+    assert any_session.leftovers() == []
 
 
 @pytest.mark.parametrize("milliseconds", [0, 30, 60, 90, 120, 150, 200, 300, 500, 1000])

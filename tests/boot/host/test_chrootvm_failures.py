@@ -10,38 +10,55 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
+from initrd.host import vm as interface
 from initrd.host.vm import Vm
 from testbed import assets
-from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm
+from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm, run
 
 pytestmark = pytest.mark.boot
 
 
-def failure_message(vm: Vm, **options: object) -> str:
+WARM = pytest.mark.parametrize(
+    "warm", [pytest.param(False, id="cold"), pytest.param(True, id="warm")]
+)
+
+
+def failure_message(root: Path | str, **options: object) -> str:
     """Return the message of the HostError that `vm.run` raises with these options."""
     with pytest.raises(HostError) as error:
-        vm.run("true", **options)
+        interface.run(root, "true", **options)
     return str(error.value)
 
 
-def test_a_kernel_without_its_modules_is_reported(tmp_path: Path) -> None:
+@WARM
+def test_a_kernel_without_its_modules_is_reported(tmp_path: Path, *, warm: bool) -> None:
     root = tmp_path / "root"
     assets.make_busybox_root(str(root))
     kernel = assets.kernel("bookworm").image
-    message = failure_message(Vm(str(root)), kernel=kernel, append="initrd.timeout=1")
+    message = failure_message(root, kernel=kernel, append="initrd.timeout=1", warm=warm)
     assert "no module virtio_pci in the image" in message
     assert message.endswith(f"\ntry: --modules DIR, the lib/modules/VERSION of {kernel}")
     log = Path(message.split("is kept in ")[1].split(")")[0]).read_text(encoding="utf-8")
     assert "initrd: boot failed: " in log
 
 
-def test_a_damaged_kernel_is_reported(vm: Vm, tmp_path: Path) -> None:
+@WARM
+def test_a_damaged_kernel_is_reported(vm_root: str, tmp_path: Path, *, warm: bool) -> None:
     whole = Path(assets.kernel("bookworm").image).read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    message = failure_message(vm, kernel=tmp_path / "half")
+    message = failure_message(vm_root, kernel=tmp_path / "half", warm=warm)
     assert message.endswith("half is damaged, or not for this machine")
     (tmp_path / "none").write_bytes(b"x" * 100000)
-    assert "qemu" in failure_message(vm, kernel=tmp_path / "none")
+    assert "qemu" in failure_message(vm_root, kernel=tmp_path / "none", warm=warm)
+
+
+@pytest.mark.usefixtures("attempted_start")
+def test_out_of_memory_at_boot_is_reported_with_a_larger_size(tmp_path: Path) -> None:
+    words = ("--memory", "48M", assets.busybox_root(), "--", "true")
+    status, _, errors = run(*words, folder=tmp_path)
+    assert status == 125
+    assert errors.startswith("chrootvm: the boot failed: out of memory at 48M: ")
+    assert "try: --memory 96M" in errors
 
 
 def test_a_command_killed_for_lack_of_memory_is_reported(vm: Vm) -> None:
@@ -52,6 +69,7 @@ def test_a_command_killed_for_lack_of_memory_is_reported(vm: Vm) -> None:
     )
 
 
+@pytest.mark.usefixtures("start")
 def test_a_terminated_qemu_is_reported_as_a_machine_switched_off(tmp_path: Path) -> None:
     words = (assets.busybox_root(), "--", "sh", "-c", "echo up; sleep 1000")
     with chrootvm(*words, folder=tmp_path) as session:
@@ -72,6 +90,7 @@ def run_shell(script: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.usefixtures("start")
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -89,6 +108,7 @@ def test_a_missing_directory_or_user_is_reported_without_the_console(
     assert "console" not in errors
 
 
+@pytest.mark.usefixtures("attempted_start")
 def test_a_low_limit_of_open_files_is_reported_without_a_traceback() -> None:
     for limit in range(10, 26, 4):
         status, out, errors = run_shell(f'ulimit -n {limit}; "$@" $R -- true')
@@ -98,6 +118,7 @@ def test_a_low_limit_of_open_files_is_reported_without_a_traceback() -> None:
         assert "Traceback" not in errors
 
 
+@pytest.mark.usefixtures("start")
 def test_chrootvm_works_with_closed_standard_streams() -> None:
     script = "echo out; cat; echo err >&2; exit 3"
     assert run_shell(f'"$@" $R -- sh -c "{script}" <&-') == (3, "out\n", "err\n")
@@ -105,6 +126,7 @@ def test_chrootvm_works_with_closed_standard_streams() -> None:
     assert run_shell('"$@" /nowhere -- true 2>&- >&-')[0] == 125
 
 
+@pytest.mark.usefixtures("start")
 def test_a_failed_write_to_standard_output_is_reported() -> None:
     full = "cannot write to standard output: No space left on device"
     for words in ("--help", "--dry-run $R -- true", "--doctor $R"):
@@ -117,6 +139,7 @@ def test_a_failed_write_to_standard_output_is_reported() -> None:
     assert (status, errors.count("No space left on device")) == (125, 2)
 
 
+@pytest.mark.usefixtures("start")
 def test_a_signal_ignored_by_the_caller_stays_ignored(tmp_path: Path) -> None:
     script = "echo up; read word; echo $word"
     reader, writer = os.pipe()

@@ -13,7 +13,7 @@ import pytest
 from testbed import assets
 from tests.boot.chrootvm import COMMAND, DEADLINE
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 MOUNT_KERNEL = 'mount --make-rprivate / && mount --bind "$1" /boot && shift && exec "$@"'
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}

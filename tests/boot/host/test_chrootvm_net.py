@@ -29,12 +29,13 @@ def root(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_any_user_reaches_a_server_on_the_hosts_loopback(root: str) -> None:
+def test_any_user_reaches_a_server_on_the_hosts_loopback(root: str, start: str) -> None:
     kernel = assets.kernel("bookworm")
     kernel_options = {"kernel": kernel.image, "modules": kernel.modules}
     with server() as port:
         words = ["sh", "-c", SCRIPT, "sh", str(port)]
-        done = vm.run(root, words, net=True, user="1000:1000", text=True, **kernel_options)
+        options = {**kernel_options, "net": True, "warm": start == "warm"}
+        done = vm.run(root, words, user="1000:1000", text=True, **options)
     assert done.stderr == ""
     assert done.stdout == (
         f"{GREETING.decode()}1\n1\nnameserver 10.0.2.3\ntouch: /etc/new: Read-only file system\n"

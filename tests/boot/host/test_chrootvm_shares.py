@@ -89,6 +89,7 @@ def test_a_guest_cannot_change_a_read_only_share(
     assert (read_tree(data), read_tree(root / "data")) == before
 
 
+@pytest.mark.usefixtures("start")
 def test_a_write_by_a_user_clears_setuid_and_capabilities_of_a_file(
     virtiofsd_options: tuple[str, str], data: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def change_files(directory: Path) -> None:
     (directory / "new").write_text(", new")
 
 
+@pytest.mark.usefixtures("start")
 def test_the_guest_sees_changes_made_on_the_host(
     virtiofsd_options: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from testbed import assets
 from tests.boot.chrootvm import COMMAND, DEADLINE
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
 CHROOTVM = shlex.join(COMMAND)
 

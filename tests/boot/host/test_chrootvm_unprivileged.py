@@ -10,8 +10,17 @@ import pytest
 from testbed import assets
 from tests.boot import images, unprivileged
 from tests.boot.chrootvm import COMMAND, DEADLINE
+from tests.boot.start_chrootvm import WARM
 
 pytestmark = pytest.mark.boot
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_the_user(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a cache of the user's; templates are not kept in `tmp_path`, which is below root's."""
+    if os.geteuid() == 0:
+        os.chown(directory, unprivileged.USER, unprivileged.USER)
+    monkeypatch.setenv("XDG_CACHE_HOME", directory)
 
 
 def chrootvm(
@@ -24,9 +33,11 @@ def chrootvm(
     if os.geteuid() == 0:
         os.chown(folder, unprivileged.USER, unprivileged.USER)
     reachable = (images.TOP, assets.cache(), sys.prefix, sys.base_prefix, str(folder))
+    environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin"}
+    inherited = {name: os.environ[name] for name in ("XDG_CACHE_HOME", WARM) if name in os.environ}
     return subprocess.run(
         [sys.executable, unprivileged.__file__, namespaces, *reachable, "--", *COMMAND, *words],
-        env={"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin"},
+        env={**environment, **inherited},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -35,6 +46,7 @@ def chrootvm(
     )
 
 
+@pytest.mark.usefixtures("start")
 def test_files_made_by_the_guests_root_belong_to_the_user_on_the_host(tmp_path: Path) -> None:
     options = ("--virtiofsd", assets.rust_virtiofsd(), "--mount", "s", str(tmp_path))
     script = "id -u; echo written >/run/mnt/s/new; touch /new 2>&1"

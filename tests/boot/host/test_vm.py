@@ -35,7 +35,7 @@ def process_state() -> tuple[object, ...]:
     return len(os.listdir("/proc/self/fd")), children, handlers, mask, os.getcwd(), names
 
 
-def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path) -> None:
+def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path, start: str) -> None:
     (tmp_path / "file").write_text("shared\n")
     tmp_path.chmod(0o755)
     script = 'cat; echo "$1 $A" >&2; pwd; id -u; nproc; cat /run/mnt/s/file; kill -TERM $$'
@@ -49,6 +49,7 @@ def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path) -
         cpus=2,
         memory="256M",
         mount_ro={"s": tmp_path},
+        warm=start == "warm",
     )
     assert done.status == 128 + signal.SIGTERM
     assert done.stdout == b"\0in\r\n/tmp\n12\n2\nshared\n"
