@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from initrd.command import Command, dump
 from initrd.host.image import build, cpio, modules
@@ -60,7 +61,7 @@ class CommandResult:
     console: str
 
 
-def run(command: Command, directory: str, stdin: bytes = b"", **changes: object) -> CommandResult:
+def run(command: Command, directory: str, stdin: bytes = b"", **changes: Any) -> CommandResult:
     """Boot a machine with a command, wait until both have ended, and return the results."""
     with boot_with_command(command, directory, **changes) as host:
         if "stdin" in host.sockets:
