@@ -45,7 +45,9 @@ section parameters; grep -r '' /sys/module/*/parameters 2>/dev/null
 section dev; find /dev | sort | xargs ls -ld
 section resources; cat /proc/iomem /proc/ioports
 section network; ip addr; ip route; cat /etc/resolv.conf
-section clock; cd /sys/devices/system/clocksource/clocksource0; cat available* current*
+section clock; cd /sys/devices/system/clocksource/clocksource0
+while grep -q early current*; do sleep 1; done  # until some time after the boot
+cat available* current*
 section names; hostname; uname -a; cat /proc/sys/kernel/random/poolsize
 section files; ls -la / /run /tmp /sys/fs/cgroup
 section log; dmesg | grep 'Command line'

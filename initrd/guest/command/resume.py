@@ -14,7 +14,6 @@ from initrd.guest.command.hotplug import Slot
 from initrd.guest.failure import BootError
 from initrd.guest.frozen import add_network
 from initrd.guest.switchroot import is_ram_filesystem
-from initrd.guest.wait import wait_until
 from initrd.template import END, Start, load_start, load_template
 from initrd.text import parse_natural
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16  # bytes
 _MAX_TIME = 1 << 53  # microseconds: later times are not accepted by the kernel
-_CLOCK_SOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-_EARLY_CLOCK_SOURCES = ("jiffies", "refined-jiffies", "tsc-early")
-_SETTLE_TIMEOUT = 1.0  # seconds
 
 
 def wait_for_start(template: bytes, control: int, kernel: "Kernel") -> Start:
@@ -42,7 +38,6 @@ def wait_for_start(template: bytes, control: int, kernel: "Kernel") -> Start:
             _import_network()
         _free_initramfs(kernel)
         devices.unplug()
-        _settle(kernel)
         _populate_memory(kernel)
         random = kernel.open_to_write("/dev/random")
         kernel.write(control, b"template\n")
@@ -77,15 +72,6 @@ def _free_initramfs(kernel: "Kernel") -> None:
         kernel.empty(root)
     finally:
         kernel.close(root)
-
-
-def _settle(kernel: "Kernel") -> None:
-    """Wait for the kernel's final clock source, so that no machine has to switch to it later."""
-    wait_until(
-        lambda: kernel.read(_CLOCK_SOURCE).strip() not in _EARLY_CLOCK_SOURCES,
-        _SETTLE_TIMEOUT,
-        kernel,
-    )
 
 
 def _populate_memory(kernel: "Kernel") -> None:

@@ -11,7 +11,6 @@ from tests.guest.test_init import BootKernel
 PORT = "0000:00:03.0"
 DEVICES = f"/sys/bus/pci/devices/{PORT}"
 DRIVERS = "/sys/bus/virtio/drivers"
-CLOCK_SOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 SEED = bytes(range(SEED_SIZE))
 START = Start("rootfs=new", Command((b"true",), user=b"eve"), SEED)
 
@@ -49,7 +48,7 @@ class TemplateKernel(BootKernel):
     def __init__(
         self, *drivers: str, cmdline: str = "", config: str = PORT_CONFIG, **kwargs: Any
     ) -> None:
-        files = {CLOCK_SOURCE: "tsc\n", "/dev/random": "", f"{DEVICES}/config": config}
+        files = {"/dev/random": "", f"{DEVICES}/config": config}
         files[f"{DEVICES}/{PORT}:pcie001/device"] = ""  # a service of the port, and no function
         links: dict[str, str] = {}
         for number, driver in enumerate(drivers):

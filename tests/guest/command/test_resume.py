@@ -12,7 +12,6 @@ from initrd.guest.command.resume import wait_for_start
 from initrd.guest.failure import BootError
 from initrd.template import SEED_SIZE, Start, Template, dump_start, dump_template
 from tests.guest.command.template_machine import (
-    CLOCK_SOURCE,
     DEVICES,
     DRIVERS,
     PORT,
@@ -259,25 +258,6 @@ def test_root_that_is_no_ram_file_system_is_not_emptied(host: Host) -> None:
     assert host.kernel.calls == []
     assert host.messages == b""
     assert host.kernel.left_open == set()
-
-
-@pytest.mark.parametrize("early", ["jiffies", "refined-jiffies", "tsc-early"])
-def test_template_waits_for_the_final_clock_source(host: Host, early: str) -> None:
-    def change_clock_source(clock: float) -> None:
-        assert host.messages == b""
-        if clock > 0.2:
-            host.kernel.files[CLOCK_SOURCE] = "tsc\n"
-
-    host.kernel.files[CLOCK_SOURCE] = f"{early}\n"
-    host.kernel.after_sleep = change_clock_source
-    host.wait()
-    assert 0.2 < host.kernel.clock < 0.3
-
-
-def test_template_waits_for_one_second_at_most(host: Host) -> None:
-    host.kernel.files[CLOCK_SOURCE] = "jiffies\n"
-    assert host.wait() == START
-    assert 1 <= host.kernel.clock < 1.1
 
 
 @pytest.mark.parametrize("network", [False, True])
