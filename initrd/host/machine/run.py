@@ -203,8 +203,8 @@ def start_machine(
         sockets = (qemu_end, *(server.connection for server in servers))
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
         command = _qemu_program(qemu, streams, *(end.fileno() for end in sockets))
-        # It has nothing of its own to write at its end, and takes longer to end by SIGTERM.
-        process = stack.enter_context(Process(command, stderr.writer, signal.SIGKILL))
+        ending = _ending_signal(launch)
+        process = stack.enter_context(Process(command, stderr.writer, ending))
         machine.watch_qemu(process, stderr)
         stack.callback(loop.unwatch, process.pidfd)
         if qemu.copies_connections:
@@ -214,9 +214,8 @@ def start_machine(
         for end in sockets:
             end.close()
         streams.observer.phase_started(qemu.phase)
-        # All of them at once: each takes some time to end.
-        processes = (process, *(server.process for server in servers))
-        stack.callback(_kill, processes)
+        if ending == signal.SIGKILL:  # all of them at once: each takes some time to end
+            stack.callback(_kill, (process, *(server.process for server in servers)))
         yield machine
 
 
@@ -233,6 +232,15 @@ def _start_virtiofsd(
     machine.watch_virtiofsd(share.tag, server.process, stderr)
     stack.callback(machine.loop.unwatch, server.process.pidfd)
     return server
+
+
+def _ending_signal(launch: Launch) -> int:
+    """Return the signal that ends QEMU; SIGKILL, unless it may have something to write at its end.
+
+    QEMU takes longer to end by SIGTERM. An argument of the user may add a disk image with metadata
+    that QEMU has in memory, or a trace.
+    """
+    return signal.SIGTERM if launch.setup.extra else signal.SIGKILL
 
 
 def _kill(processes: tuple[Process, ...]) -> None:

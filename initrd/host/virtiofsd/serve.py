@@ -31,7 +31,7 @@ def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iter
     """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
     with ConnectedListener() as sockets, _open_directory(share.source) as directory:
         command = program.make_program(virtiofsd, share, sockets.listener.fileno(), directory)
-        with Process(command, stderr.writer, signal.SIGKILL) as process:  # as QEMU in machine.run
+        with Process(command, stderr.writer, signal.SIGKILL) as process:  # nothing is in its memory
             sockets.listener.close()
             yield Server(process, sockets.connection)
 
