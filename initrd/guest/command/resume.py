@@ -56,15 +56,18 @@ def wait_for_start(template: bytes, control: int, kernel: "Kernel") -> Start:
 def _import_network() -> None:
     """Import what `ip=` needs: its files are deleted with the initramfs."""
     add_network()
-    import initrd.guest.network.configure  # noqa: PLC0415
-    import initrd.guest.network.resolv  # noqa: F401, PLC0415
-    from initrd.guest.network.netlink import import_all  # noqa: PLC0415
+    import initrd.guest.network.configure  # noqa: PLC0415 - with a network only
+    import initrd.guest.network.resolv  # noqa: F401, PLC0415 - for those who import it later
+    from initrd.guest.network.netlink import import_all  # noqa: PLC0415 - with a network only
 
     import_all()
 
 
 def _free_initramfs(kernel: "Kernel") -> None:
-    """Delete the files of the image: less memory is saved, and no machine has to do it."""
+    """Delete the files of the image: less memory is saved, and no machine has to do it.
+
+    As `switchroot.free_initramfs`, but of a root directory that is still in use.
+    """
     root = kernel.open_directory("/")
     try:
         if not is_ram_filesystem(root, kernel):

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 CONTROL = "initrd.control"
 _CGROUP = Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-_NO_TERMINAL = Command((b"",))
 _FAILURE_TIMEOUT = 10.0  # seconds to wait for the host's `bye` after a failure
 
 
@@ -76,10 +75,11 @@ class Session:
     def _wait_for_start(self, data: bytes) -> str:
         """Be a template until a machine starts from it; return its kernel command line."""
         from initrd.guest.command.resume import wait_for_start  # noqa: PLC0415 - in templates only
-        from initrd.template import PORTS  # noqa: PLC0415
+        from initrd.template import PORTS  # noqa: PLC0415 - in templates only
 
         self._open_ports(PORTS[1:])
-        streams = Streams(_NO_TERMINAL, self._ports, self._control)  # what most commands need
+        # Most commands have no terminal: their streams can be made before the machine is saved.
+        streams = Streams(Command((b"",)), self._ports, self._control)
         start = wait_for_start(data, self._ports[CONTROL], self._kernel)
         if start.command.tty:
             streams.discard()

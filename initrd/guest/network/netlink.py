@@ -77,7 +77,7 @@ def import_all() -> None:
     """Import all modules of pyroute2 that are used here, before their files are deleted."""
     address_message(1, "127.0.0.1", 8).encode()
     gateway_message(1, "127.0.0.1", onlink=False).encode()
-    from pyroute2.netlink import nlmsgerr  # noqa: F401, PLC0415 - only with ip=
+    from pyroute2.netlink import nlmsgerr  # noqa: F401, PLC0415 - for _read_acknowledgement
 
 
 def _set_header(message: "Any", message_type: int) -> "Any":
