@@ -6,6 +6,7 @@ complete. It holds the memory of a kernel, so that only its user may read it.
 """
 
 import binascii
+import errno
 import json
 import os
 import stat
@@ -93,6 +94,9 @@ class Store:
             folder.remove_stale_temporaries(_TEMPORARY_MAX_AGE)
             with _new_file(folder, _file_name(key)) as file:
                 _write(file, key, snapshot)
+                size = os.fstat(file).st_size
+                if size > self._limit:
+                    raise OSError(errno.EDQUOT, f"it has {size} bytes, more than --cache-limit")
             _remove_oldest(folder, self._limit)
 
     def save_failure(self, key: str, why: str) -> None:

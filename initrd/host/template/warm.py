@@ -1,5 +1,6 @@
 """Start a machine warm: from the template that fits it, which is made where it is missing."""
 
+import errno
 import os
 from contextlib import ExitStack, contextmanager
 from threading import Thread
@@ -156,7 +157,10 @@ def _make(store: Store, key: str, launch: Launch, loop: Loop, streams: HostStrea
         try:
             store.save(key, snapshot)
         except OSError as error:
-            streams.on_note(f"cannot save the template: {reason(error)}")
+            why = f"cannot save the template: {reason(error)}"
+            streams.on_note(why)
+            if error.errno == errno.EDQUOT:  # it is too large, and will be each time
+                _note_failure(store, key, why, streams)
         except BaseException:
             os.close(snapshot.memory)
             raise
@@ -169,11 +173,15 @@ def _remember_failure(store: Store, key: str, streams: HostStreams) -> "Iterator
     try:
         yield
     except TemplateError as failure:
-        try:
-            store.save_failure(key, failure.why)
-        except OSError as error:
-            streams.on_note(f"cannot note that the template failed: {reason(error)}")
+        _note_failure(store, key, failure.why, streams)
         raise
+
+
+def _note_failure(store: Store, key: str, why: str, streams: HostStreams) -> None:
+    try:
+        store.save_failure(key, why)
+    except OSError as error:
+        streams.on_note(f"cannot note that the template failed: {reason(error)}")
 
 
 @contextmanager

@@ -320,9 +320,14 @@ def test_use_of_a_template_keeps_it(folder: Path, snapshot: Snapshot) -> None:
     assert kept(folder, "abcd") == "acd"
 
 
+def size_on_disk(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
 def test_limit_below_one_template_leaves_none(folder: Path, snapshot: Snapshot) -> None:
     templates = Store(str(folder), 1)
-    templates.save("a", snapshot)
+    with pytest.raises(OSError, match="bytes, more than --cache-limit"):
+        templates.save("a", snapshot)
     assert list(folder.iterdir()) == []
 
 
@@ -330,19 +335,23 @@ def test_directory_with_the_name_of_a_template_does_not_keep_the_limit_from_bein
     folder: Path, snapshot: Snapshot
 ) -> None:
     save_all(folder, snapshot, "a")
+    size = size_on_disk(folder / store._file_name("a"))
     (folder / "00000000.template").mkdir()
-    Store(str(folder), 0).save("b", snapshot)
-    assert [path.name for path in folder.iterdir()] == ["00000000.template"]
+    Store(str(folder), size).save("b", snapshot)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"00000000.template", store._file_name("b")}
 
 
 def test_limit_concerns_no_other_files(folder: Path, snapshot: Snapshot) -> None:
-    templates = Store(str(folder), 1)
-    templates.save_failure("a", "why")
+    save_all(folder, snapshot, "b")
+    templates = Store(str(folder), size_on_disk(folder / store._file_name("b")))
+    templates.save_failure("c", "why")
     (folder / "notes.txt").write_text("of the user")
     (folder / "Notes.template").write_text("no name of ours")
     templates.save("a", snapshot)
     assert {path.name for path in folder.iterdir()} == {
-        store._file_name("a", ".failure"),
+        store._file_name("a"),
+        store._file_name("c", ".failure"),
         "notes.txt",
         "Notes.template",
     }

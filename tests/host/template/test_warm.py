@@ -154,6 +154,18 @@ def test_template_that_cannot_be_saved_is_used_once(
     assert stored(machines.launch) == stored(machines.launch, ".failure") == []
 
 
+def test_template_above_the_limit_is_used_once_and_not_made_again_soon(machines: Machines) -> None:
+    warm = machines.launch.warm
+    assert warm
+    machines.launch = machines.launch.replace(warm=warm.replace(limit=1))
+    assert machines.start_warm() == ["make", "start", "run", "end"]
+    assert "more than --cache-limit" in machines.notes[0]
+    machines.events.clear()
+    with pytest.raises(TemplateError, match="more than --cache-limit"):
+        machines.start_warm()
+    assert machines.events == []
+
+
 def test_saving_that_is_interrupted_leaves_no_descriptor_open(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
