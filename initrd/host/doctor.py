@@ -16,6 +16,7 @@ from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import launch, locate, overlayfile
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
+from initrd.host.machine.disks import lock_disks
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
@@ -119,7 +120,7 @@ def check_init(context: CheckContext) -> Finding | None:
     path = locate.find_target(machine.root.source, machine.init)
     if locate.is_in_guest(machine, path):
         return Finding("init", OK, path)
-    if machine.disks:
+    if machine.has_overlay_disk:
         return Finding("init", WARNING, f"{path} is not there, unless {machine.overlay} has it")
     raise HostError(f"cannot run {path}", f"no such program in {machine.root.source}", "its path")
 
@@ -183,16 +184,18 @@ def check_permissions(context: CheckContext) -> Finding | None:
     if virtiofsd is None:
         return None
     program.check(virtiofsd, shares, root=os.geteuid() == 0)
-    shared = ", ".join(
-        f"{share.source} ({'writable' if share.writable else 'read-only'})" for share in shares
-    )
-    return Finding("permissions", OK, f"may share {shared}")
+    shared = (f"{share.source} ({_access(writable=share.writable)})" for share in shares)
+    return Finding("permissions", OK, f"may share {', '.join(shared)}")
+
+
+def _access(*, writable: bool) -> str:
+    return "writable" if writable else "read-only"
 
 
 def check_overlay(context: CheckContext) -> Finding | None:
     """Check that the disk image of an overlay can be used, or created."""
     path = context.machine.overlay
-    if not context.machine.disks:
+    if not context.machine.has_overlay_disk:
         return None
     if os.path.lexists(path):
         os.close(overlayfile.lock_overlay_file(path, context.environment))
@@ -201,6 +204,16 @@ def check_overlay(context: CheckContext) -> Finding | None:
     if os.access(os.path.dirname(path), os.W_OK | os.X_OK):
         return Finding("overlay", OK, f"{path}, which will be made")
     raise HostError(f"cannot make {path} for the overlay", "its directory cannot be written to")
+
+
+def check_disks(context: CheckContext) -> Finding | None:
+    """Check that the disk images can be used."""
+    disks = context.machine.disk
+    if not disks:
+        return None
+    with lock_disks(disks, context.environment):
+        names = (f"{disk.path} ({_access(writable=disk.writable)})" for disk in disks)
+        return Finding("disks", OK, ", ".join(names))
 
 
 def check_qemu(context: CheckContext) -> Finding:
@@ -351,6 +364,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("open files", check_open_files),
     ("permissions", check_permissions),
     ("overlay", check_overlay),
+    ("disks", check_disks),
     ("QEMU", check_qemu),
     ("accelerator", check_accelerator),
     ("memory", check_memory),

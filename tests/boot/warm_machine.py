@@ -13,6 +13,7 @@ from initrd.command import Command
 from initrd.host import vm
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams, RunningMachine
+from initrd.host.qemu.argv import Disk
 from initrd.host.system.loop import Loop
 from initrd.host.template.warm import start_warm
 from initrd.template import PORTS, SEED_SIZE, Start, dump_start
@@ -133,5 +134,6 @@ def _plan_launch(plan: CommandMachine) -> Launch:
     launch = vm.plan_command(plan.shares[0].path, ["true"], words)
     further = (options.Share(share.tag, source=share.path) for share in plan.shares[1:])
     shares = (*launch.setup.shares, *further)
-    setup = launch.setup.replace(ports=PORTS, shares=shares, disks=plan.disks)
+    disks = tuple(map(Disk, plan.disks))
+    setup = launch.setup.replace(ports=PORTS, shares=shares, disks=disks)
     return launch.replace(setup=setup)

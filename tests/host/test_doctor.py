@@ -22,6 +22,7 @@ from initrd.host.doctor import (
 )
 from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import plan_launch
+from initrd.host.qemu.argv import Disk
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 
@@ -135,6 +136,21 @@ def test_init_is_looked_up_in_shares_too(machine: Machine, tmp_path: Path) -> No
         "/run/mnt/s/b": MISSING,
     }.items():
         assert states(machine.replace(init=path), tmp_path)["init"] == state
+
+
+def test_disks_that_can_be_used_are_named(machine: Machine, tmp_path: Path) -> None:
+    builtin = Path(machine.root.source, "usr/lib/modules/6.1/modules.builtin")
+    builtin.write_text(builtin.read_text() + "a/virtio_blk.ko\n")
+    (tmp_path / "disk").write_text("data")
+    path = str(tmp_path / "disk")
+    found = findings(machine.replace(disk=(Disk(path, writable=False),)), tmp_path)
+    assert (found["disks"].state, found["disks"].text) == (OK, f"{path} (read-only)")
+    assert found["modules"].state == OK
+    missing = findings(machine.replace(disk=(Disk(f"{path}2"),)), tmp_path)["disks"]
+    assert (missing.state, missing.text) == (
+        MISSING,
+        f"cannot use {path}2 as a disk: No such file or directory",
+    )
 
 
 def test_init_that_only_an_overlay_file_may_have_is_a_warning(

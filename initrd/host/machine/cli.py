@@ -9,6 +9,7 @@ from functools import partial
 
 from initrd.cmdline import Word, split
 from initrd.errors import HostError
+from initrd.host.machine.devices import parse_disk
 from initrd.host.qemu.accel import CHOICES
 from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
@@ -136,6 +137,14 @@ OPTIONS = (
         field="overlay",
         read=_parse_overlay,
         optional=True,
+    ),
+    Option(
+        "--disk",
+        ("FILE[,ro]",),
+        "give the guest a disk: a raw image, or a block device; with ,ro read-only",
+        field="disk",
+        read=parse_disk,
+        many=True,
     ),
     Option("--memory", ("SIZE",), "memory of the guest", "1G", "memory", parse_size),
     Option("--cpus", ("N",), "processors of the guest", "1", "cpus", parse_count),

@@ -29,7 +29,7 @@ def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
         shares=machine.shares,
         init=locate.find_target(machine.root.source, machine.init),
         debug=machine.debug,
-        overlay="vda" if machine.disks else machine.overlay,
+        overlay="vda" if machine.has_overlay_disk else machine.overlay,
         ip=("dhcp",) if machine.network else (),
     )
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows

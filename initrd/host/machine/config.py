@@ -8,6 +8,7 @@ import os
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
+from initrd.host.qemu.argv import Disk
 from initrd.host.system import terminal
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Share
@@ -31,6 +32,7 @@ class Machine(Record):
     arguments: tuple[str, ...] = ()  # of INIT
     command: Command | None = None  # to run as a child of /init; `init` is then ignored
     overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the absolute path of a disk image
+    disk: tuple[Disk, ...] = ()  # further disks, in addition to that of the overlay
     memory: int = default_of("--memory")  # bytes
     cpus: int = default_of("--cpus")
     accel: str = default_of("--accel")
@@ -52,9 +54,15 @@ class Machine(Record):
     qemu_arguments: tuple[str, ...] = ()
 
     @property
-    def disks(self) -> tuple[str, ...]:
-        """The paths of the machine's disk images: that of the overlay, if it has one."""
-        return () if self.overlay in ("", OVERLAY_IN_MEMORY) else (self.overlay,)
+    def has_overlay_disk(self) -> bool:
+        """Whether the overlay is kept in a disk image, which is the first disk."""
+        return self.overlay not in ("", OVERLAY_IN_MEMORY)
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """All disks, in the order in which the guest names them."""
+        overlay = (Disk(self.overlay, overlay=True),) if self.has_overlay_disk else ()
+        return (*overlay, *self.disk)
 
 
 def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:

@@ -162,7 +162,16 @@ def module_requirements(machine: Machine, cmdline: str) -> tuple[modules.Require
     except CmdlineError as error:  # the value of --append is invalid
         raise HostError("cannot use the kernel command line", str(error)) from error
     of_options = tuple(modules.module_requirement(name) for name in machine.module)
-    return (*of_boot, *of_options, *((COMMAND_PORTS,) if machine.command else ()))
+    return (
+        *of_boot,
+        *of_options,
+        *_disk_requirements(machine),
+        *((COMMAND_PORTS,) if machine.command else ()),
+    )
+
+
+def _disk_requirements(machine: Machine) -> tuple[modules.Requirement, ...]:
+    return (modules.VIRTIO_DISK,) if machine.disk else ()
 
 
 def format_commands(launch: Launch) -> str:

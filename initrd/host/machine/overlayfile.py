@@ -10,35 +10,19 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
 from initrd.host.machine.locate import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 SIZE = 16 << 30  # bytes of a new image; it is sparse and takes little space before it is used
 _MAGIC_OFFSET, _MAGIC = 1024 + 0x38, b"\x53\xef"  # s_magic, the same in ext2, ext3 and ext4
 # -m 0: no blocks are reserved for root, because root writes everything in the image.
 # lazy_journal_init: a new file consists of zeros already, and writing zeros would take space.
 _MKFS_OPTIONS = ("-q", "-F", "-m", "0", "-E", "lazy_journal_init=1")
-
-
-@contextmanager
-def lock_overlay_files(
-    paths: tuple[str, ...], environment: "Mapping[str, str]"
-) -> "Iterator[None]":
-    """Hold an exclusive lock on these disk images while the `with` lasts. Raises HostError."""
-    descriptors = []
-    try:
-        for path in paths:
-            descriptors.append(lock_overlay_file(path, environment))
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def lock_overlay_file(path: str, environment: "Mapping[str, str]") -> int:

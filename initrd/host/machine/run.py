@@ -12,11 +12,12 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from initrd.errors import HostError
+from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.launch import Launch
-from initrd.host.machine.overlayfile import lock_overlay_files
 from initrd.host.qemu import argv
-from initrd.host.qemu.argv import Connections, fd_stream
+from initrd.host.qemu.argv import Connections, Setup, fd_stream
 from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
+from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.loop import READABLE, Limit, Loop
 from initrd.host.system.process import Process, Program
 from initrd.host.system.stream import Relay, Sink, StderrPipe, count_unread
@@ -139,10 +140,10 @@ class RunningMachine:
             connection.close()
         self.shares = []
 
-    def watch_qemu(self, process: Process, stderr: StderrPipe) -> None:
+    def watch_qemu(self, process: Process, stderr: StderrPipe, setup: Setup) -> None:
         """Detect the end of QEMU, which ends when the guest powers off."""
         self._qemu = process
-        self.loop.watch(process.pidfd, READABLE, lambda _: self._qemu_ended(process, stderr))
+        self.loop.watch(process.pidfd, READABLE, lambda _: self._qemu_ended(process, stderr, setup))
 
     def watch_virtiofsd(self, tag: str, process: Process, stderr: StderrPipe) -> None:
         """Detect the end of a virtiofsd."""
@@ -150,12 +151,13 @@ class RunningMachine:
             process.pidfd, READABLE, lambda _: self._virtiofsd_ended(tag, process, stderr)
         )
 
-    def _qemu_ended(self, process: Process, stderr: StderrPipe) -> None:
+    def _qemu_ended(self, process: Process, stderr: StderrPipe, setup: Setup) -> None:
         self.loop.unwatch(process.pidfd)
         self.is_off = True
         if process.status():
             why = _explain_exit(process, stderr)
-            self._failure = self._failure or QemuError("the machine", why)
+            explained = explain_refused_resource(why, setup) or QemuError("the machine", why)
+            self._failure = self._failure or explained
 
     def _virtiofsd_ended(self, tag: str, process: Process, stderr: StderrPipe) -> None:
         """Record a failure unless QEMU has ended too. QEMU without its virtiofsd would hang."""
@@ -192,7 +194,7 @@ def start_machine(
     qemu = qemu or _boot(launch)
     program.check(launch.virtiofsd, launch.setup.shares, root=os.geteuid() == 0)
     with ExitStack() as stack:
-        stack.enter_context(lock_overlay_files(launch.setup.disks, os.environ))
+        stack.enter_context(lock_disks(launch.setup.disks, os.environ))
         host_end, qemu_end = (stack.enter_context(closing(end)) for end in socket.socketpair())
         machine = RunningMachine(loop, host_end, streams, unplugs_shares=qemu.unplugs_shares)
         stack.callback(machine.stop)
@@ -205,7 +207,7 @@ def start_machine(
         command = _qemu_program(qemu, streams, *(end.fileno() for end in sockets))
         ending = _ending_signal(launch)
         process = stack.enter_context(Process(command, stderr.writer, ending))
-        machine.watch_qemu(process, stderr)
+        machine.watch_qemu(process, stderr, launch.setup)
         stack.callback(loop.unwatch, process.pidfd)
         if qemu.copies_connections:
             machine.shares = [
@@ -261,7 +263,6 @@ def _qemu_program(qemu: QemuStart, streams: HostStreams, console: int, *shares: 
         monitor=fd_stream(streams.monitor) if streams.monitor >= 0 else "",
         menu=streams.menu,
     )
-    monitor = (streams.monitor,) if streams.monitor >= 0 else ()
-    ports = (port for port in streams.ports if port >= 0)
-    inherited = (*qemu.descriptors, *monitor, console, *shares, *ports)
+    optional = (number for number in (streams.monitor, *streams.ports) if number >= 0)
+    inherited = (*qemu.descriptors, console, *shares, *optional)
     return Program(qemu.command(connections), inherited)

@@ -28,6 +28,14 @@ class Hardware(Record):
     machine: str = ""  # value of -machine; empty: the architecture's
 
 
+class Disk(Record):
+    """A virtio disk: a raw image, or a block device."""
+
+    path: str  # absolute
+    writable: bool = True
+    overlay: bool = False  # holds the overlay of the root; the image is made when it is missing
+
+
 class Setup(Record):
     """A machine: everything on its command line but its connections."""
 
@@ -39,7 +47,7 @@ class Setup(Record):
     firmware: str = ""  # path of a file; empty: QEMU's default
     shares: tuple[Share, ...] = ()
     ports: tuple[str, ...] = ()  # names of virtio-serial ports
-    disks: tuple[str, ...] = ()  # paths of raw images; the guest sees the first as /dev/vda
+    disks: tuple[Disk, ...] = ()  # the guest sees the first as /dev/vda
     network: bool = False
     mac: str = ""  # of the network device; empty: QEMU's default, which all machines share
     generation: str = ""  # a UUID; a machine that starts from a template has a new one
@@ -109,7 +117,7 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
         *_share_backends(connections.shares),
         *_words(_share_devices(setup.shares, slots)),
         *_ports(setup.ports, connections.ports, slots),
-        *(word for number, path in enumerate(setup.disks) for word in _disk_backend(number, path)),
+        *_disk_backends(setup.disks),
         *_words(_disk_devices(len(setup.disks), slots)),
         *(_network_backend() if setup.network else ()),
         *_words(_network_devices(setup, slots)),
@@ -143,7 +151,7 @@ def start_command(setup: Setup, connections: Connections, memory: str) -> tuple[
     return (
         *_template_machine(setup, connections, memory),
         *_share_backends(connections.shares),
-        *(word for number, path in enumerate(setup.disks) for word in _disk_backend(number, path)),
+        *_disk_backends(setup.disks),
         *(_network_backend() if setup.network else ()),
         *("-S", "-incoming", "defer"),
     )
@@ -286,9 +294,15 @@ def _ports(names: tuple[str, ...], streams: tuple[str, ...], slots: _Slots) -> t
     return tuple(words)
 
 
-def _disk_backend(number: int, path: str) -> tuple[str, str]:
-    file = f"format=raw,discard=unmap,file={escape(path)}"
-    return ("-drive", f"if=none,id=disk{number},{file}")
+def _disk_backends(disks: tuple[Disk, ...]) -> tuple[str, ...]:
+    numbered = enumerate(disks)
+    return tuple(word for number, disk in numbered for word in _disk_backend(number, disk))
+
+
+def _disk_backend(number: int, disk: Disk) -> tuple[str, str]:
+    """Return a raw disk. Its format is never probed: the guest could write another one to it."""
+    access = "discard=unmap" if disk.writable else "readonly=on"
+    return ("-drive", f"if=none,id=disk{number},format=raw,{access},file={escape(disk.path)}")
 
 
 def _empty_disk_backend(number: int) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """QEMU's machine protocol, QMP: send commands, handle replies and events, in a loop.
 
-Commands are not waited for: QEMU executes them in their order. The first that fails is reported.
+QEMU executes the commands in their order. The first that fails is reported; the caller can wait
+until there is a reply to each of them.
 
 Source: QEMU's `docs/interop/qmp-spec.txt` and `qapi/` schemas.
 """
@@ -32,6 +33,7 @@ class Monitor:
         self._incoming = b""
         self.error = ""  # of the first command that failed
         self.migration = ""  # the latest status of a migration
+        self.unanswered = 0  # commands without a reply
         self.on_error: Callable[[str], object] = lambda _: None
         loop.watch(connection.fileno(), READABLE, self._on_readable)
         self.execute("qmp_capabilities")
@@ -63,6 +65,7 @@ class Monitor:
 
     def _send(self, request: bytes, rights: "Sequence[tuple[int, int, bytes]]" = ()) -> None:
         """Send a request; descriptors go with its beginning, as `sendmsg` takes them."""
+        self.unanswered += 1
         try:
             sent = self._connection.sendmsg([request], rights)
             self._connection.sendall(request[sent:])
@@ -84,8 +87,9 @@ class Monitor:
             self.close()
 
     def _handle(self, line: bytes) -> None:
-        migration, error = _parse(line)
+        migration, error, is_reply = _parse(line)
         self.migration = migration or self.migration
+        self.unanswered -= is_reply
         if error:
             self._fail(error)
 
@@ -95,15 +99,19 @@ class Monitor:
             self.on_error(error)
 
 
-def _parse(line: bytes) -> tuple[str, str]:
-    """Return the status of a migration, and the text of an error; empty where there is none."""
+def _parse(line: bytes) -> tuple[str, str, bool]:
+    """Return the status of a migration, the text of an error, and whether it replies to a command.
+
+    The texts are empty where there is none.
+    """
     try:
         message = json.loads(line)
         if message.get("event") == "MIGRATION":
-            return str(message["data"]["status"]), ""
-        return "", (str(message["error"]["desc"]) or _INVALID) if "error" in message else ""
+            return str(message["data"]["status"]), "", False
+        error = (str(message["error"]["desc"]) or _INVALID) if "error" in message else ""
+        return "", error, bool(error) or "return" in message
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "", _INVALID
+        return "", _INVALID, False
 
 
 def _request(command: str, arguments: "dict[str, Any]") -> bytes:

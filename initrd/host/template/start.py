@@ -17,6 +17,7 @@ from initrd.host.machine.run import (
 )
 from initrd.host.qemu import argv
 from initrd.host.qemu.qmp import Monitor
+from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.loop import WRITABLE, Limit, Loop
 
 TYPE_CHECKING = False
@@ -71,11 +72,25 @@ def start_from_template(
         state_reader.close()
         _load_state(machine, monitor, state_writer, streams.limit, load())
         streams.observer.phase_started(PHASE_RESUME)
-        monitor.on_error = lambda why: machine.fail(HostError("cannot plug in a device", why))
+        monitor.on_error = lambda why: machine.fail(
+            explain_refused_resource(why, setup) or HostError("cannot plug in a device", why)
+        )
         for device in reversed(argv.plugged_devices(setup)):  # function 0 announces the others
             monitor.execute("device_add", **device.arguments())
+        if setup.disks:
+            _wait_for_disks(machine, monitor, streams.limit)
         monitor.execute("cont")
         yield machine
+
+
+def _wait_for_disks(machine: RunningMachine, monitor: Monitor, limit: Limit) -> None:
+    """Wait until the disks are plugged in: another program may have locked the image of one.
+
+    A guest without one of its devices would report that this device is not there. Raises HostError.
+    """
+    limit.wait(machine.loop, lambda: machine.is_off or not monitor.unanswered, _LOAD_TIMEOUT)
+    if machine.is_off:
+        machine.ending()
 
 
 def _load_state(

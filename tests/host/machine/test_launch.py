@@ -21,6 +21,7 @@ from initrd.host.machine.launch import (
     plan_launch,
 )
 from initrd.host.qemu.arch import find_arch
+from initrd.host.qemu.argv import Disk
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 from tests.host.qemu.kernel_images import PACKED, bzimage
@@ -99,6 +100,7 @@ def test_machine_without_a_network_has_no_address(machine: Machine, tmp_path: Pa
         {"overlay": "ram"},
         {"overlay": "/srv/disk.img"},
         {"network": True},
+        {"disk": (Disk("/srv/disk.img"),)},
         {"command": Command((b"true",))},
     ],
 )
@@ -178,11 +180,20 @@ def test_guest_parses_the_options_that_the_host_wrote(machine: Machine) -> None:
     assert (options.debug, options.ip, options.root.writable) == (True, ("dhcp",), True)
 
 
-@pytest.mark.parametrize(("overlay", "device"), [("ram", "ram"), ("/srv/disk.img", "vda")])
+@pytest.mark.parametrize(
+    ("overlay", "device"), [("", ""), ("ram", "ram"), ("/srv/disk.img", "vda")]
+)
 def test_overlay_file_is_the_first_disk_in_the_guest(
     machine: Machine, overlay: str, device: str
 ) -> None:
-    assert parse(command_line(machine.replace(overlay=overlay), ARCH, "tcg")).overlay == device
+    machine = machine.replace(overlay=overlay, disk=(Disk("/further"),))
+    assert parse(command_line(machine, ARCH, "tcg")).overlay == device
+    assert [disk.overlay for disk in machine.disks] == [True, False][device != "vda" :]
+
+
+def test_further_disk_needs_its_driver(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no module virtio_blk"):
+        plan_launch(machine.replace(disk=(Disk("/a"),)), {"XDG_CACHE_HOME": str(tmp_path)})
 
 
 def test_kernel_command_line_has_quiet_by_default(machine: Machine) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from initrd.errors import HostError
 from initrd.host.machine import overlayfile
-from initrd.host.machine.overlayfile import lock_overlay_files, make_overlay_file
+from initrd.host.machine.overlayfile import lock_overlay_file, make_overlay_file
 
 WORKING_MKFS = """#!/bin/sh
 for image; do :; done
@@ -37,13 +37,7 @@ def install_mkfs(folder: Path, script: str) -> dict[str, str]:
 
 
 def lock_and_release(path: Path, environment: dict[str, str]) -> None:
-    with lock_overlay_files((str(path),), environment):
-        pass
-
-
-def test_no_program_is_needed_without_an_overlay_file() -> None:
-    with lock_overlay_files((), {"PATH": "/nowhere"}):
-        pass
+    os.close(lock_overlay_file(str(path), environment))
 
 
 @pytest.mark.parametrize(
@@ -102,9 +96,10 @@ def test_overlay_file_is_created_at_the_target_of_a_dangling_link(
 def test_overlay_file_is_locked_for_one_machine(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    fails = pytest.raises(HostError, match=r"/new: another chrootvm is using it")
-    with lock_overlay_files((str(tmp_path / "new"),), environment), fails:
+    descriptor = lock_overlay_file(str(tmp_path / "new"), environment)
+    with pytest.raises(HostError, match=r"/new: another chrootvm is using it"):
         lock_and_release(tmp_path / "new", environment)
+    os.close(descriptor)
     lock_and_release(tmp_path / "new", environment)
 
 

@@ -6,7 +6,14 @@ import pytest
 
 from initrd.host.qemu import argv
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Connections, Hardware, Setup, fd_stream, path_stream
+from initrd.host.qemu.argv import (
+    Connections,
+    Disk,
+    Hardware,
+    Setup,
+    fd_stream,
+    path_stream,
+)
 from initrd.host.system.files import OpenFile
 from initrd.options import Share
 
@@ -104,7 +111,7 @@ def test_share_is_a_device_with_its_tag() -> None:
 
 
 def test_commas_are_doubled_in_the_values_of_properties() -> None:
-    setup = SETUP.replace(shares=(Share("a,id=b"),), disks=("/srv/a,b.img",))
+    setup = SETUP.replace(shares=(Share("a,id=b"),), disks=(Disk("/srv/a,b.img"),))
     connections = CONNECTIONS.replace(shares=(path_stream("/tmp/x,y.sock"),))
     assert "socket,id=share0,path=/tmp/x,,y.sock" in values("-chardev", setup, connections)
     assert values("-device", setup, connections)[0].endswith("tag=a,,id=b")
@@ -136,6 +143,18 @@ def test_network_device_loads_no_option_rom() -> None:
     setup = SETUP.replace(network=True)
     assert values("-netdev", setup) == ["user,id=net"]
     assert values("-device", setup)[0].endswith("netdev=net,romfile=")
+
+
+def test_disks_are_raw_and_a_read_only_one_is_opened_read_only() -> None:
+    setup = SETUP.replace(disks=(Disk("/a"), Disk("/b", writable=False)))
+    assert values("-drive", setup) == [
+        "if=none,id=disk0,format=raw,discard=unmap,file=/a",
+        "if=none,id=disk1,format=raw,readonly=on,file=/b",
+    ]
+    assert [device.split(",")[-1] for device in values("-device", setup)] == [
+        "drive=disk0",
+        "drive=disk1",
+    ]
 
 
 def test_monitor_is_there_only_on_request() -> None:

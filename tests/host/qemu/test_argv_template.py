@@ -7,7 +7,14 @@ import pytest
 
 from initrd.host.qemu import argv
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Connections, Device, Hardware, Setup, fd_stream
+from initrd.host.qemu.argv import (
+    Connections,
+    Device,
+    Disk,
+    Hardware,
+    Setup,
+    fd_stream,
+)
 from initrd.host.system.files import OpenFile
 from initrd.options import Share
 
@@ -25,7 +32,7 @@ CONNECTIONS = Connections(fd_stream(5), ports=(fd_stream(3), fd_stream(-1)), mon
 MEMORY = "/proc/self/fd/7"
 FULL = SETUP.replace(
     shares=(Share("rootfs"), Share("a,b")),
-    disks=("/srv/a,b.img",),
+    disks=(Disk("/srv/a,b.img"),),
     network=True,
     mac="52:54:00:01:02:03",
 )

@@ -134,6 +134,15 @@ def test_message_that_arrives_in_pieces_is_handled_when_it_is_complete(qemu: Qem
     assert qemu.monitor.error == ""
 
 
+def test_replies_are_counted_and_events_are_not(qemu: Qemu) -> None:
+    qemu.monitor.execute("cont")
+    assert qemu.monitor.unanswered == 2, "the capabilities, and the command"
+    qemu.send(b'{"QMP": {}}\n{"return": {}}\n', b'{"event": "RESUME"}\n')
+    assert qemu.monitor.unanswered == 1
+    qemu.send(b'{"error": {"class": "GenericError", "desc": "no"}}\n')
+    assert qemu.monitor.unanswered == 0
+
+
 def test_first_error_is_kept_and_reported_once(qemu: Qemu) -> None:
     reported: list[str] = []
     qemu.monitor.on_error = reported.append

@@ -10,6 +10,7 @@ from initrd.command import Command
 from initrd.host.image.build import open_boot_image
 from initrd.host.machine.launch import Launch
 from initrd.host.qemu.arch import find_arch
+from initrd.host.qemu.argv import Disk
 from initrd.host.system.files import OpenFile
 from initrd.host.template import key
 from initrd.host.template.key import template_key
@@ -85,7 +86,7 @@ DEPENDENCIES = {
     "machine": with_hardware(machine="pc"),
     "architecture": with_hardware(arch=find_arch("aarch64")),
     "number of shares": with_setup(shares=(Share("a"),)),
-    "number of disks": with_setup(disks=("/disk",)),
+    "number of disks": with_setup(disks=(Disk("/disk"),)),
     "network": with_setup(network=False),
 }
 
@@ -100,7 +101,7 @@ def test_share_is_no_disk_and_no_network(launch: Launch, host: Host) -> None:
         template_key(with_setup(**changes)(launch))
         for changes in (
             {"network": True},
-            {"network": False, "disks": ("/a",)},
+            {"network": False, "disks": (Disk("/a"),)},
             {"network": False, "shares": (Share("a"),)},
         )
     }
@@ -128,9 +129,10 @@ def test_key_does_not_depend_on(launch: Launch, host: Host, name: str) -> None:
 def test_key_does_not_depend_on_shares_and_disks_but_for_their_number(
     launch: Launch, host: Host
 ) -> None:
-    one = with_setup(shares=(Share("a", source="/a"),), disks=("/disk",))(launch)
+    one = with_setup(shares=(Share("a", source="/a"),), disks=(Disk("/disk"),))(launch)
     other = with_setup(
-        shares=(Share("b", "/mnt", writable=False, source="/b"),), disks=("/other",)
+        shares=(Share("b", "/mnt", writable=False, source="/b"),),
+        disks=(Disk("/other", writable=False),),
     )(launch)
     assert template_key(one) == template_key(other)
 

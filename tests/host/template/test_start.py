@@ -9,7 +9,7 @@ import pytest
 from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_LOAD, PHASE_RESUME, BootObserver, HostStreams
-from initrd.host.qemu.argv import plugged_devices
+from initrd.host.qemu.argv import Disk, plugged_devices
 from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.template import memory, start
 from initrd.host.template.start import TemplateError, start_from_template
@@ -42,7 +42,7 @@ def test_devices_are_plugged_in_before_the_machine_continues(
 ) -> None:
     disk = tmp_path / "disk, 1.img"
     disk.write_bytes(bytes(1024 + 0x38) + b"\x53\xef")  # as of ext4
-    launch = launch.replace(setup=launch.setup.replace(disks=(str(disk),)))
+    launch = launch.replace(setup=launch.setup.replace(disks=(Disk(str(disk), overlay=True),)))
     start_and_end(launch, memory_file)
     requests = requests_of_qemu(tmp_path)
     assert [name for name, _ in requests] == [
@@ -115,6 +115,19 @@ def test_machine_whose_devices_cannot_be_added_ends_with_an_error(
         assert machine.wait(LONG_TIME)
         with pytest.raises(HostError, match="cannot plug in a device: it is not possible"):
             machine.ending()
+
+
+def test_disk_that_cannot_be_plugged_in_is_an_error_before_the_machine_runs(
+    launch: Launch, memory_file: int, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"data")
+    launch = launch.replace(setup=launch.setup.replace(disks=(Disk(str(disk)),)))
+    behave(tmp_path, "error in device_add")
+    with pytest.raises(HostError, match="cannot plug in a device") as raised:
+        start_and_end(launch, memory_file)
+    assert not isinstance(raised.value, TemplateError)
+    assert "cont" not in [name for name, _ in requests_of_qemu(tmp_path)]
 
 
 def test_error_of_load_is_passed_on(launch: Launch, memory_file: int) -> None:

@@ -17,6 +17,7 @@ from initrd.host.command.session import start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.arch import find_arch
+from initrd.host.qemu.argv import Disk
 from initrd.host.system.loop import Cancelled, Loop
 from initrd.host.template import memory, store, warm
 from initrd.host.template.make import Snapshot
@@ -332,7 +333,7 @@ def test_more_devices_than_functions_of_a_slot_are_an_obstacle(
 ) -> None:
     setup = launch.setup.replace(
         shares=tuple(Share(f"tag{number}") for number in range(shares)),
-        disks=("/disk",) * disks,
+        disks=(Disk("/disk"),) * disks,
         network=network,
     )
     obstacle = find_obstacle(requirements_of(launch.replace(setup=setup)))
@@ -431,7 +432,7 @@ def test_qemu_that_refuses_a_template_is_not_tried_again(
 def test_disk_that_another_machine_uses_is_not_remembered(launch: Launch, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1024 + 0x38) + b"\x53\xef")  # as of ext4
-    launch = launch.replace(setup=launch.setup.replace(disks=(str(disk),)))
+    launch = launch.replace(setup=launch.setup.replace(disks=(Disk(str(disk), overlay=True),)))
     with disk.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(HostError, match="another chrootvm is using it"):
