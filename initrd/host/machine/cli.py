@@ -9,7 +9,7 @@ from functools import partial
 
 from initrd.cmdline import Word, split
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk
+from initrd.host.machine.devices import parse_disk, parse_publish
 from initrd.host.qemu.accel import CHOICES
 from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
@@ -183,6 +183,14 @@ OPTIONS = (
         may_be_empty=True,
     ),
     Option("--net", help="connect the guest to the network", field="network"),
+    Option(
+        "--publish",
+        ("[ADDRESS:]HOSTPORT:GUESTPORT",),
+        "forward connections to a port of the host, by default of its loopback, to the guest",
+        field="publish",
+        read=parse_publish,
+        many=True,
+    ),
     Option(
         "--env",
         ("NAME[=VALUE]",),

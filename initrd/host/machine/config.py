@@ -8,7 +8,7 @@ import os
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
-from initrd.host.qemu.argv import Disk
+from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.system import terminal
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Share
@@ -45,6 +45,7 @@ class Machine(Record):
     init_program: str = ""  # path of the image's `/init`; empty: `locate.find_init` searches
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
+    publish: tuple[PublishedPort, ...] = ()  # ports of the guest
     warm: bool = False  # start from a template where that is possible
     cache_limit: int = default_of("--cache-limit")  # bytes of all templates
     debug: bool = False  # /init prints every step

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_ALL = {"0.0.0.0"}  # noqa: S104 - the address that stands for all of the host
+
+
 class Launch(Record):
     """All that is needed to start a machine."""
 
@@ -85,6 +88,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
         network=machine.network,
+        published=machine.publish,
         mac=random_mac() if machine.network else "",
         extra=machine.qemu_arguments,
     )
@@ -124,6 +128,19 @@ def check_machine(machine: Machine) -> None:
             "--rw writes through to the host, --overlay keeps that from happening",
             "one of the two",
         )
+    check_published(machine)
+
+
+def check_published(machine: Machine) -> None:
+    """Raise HostError for published ports that exclude each other, and without a network."""
+    for number, port in enumerate(machine.publish):
+        if not machine.network:
+            raise HostError(f"cannot publish {port.name}", "the guest has no network", "add --net")
+        for other in machine.publish[:number]:
+            addresses = {port.address, other.address}
+            if port.host_port == other.host_port and (len(addresses) == 1 or _ALL & addresses):
+                why = f"{other.name} is published already"
+                raise HostError(f"cannot publish {port.name}", why, "another HOSTPORT")
 
 
 def all_shares(machine: Machine) -> tuple[Share, ...]:

@@ -36,6 +36,24 @@ class Disk(Record):
     overlay: bool = False  # holds the overlay of the root; the image is made when it is missing
 
 
+class PublishedPort(Record):
+    """A TCP port of the guest that is reached by a port of the host."""
+
+    address: str  # IPv4 address of the host
+    host_port: int
+    guest_port: int
+
+    @property
+    def name(self) -> str:
+        """The host's address and port."""
+        return f"{self.address}:{self.host_port}"
+
+    @property
+    def rule(self) -> str:
+        """The value of `hostfwd`, which QEMU repeats in its error messages."""
+        return f"tcp:{self.name}-:{self.guest_port}"
+
+
 class Setup(Record):
     """A machine: everything on its command line but its connections."""
 
@@ -49,6 +67,7 @@ class Setup(Record):
     ports: tuple[str, ...] = ()  # names of virtio-serial ports
     disks: tuple[Disk, ...] = ()  # the guest sees the first as /dev/vda
     network: bool = False
+    published: tuple[PublishedPort, ...] = ()  # of the network
     mac: str = ""  # of the network device; empty: QEMU's default, which all machines share
     generation: str = ""  # a UUID; a machine that starts from a template has a new one
     extra: tuple[str, ...] = ()  # further words of the command line
@@ -119,7 +138,7 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
         *_ports(setup.ports, connections.ports, slots),
         *_disk_backends(setup.disks),
         *_words(_disk_devices(len(setup.disks), slots)),
-        *(_network_backend() if setup.network else ()),
+        *(_network_backend(setup.published) if setup.network else ()),
         *_words(_network_devices(setup, slots)),
         *(_monitor(connections.monitor) if connections.monitor else ()),
         *setup.extra,
@@ -129,7 +148,8 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
 def template_command(setup: Setup, connections: Connections, memory: str) -> tuple[str, ...]:
     """Return the command that boots a template of the machine.
 
-    In place of its disks there are empty ones. `memory`: path of the file that is the memory.
+    In place of its disks there are empty ones, and no port is published. `memory`: path of the file
+    that is the memory.
     """
     disks = (word for number in range(len(setup.disks)) for word in _empty_disk_backend(number))
     return (
@@ -137,7 +157,7 @@ def template_command(setup: Setup, connections: Connections, memory: str) -> tup
         *("-initrd", setup.initrd.inherited_path, "-append", setup.cmdline),
         *_share_backends(connections.shares),
         *disks,
-        *(_network_backend() if setup.network else ()),
+        *(_network_backend(()) if setup.network else ()),
         *_words(plugged_devices(setup)),
     )
 
@@ -152,7 +172,7 @@ def start_command(setup: Setup, connections: Connections, memory: str) -> tuple[
         *_template_machine(setup, connections, memory),
         *_share_backends(connections.shares),
         *_disk_backends(setup.disks),
-        *(_network_backend() if setup.network else ()),
+        *(_network_backend(setup.published) if setup.network else ()),
         *("-S", "-incoming", "defer"),
     )
 
@@ -313,8 +333,9 @@ def _disk_devices(count: int, slots: _Slots) -> tuple[Device, ...]:
     return tuple(slots.device("virtio-blk", ("drive", f"disk{number}")) for number in range(count))
 
 
-def _network_backend() -> tuple[str, str]:
-    return ("-netdev", "user,id=net")
+def _network_backend(published: tuple[PublishedPort, ...]) -> tuple[str, str]:
+    rules = (f"hostfwd={port.rule}" for port in published)
+    return ("-netdev", ",".join(("user,id=net", *rules)))
 
 
 def _network_devices(setup: Setup, slots: _Slots) -> tuple[Device, ...]:

@@ -1,20 +1,42 @@
-"""Explain why QEMU does not start: a disk image is in use.
+"""Explain why QEMU does not start: a port or a disk image of the host is in use.
 
 QEMU's messages have neither the reason nor what to try, and are about words that the user has not
 written.
 """
 
-from initrd.errors import HostError
-from initrd.host.qemu.argv import Setup
+import socket
 
+from initrd.errors import HostError, reason
+from initrd.host.qemu.argv import PublishedPort, Setup
+
+_FORWARDING = "Could not set up host forwarding rule"
 _LOCKING = ("Failed to get", "lock")  # `"write" lock`, `shared "write" lock`, `"consistent read"` …
 
 
 def explain_refused_resource(text: str, setup: Setup) -> HostError | None:
     """Return the error for a message of QEMU; None for a message of another kind."""
+    if _FORWARDING in text:
+        refused = (port for port in setup.published if f"'{port.rule}'" in text)
+        return next(map(_explain_port, refused), None)
     if setup.disks and all(part in text for part in _LOCKING):
         paths = [disk.path for disk in setup.disks]
         named = [path for path in paths if f"[{path}]" in text]
         subject = f"cannot use {' or '.join(named or paths)} as a disk"
         return HostError(subject, "another program is using it", "wait for that to end, or a copy")
     return None
+
+
+def _explain_port(port: PublishedPort) -> HostError:
+    return HostError(f"cannot publish {port.name}", _why_refused(port), "another HOSTPORT")
+
+
+def _why_refused(port: PublishedPort) -> str:
+    """Return why QEMU cannot listen at a port: the reason for which this process cannot, either."""
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((port.address, port.host_port))
+            attempt.listen(1)
+        except OSError as error:
+            return reason(error)
+    return "QEMU cannot listen there"

@@ -15,7 +15,7 @@ from initrd.host.machine.cli import (
     usage,
 )
 from initrd.host.machine.config import Machine, parse_machine
-from initrd.host.qemu.argv import Disk
+from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.options import Share
 from tests.host.conftest import root_share
 
@@ -125,7 +125,7 @@ def test_kernel_is_quiet_without_debug_or_a_visible_console(words: list[str], qu
 def test_options_set_the_fields_of_the_machine() -> None:
     words = ["--rw", "--memory=512M", "--cpus=2", "--accel=tcg", "--machine=pc", "--arch=arm64"]
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
-    words += ["--disk=/a", "--disk=/b,ro"]
+    words += ["--publish=1:2", "--publish=3:4", "--disk=/a", "--disk=/b,ro"]
     words += [
         "--kaslr",
         "--warm",
@@ -151,6 +151,7 @@ def test_options_set_the_fields_of_the_machine() -> None:
         kernel="K",
         modules="M",
         module=("a", "b"),
+        publish=(PublishedPort("127.0.0.1", 1, 2), PublishedPort("127.0.0.1", 3, 4)),
         disk=(Disk("/a"), Disk("/b", writable=False)),
         kaslr=True,
         init_program="I",

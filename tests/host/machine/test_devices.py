@@ -1,12 +1,52 @@
-"""The value of --disk."""
+"""The values of --publish and --disk."""
 
 import os
 
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk
-from initrd.host.qemu.argv import Disk
+from initrd.host.machine.devices import parse_disk, parse_publish
+from initrd.host.qemu.argv import Disk, PublishedPort
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("8080:80", PublishedPort("127.0.0.1", 8080, 80)),
+        ("127.0.0.2:1:65535", PublishedPort("127.0.0.2", 1, 65535)),
+        ("0.0.0.0:65535:1", PublishedPort("0.0.0.0", 65535, 1)),
+    ],
+)
+def test_port_is_published_on_the_loopback_or_at_an_address(text: str, port: PublishedPort) -> None:
+    assert parse_publish(text) == port
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("80", "there is only one port\ntry: write .*HOSTPORT:GUESTPORT"),
+        (":80", "'' is no number of a port"),
+        ("80:", "'' is no number of a port"),
+        ("http:80", "'http' is no number"),
+        ("80:-1", "'-1' is no number"),
+        ("²:80", "'²' is no number"),
+        ("0:80", "there is no port 0"),
+        ("80:0", "there is no port 0"),
+        ("65536:80", "there is no port 65536"),
+        (f"{'9' * 5000}:80", "is no number"),
+        (":80:80", "'' is no IPv4 address"),
+        ("localhost:80:80", "'localhost' is no IPv4 address"),
+        ("127.1:80:80", "'127.1' is no IPv4 address"),
+        ("127.0.0.256:80:80", "is no IPv4 address"),
+        ("\udcff:80:80", "is no IPv4 address"),
+        ("[::1]:80:80", "IPv6"),
+        ("::1:80:80", "IPv6"),
+    ],
+)
+def test_error_about_a_port_has_the_value_and_the_reason(text: str, why: str) -> None:
+    with pytest.raises(HostError, match=why) as raised:
+        parse_publish(text)
+    assert raised.value.what == f"cannot publish {text}"
 
 
 @pytest.mark.parametrize(

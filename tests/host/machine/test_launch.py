@@ -21,7 +21,7 @@ from initrd.host.machine.launch import (
     plan_launch,
 )
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Disk
+from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 from tests.host.qemu.kernel_images import PACKED, bzimage
@@ -100,6 +100,7 @@ def test_machine_without_a_network_has_no_address(machine: Machine, tmp_path: Pa
         {"overlay": "ram"},
         {"overlay": "/srv/disk.img"},
         {"network": True},
+        {"network": True, "publish": (PublishedPort("127.0.0.1", 8080, 80),)},
         {"disk": (Disk("/srv/disk.img"),)},
         {"command": Command((b"true",))},
     ],
@@ -230,12 +231,27 @@ def test_arguments_that_a_command_line_cannot_hold_are_refused(
         command_line(machine.replace(arguments=arguments), ARCH, "tcg")
 
 
+def port(number: int, address: str = "127.0.0.1") -> PublishedPort:
+    return PublishedPort(address, number, 80)
+
+
+def test_host_port_may_be_published_at_two_addresses() -> None:
+    ports = (port(80), port(80, "127.0.0.2"), port(81))
+    check_machine(Machine(root_share("/srv"), network=True, publish=ports))
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"shares": (Share("a", source="/a"), Share("a", source="/b"))}, "two directories as a"),
         ({"shares": (Share("rootfs", source="/a"),)}, "two directories as rootfs"),
         ({"root": root_share("/srv", writable=True), "overlay": "ram"}, "writable twice"),
+        ({"publish": (port(80),)}, r"the guest has no network\ntry: add --net"),
+        ({"publish": (port(80), port(80)), "network": True}, "127.0.0.1:80 is published already"),
+        (
+            {"publish": (port(80), port(80, "0.0.0.0")), "network": True},
+            "cannot publish 0.0.0.0:80: 127.0.0.1:80 is published already",
+        ),
     ],
 )
 def test_contradicting_options_are_refused(changes: dict[str, object], why: str) -> None:

@@ -10,6 +10,7 @@ from initrd.host.qemu.argv import (
     Connections,
     Disk,
     Hardware,
+    PublishedPort,
     Setup,
     fd_stream,
     path_stream,
@@ -143,6 +144,13 @@ def test_network_device_loads_no_option_rom() -> None:
     setup = SETUP.replace(network=True)
     assert values("-netdev", setup) == ["user,id=net"]
     assert values("-device", setup)[0].endswith("netdev=net,romfile=")
+
+
+def test_published_ports_are_forwarded_by_the_network() -> None:
+    ports = (PublishedPort("127.0.0.1", 8080, 80), PublishedPort("0.0.0.0", 22, 22))
+    assert values("-netdev", SETUP.replace(network=True, published=ports)) == [
+        "user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:0.0.0.0:22-:22"
+    ]
 
 
 def test_disks_are_raw_and_a_read_only_one_is_opened_read_only() -> None:

@@ -12,6 +12,7 @@ from initrd.host.qemu.argv import (
     Device,
     Disk,
     Hardware,
+    PublishedPort,
     Setup,
     fd_stream,
 )
@@ -184,6 +185,12 @@ def test_backends_of_the_slot_are_the_same_but_for_the_disks() -> None:
         assert values(option, template()) == values(option, start())
     assert "socket,id=share1,fd=11" in values("-chardev", start())
     assert values("-netdev", start()) == ["user,id=net"]
+
+
+def test_ports_are_published_by_the_machines_of_a_template_only() -> None:
+    setup = FULL.replace(published=(PublishedPort("127.0.0.1", 8080, 80),))
+    assert values("-netdev", template(setup)) == ["user,id=net"]
+    assert values("-netdev", start(setup)) == ["user,id=net,hostfwd=tcp:127.0.0.1:8080-:80"]
 
 
 def test_disks_of_a_template_are_empty() -> None:

@@ -1,9 +1,11 @@
-"""QEMU's messages about disk images that are in use."""
+"""QEMU's messages about ports and disk images that are in use."""
+
+import socket
 
 import pytest
 
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Disk, Hardware, Setup
+from initrd.host.qemu.argv import Disk, Hardware, PublishedPort, Setup
 from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.files import OpenFile
 
@@ -15,8 +17,30 @@ SETUP = Setup(
     cmdline="",
     disks=(Disk("/a"), Disk("/b, [c]", writable=False)),
 )
+FORWARDING = "qemu: -netdev user,id=net: Could not set up host forwarding rule '{}'"
 LOCKING = 'qemu: -device virtio-blk-pci,drive=d: Failed to get {}"write" lock'
 IMAGE = "; Is another process using the image [{}]?"
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+def test_port_that_qemu_cannot_publish_is_named_with_the_reason(*, in_use: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = PublishedPort("127.0.0.1", other.getsockname()[1], 80)
+        if not in_use:
+            other.close()
+        setup = SETUP.replace(published=(PublishedPort("127.0.0.1", 1, 2), port))
+        error = explain_refused_resource(FORWARDING.format(port.rule), setup)
+    assert error
+    assert error.what == f"cannot publish {port.name}"
+    assert error.why == ("Address already in use" if in_use else "QEMU cannot listen there")
+
+
+def test_address_that_the_host_does_not_have_is_the_reason() -> None:
+    port = PublishedPort("192.0.2.1", 8080, 80)
+    text = FORWARDING.format(port.rule)
+    error = explain_refused_resource(text, SETUP.replace(published=(port,)))
+    assert error
+    assert error.why == "Cannot assign requested address"
 
 
 @pytest.mark.parametrize("shared", ["", "shared "])
@@ -36,6 +60,7 @@ def test_disk_that_qemu_cannot_lock_is_named(shared: str) -> None:
     [
         ("", {}),
         ("qemu: no such device", {}),
+        (FORWARDING.format("tcp:127.0.0.1:1-:2"), {}),  # of a --qemu-arg
         (LOCKING.format(""), {"disks": ()}),
     ],
 )

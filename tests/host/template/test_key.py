@@ -10,7 +10,7 @@ from initrd.command import Command
 from initrd.host.image.build import open_boot_image
 from initrd.host.machine.launch import Launch
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Disk
+from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.system.files import OpenFile
 from initrd.host.template import key
 from initrd.host.template.key import template_key
@@ -112,6 +112,7 @@ NO_DEPENDENCIES = {
     "command": lambda launch: launch.replace(command=Command((b"other",), (b"A=b",), cwd=b"/x")),
     "command line of the machine": with_setup(cmdline="init=/other"),
     "address of the network device": with_setup(mac="52:54:00:99:99:99"),
+    "published ports": with_setup(published=(PublishedPort("127.0.0.1", 8080, 80),)),
     "generation": with_setup(generation="10000000-0000-0000-0000-000000000000"),
     "ports": with_setup(ports=("initrd.control",)),
     "virtiofsd": lambda launch: launch.replace(virtiofsd=Virtiofsd("/other", "rust")),
