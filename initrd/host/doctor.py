@@ -266,6 +266,7 @@ def check_template(context: CheckContext) -> Finding | None:
         len((machine.root, *machine.shares, *machine.disks)) + machine.network,
         tuple(share.tag for share in machine.shares),
         machine.qemu_arguments,
+        machine.gdb is not None,
     )
     obstacle = find_obstacle(needed) or find_store_problem(
         os.path.join(locate.cache_directory(context.environment), "templates")

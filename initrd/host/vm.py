@@ -36,7 +36,7 @@ __all__ = ["CommandFailed", "Completed", "HostError", "TimeoutExpired", "Vm", "r
 Word = str | bytes | os.PathLike[str]
 Output = TypeVar("Output", str, bytes)
 _ENCODING = ("utf-8", "surrogateescape")
-# Options of chrootvm that make no sense in a call; for --timeout there is the parameter `timeout`.
+# Options of chrootvm that are for its user; for --timeout there is the parameter `timeout`.
 _COMMAND_LINE_ONLY = {
     "--help",
     "--version",
@@ -45,6 +45,7 @@ _COMMAND_LINE_ONLY = {
     "--dry-run",
     "--verbose",
     "--timeout",
+    "--gdb",
 }
 KEYWORDS = {
     option.name.removeprefix("--").replace("-", "_"): option

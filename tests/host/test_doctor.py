@@ -153,6 +153,13 @@ def test_disks_that_can_be_used_are_named(machine: Machine, tmp_path: Path) -> N
     )
 
 
+def test_gdb_keeps_a_command_from_starting_from_a_template(
+    machine: Machine, tmp_path: Path
+) -> None:
+    finding = findings(machine.replace(gdb=0), tmp_path)["--warm"]
+    assert (finding.state, "--gdb waits" in finding.text) == (WARNING, True)
+
+
 def test_init_that_only_an_overlay_file_may_have_is_a_warning(
     machine: Machine, tmp_path: Path
 ) -> None:

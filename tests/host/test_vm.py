@@ -40,7 +40,7 @@ def test_keywords_become_options_of_chrootvm(options: dict[str, object], words: 
 
 def test_each_option_that_describes_a_machine_is_a_keyword() -> None:
     for_terminals = {"--help", "--version", "--doctor", "--dry-run", "--verbose", "--timeout"}
-    for_terminals |= {"--clean-cache"}
+    for_terminals |= {"--clean-cache", "--gdb"}
     names = {f"--{name.replace('_', '-')}" for name in KEYWORDS}
     assert names == {option.name for option in OPTIONS} - for_terminals
 
@@ -51,7 +51,9 @@ def test_unknown_keyword_is_a_type_error_with_the_known_ones(name: str) -> None:
         vm.option_words({name: True})
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--timeout", "5"], ["/root"], ["a", "--", "b"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--timeout", "5"], ["--gdb"], ["/root"], ["a", "--", "b"]]
+)
 def test_words_that_describe_no_machine_are_refused(words: list[str]) -> None:
     with pytest.raises(HostError, match=r"cannot use '.*' here"):
         vm.run("/", "true", words=words)

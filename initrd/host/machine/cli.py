@@ -9,7 +9,7 @@ from functools import partial
 
 from initrd.cmdline import Word, split
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk, parse_publish
+from initrd.host.machine.devices import parse_disk, parse_gdb, parse_publish
 from initrd.host.qemu.accel import CHOICES
 from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
@@ -217,6 +217,14 @@ OPTIONS = (
         parse_size,
     ),
     Option("--timeout", ("SECONDS",), "end the machine after SECONDS, with exit status 124"),
+    Option(
+        "--gdb",
+        ("PORT",),
+        "wait for gdb before the kernel starts, at a socket or at a TCP port of the loopback",
+        field="gdb",
+        read=parse_gdb,
+        optional=True,
+    ),
     Option("--debug", help="make /init print every step", field="debug"),
     Option("--verbose", help="print the commands that are run, and their messages"),
     Option("--doctor", help="do not boot; print whether ROOTFS would boot, and why not"),

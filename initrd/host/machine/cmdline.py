@@ -56,7 +56,12 @@ def template_command_line(machine: Machine, arch: Arch, accelerator: str) -> str
 def _machine_words(machine: Machine, arch: Arch, accelerator: str) -> list[str]:
     emulated = accelerator == "tcg" and machine.cpus == 1 and not machine.machine
     words = [f"console={arch.console}", *_KERNEL_WORDS, *arch.kernel_parameters(emulated=emulated)]
-    return [*words, *(["quiet"] if machine.quiet else []), *machine.append]
+    return [*words, *(["quiet"] if machine.quiet else []), *_gdb_words(machine), *machine.append]
+
+
+def _gdb_words(machine: Machine) -> tuple[str, ...]:
+    """Return the word for gdb, which expects the kernel at the addresses in the file vmlinux."""
+    return () if machine.gdb is None else ("nokaslr",)
 
 
 def _check_length(text: str, arch: Arch) -> None:

@@ -46,6 +46,7 @@ class Machine(Record):
     append: tuple[str, ...] = ()  # to the kernel command line
     network: bool = False
     publish: tuple[PublishedPort, ...] = ()  # ports of the guest
+    gdb: int | None = None  # TCP port of the loopback for gdb; 0: a unix socket; None: no gdb
     warm: bool = False  # start from a template where that is possible
     cache_limit: int = default_of("--cache-limit")  # bytes of all templates
     debug: bool = False  # /init prints every step

@@ -1,4 +1,4 @@
-"""Parse the values of --publish and --disk. Pure, but for the current directory.
+"""Parse the values of --publish, --disk and --gdb. Pure, but for the current directory.
 
 Each function raises HostError for a value that is not of its form.
 """
@@ -37,6 +37,11 @@ def parse_disk(text: str) -> Disk:
     if not path:
         raise HostError(f"cannot use {text} as a disk", "there is no FILE before the comma")
     return Disk(os.path.abspath(path), writable=path == text)
+
+
+def parse_gdb(text: str) -> int:
+    """Return the TCP port for gdb; 0 for an empty text, which stands for a socket."""
+    return _parse_port(text, f"cannot wait for gdb at {text}") if text else 0
 
 
 def _parse_port(text: str, subject: str) -> int:

@@ -10,7 +10,7 @@ from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
-from initrd.host.machine import locate
+from initrd.host.machine import gdb, locate
 from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import (
@@ -47,6 +47,7 @@ class Launch(Record):
     kernel: str  # path of the image; QEMU may start the uncompressed kernel in it instead
     command: Command | None = None  # to run as a child of /init; None: INIT is PID 1
     logs: str = ""  # the directory in which the console of a failed boot is kept
+    gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot
 
 
@@ -93,7 +94,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    launch = Launch(setup, virtiofsd, kernel.image, machine.command, logs)
+    launch = Launch(setup, virtiofsd, kernel.image, machine.command, logs, gdb=machine.gdb)
     if not machine.warm or machine.command is None:
         return launch
     warm = Warm(
@@ -129,6 +130,9 @@ def check_machine(machine: Machine) -> None:
             "one of the two",
         )
     check_published(machine)
+    if machine.gdb is not None and machine.kaslr:
+        why = "gdb needs the kernel at the address that it was linked for"
+        raise HostError("cannot use --kaslr with --gdb", why, "one of the two")
 
 
 def check_published(machine: Machine) -> None:
@@ -208,16 +212,18 @@ def format_commands(launch: Launch) -> str:
         lines.append(f"{join(words)} &")
     if launch.setup.ports:
         lines.append("# with COMMAND in a small archive behind the image:")
-    return "\n".join([*lines, join(_qemu_by_path(launch.setup))])
+    return "\n".join([*lines, join(_qemu_by_path(launch))])
 
 
-def _qemu_by_path(setup: Setup) -> tuple[str, ...]:
+def _qemu_by_path(launch: Launch) -> tuple[str, ...]:
     """Return QEMU's command with paths in place of all descriptors."""
+    setup = launch.setup
     ports = (f"{argv.path_stream(f'{name}.sock')},server=on,wait=off" for name in setup.ports)
     connections = Connections(
         console="stdio,signal=off",
         shares=tuple(argv.path_stream(f"{share.tag}.sock") for share in setup.shares),
         ports=tuple(ports),
+        gdb="" if launch.gdb is None else gdb.stream_by_path(launch.gdb),
         menu=True,
     )
     return argv.command(setup.by_path(), connections)

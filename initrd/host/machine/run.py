@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from initrd.errors import HostError
+from initrd.host.machine import gdb
 from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.launch import Launch
 from initrd.host.qemu import argv
@@ -21,6 +22,7 @@ from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.loop import READABLE, Limit, Loop
 from initrd.host.system.process import Process, Program
 from initrd.host.system.stream import Relay, Sink, StderrPipe, count_unread
+from initrd.host.system.terminal import MessageWriter
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.serve import Server, serve_share
 from initrd.record import Record
@@ -62,6 +64,7 @@ class HostStreams(Record):
     on_stderr: "Callable[[bytes], object]" = staticmethod(lambda _: None)  # of QEMU and virtiofsd
     limit: Limit = Limit()  # how long the caller waits for a machine that starts from a template
     on_note: "Callable[[str], object]" = staticmethod(lambda _: None)  # remarks for --verbose
+    on_waiting: "Callable[[str], object]" = MessageWriter().print_message  # for gdb
 
 
 class QemuStart(Record):
@@ -204,7 +207,8 @@ def start_machine(
         ]
         sockets = (qemu_end, *(server.connection for server in servers))
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
-        command = _qemu_program(qemu, streams, *(end.fileno() for end in sockets))
+        waiting = stack.enter_context(_listen_for_gdb(launch, streams))
+        command = _qemu_program(qemu, streams, waiting, *(end.fileno() for end in sockets))
         ending = _ending_signal(launch)
         process = stack.enter_context(Process(command, stderr.writer, ending))
         machine.watch_qemu(process, stderr, launch.setup)
@@ -254,15 +258,31 @@ def _boot(launch: Launch) -> QemuStart:
     return QemuStart(partial(argv.command, launch.setup), launch.setup.descriptors)
 
 
-def _qemu_program(qemu: QemuStart, streams: HostStreams, console: int, *shares: int) -> Program:
+@contextmanager
+def _listen_for_gdb(launch: Launch, streams: HostStreams) -> "Iterator[int]":
+    """Yield the descriptor of the socket at which QEMU waits for gdb; -1 without --gdb."""
+    if launch.gdb is None:
+        yield -1
+        return
+    with gdb.listen(launch.gdb, os.environ) as waiting:
+        root = launch.setup.shares[0].source
+        command = gdb.connect_command(waiting.address, gdb.find_vmlinux(launch.kernel, root))
+        streams.on_waiting(f"the machine waits for gdb: {command}")
+        yield waiting.listener.fileno()
+
+
+def _qemu_program(
+    qemu: QemuStart, streams: HostStreams, waiting: int, console: int, *shares: int
+) -> Program:
     """Return QEMU with its inherited descriptors: `console`, then one for each share."""
     connections = Connections(
         console=fd_stream(console),
         shares=tuple(map(fd_stream, shares)),
         ports=tuple(map(fd_stream, streams.ports)),
         monitor=fd_stream(streams.monitor) if streams.monitor >= 0 else "",
+        gdb=fd_stream(waiting) if waiting >= 0 else "",
         menu=streams.menu,
     )
-    optional = (number for number in (streams.monitor, *streams.ports) if number >= 0)
+    optional = (number for number in (streams.monitor, waiting, *streams.ports) if number >= 0)
     inherited = (*qemu.descriptors, console, *shares, *optional)
     return Program(qemu.command(connections), inherited)

@@ -90,6 +90,7 @@ class Connections(Record):
     shares: tuple[str, ...] = ()  # to virtiofsd, in the order of Setup.shares
     ports: tuple[str, ...] = ()  # in the order of Setup.ports
     monitor: str = ""  # for QMP; empty: none
+    gdb: str = ""  # a listening socket; the machine waits until gdb continues it. Empty: none
     menu: bool = False  # Ctrl-A on the console is QEMU's: X ends the machine, C is the monitor
 
 
@@ -141,6 +142,7 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
         *(_network_backend(setup.published) if setup.network else ()),
         *_words(_network_devices(setup, slots)),
         *(_monitor(connections.monitor) if connections.monitor else ()),
+        *(_gdb(connections.gdb) if connections.gdb else ()),
         *setup.extra,
     )
 
@@ -356,3 +358,7 @@ def _generation(setup: Setup) -> tuple[str, ...]:
 
 def _monitor(stream: str) -> tuple[str, ...]:
     return (*_chardev("qmp", stream), "-mon", "chardev=qmp,mode=control")
+
+
+def _gdb(stream: str) -> tuple[str, ...]:
+    return (*_chardev("gdb", stream, ",server=on,wait=off"), "-gdb", "chardev:gdb", "-S")

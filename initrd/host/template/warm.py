@@ -38,6 +38,7 @@ class Requirements(Record):
     devices: int  # shares, disks and network devices
     tags: tuple[str, ...] = ()  # of the shares
     qemu_arguments: tuple[str, ...] = ()
+    gdb: bool = False
 
 
 def requirements_of(launch: Launch) -> Requirements:
@@ -45,22 +46,30 @@ def requirements_of(launch: Launch) -> Requirements:
     setup, devices = launch.setup, len(plugged_devices(launch.setup))
     arch = setup.hardware.arch.name
     tags = tuple(share.tag for share in setup.shares)
-    return Requirements(arch, warm_of(launch).release, devices, tags, setup.extra)
+    release, gdb = warm_of(launch).release, launch.gdb is not None
+    return Requirements(arch, release, devices, tags, setup.extra, gdb)
 
 
 def find_obstacle(needed: Requirements) -> str:
     """Return why a machine cannot start from a template; empty when it can."""
-    if needed.arch != "x86_64":
-        return f"there are no templates for {needed.arch}"
-    if needed.qemu_arguments:
-        return "--qemu-arg may add what cannot be saved"
-    if needed.devices > MAX_PLUGGED:
-        return f"there are more than {MAX_PLUGGED} shares, disks and network devices"
-    if not all(map(_is_utf8, needed.tags)):
-        return "the tag of a share is not UTF-8, which QEMU's machine protocol requires"
-    if version_key(needed.release) < version_key(_OLDEST_KERNEL):
-        return f"the kernel is older than {_OLDEST_KERNEL}: it cannot renew its random numbers"
-    return ""
+    obstacles = (
+        (needed.arch != "x86_64", f"there are no templates for {needed.arch}"),
+        (bool(needed.qemu_arguments), "--qemu-arg may add what cannot be saved"),
+        (needed.gdb, "--gdb waits before the kernel starts"),
+        (
+            needed.devices > MAX_PLUGGED,
+            f"there are more than {MAX_PLUGGED} shares, disks and network devices",
+        ),
+        (
+            not all(map(_is_utf8, needed.tags)),
+            "the tag of a share is not UTF-8, which QEMU's machine protocol requires",
+        ),
+        (
+            version_key(needed.release) < version_key(_OLDEST_KERNEL),
+            f"the kernel is older than {_OLDEST_KERNEL}: it cannot renew its random numbers",
+        ),
+    )
+    return next((text for applies, text in obstacles if applies), "")
 
 
 def _is_utf8(text: str) -> bool:

@@ -125,7 +125,7 @@ def test_kernel_is_quiet_without_debug_or_a_visible_console(words: list[str], qu
 def test_options_set_the_fields_of_the_machine() -> None:
     words = ["--rw", "--memory=512M", "--cpus=2", "--accel=tcg", "--machine=pc", "--arch=arm64"]
     words += ["--kernel=K", "--modules=M", "--module=a", "--module=b", "--init=I", "--append=x=1"]
-    words += ["--publish=1:2", "--publish=3:4", "--disk=/a", "--disk=/b,ro"]
+    words += ["--publish=1:2", "--publish=3:4", "--disk=/a", "--disk=/b,ro", "--gdb=5"]
     words += [
         "--kaslr",
         "--warm",
@@ -153,6 +153,7 @@ def test_options_set_the_fields_of_the_machine() -> None:
         module=("a", "b"),
         publish=(PublishedPort("127.0.0.1", 1, 2), PublishedPort("127.0.0.1", 3, 4)),
         disk=(Disk("/a"), Disk("/b", writable=False)),
+        gdb=5,
         kaslr=True,
         init_program="I",
         append=("x=1",),

@@ -1,11 +1,11 @@
-"""The values of --publish and --disk."""
+"""The values of --publish, --disk and --gdb."""
 
 import os
 
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk, parse_publish
+from initrd.host.machine.devices import parse_disk, parse_gdb, parse_publish
 from initrd.host.qemu.argv import Disk, PublishedPort
 
 
@@ -72,3 +72,13 @@ def test_file_of_a_disk_is_relative_to_the_current_directory() -> None:
 def test_disk_without_a_file_is_refused() -> None:
     with pytest.raises(HostError, match="there is no FILE"):
         parse_disk(",ro")
+
+
+def test_gdb_has_a_socket_without_a_port() -> None:
+    assert (parse_gdb(""), parse_gdb("1234")) == (0, 1234)
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "tcp::1234", "/socket"])
+def test_invalid_ports_for_gdb_are_refused(text: str) -> None:
+    with pytest.raises(HostError, match=f"cannot wait for gdb at {text}"):
+        parse_gdb(text)

@@ -192,9 +192,26 @@ def test_overlay_file_is_the_first_disk_in_the_guest(
     assert [disk.overlay for disk in machine.disks] == [True, False][device != "vda" :]
 
 
+def test_kernel_for_gdb_is_at_the_address_it_was_linked_for(machine: Machine) -> None:
+    for gdb, expected in ((None, False), (0, True), (1234, True)):
+        words = command_line(machine.replace(gdb=gdb), ARCH, "tcg").split()
+        assert ("nokaslr" in words) is expected
+
+
 def test_further_disk_needs_its_driver(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no module virtio_blk"):
         plan_launch(machine.replace(disk=(Disk("/a"),)), {"XDG_CACHE_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("gdb", "stream"),
+    [(0, "socket,id=gdb,path=gdb.sock"), (1234, "socket,id=gdb,host=127.0.0.1,port=1234")],
+)
+def test_formatted_commands_wait_for_gdb(
+    machine: Machine, tmp_path: Path, gdb: int, stream: str
+) -> None:
+    launch = plan(machine.replace(gdb=gdb), tmp_path)
+    assert f"-chardev {stream},server=on,wait=off -gdb chardev:gdb -S" in format_commands(launch)
 
 
 def test_kernel_command_line_has_quiet_by_default(machine: Machine) -> None:
@@ -252,6 +269,7 @@ def test_host_port_may_be_published_at_two_addresses() -> None:
             {"publish": (port(80), port(80, "0.0.0.0")), "network": True},
             "cannot publish 0.0.0.0:80: 127.0.0.1:80 is published already",
         ),
+        ({"gdb": 0, "kaslr": True}, "cannot use --kaslr with --gdb"),
     ],
 )
 def test_contradicting_options_are_refused(changes: dict[str, object], why: str) -> None:

@@ -165,6 +165,14 @@ def test_disks_are_raw_and_a_read_only_one_is_opened_read_only() -> None:
     ]
 
 
+def test_machine_waits_for_gdb_only_on_request() -> None:
+    connections = CONNECTIONS.replace(gdb=fd_stream(8))
+    assert "-S" not in argv.command(SETUP, CONNECTIONS)
+    assert "-S" in argv.command(SETUP, connections)
+    assert values("-gdb", SETUP, connections) == ["chardev:gdb"]
+    assert "socket,id=gdb,fd=8,server=on,wait=off" in values("-chardev", SETUP, connections)
+
+
 def test_monitor_is_there_only_on_request() -> None:
     connections = CONNECTIONS.replace(monitor=fd_stream(8))
     assert values("-mon", SETUP) == []

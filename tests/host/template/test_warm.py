@@ -316,6 +316,12 @@ def test_words_for_qemu_are_an_obstacle(launch: Launch) -> None:
     assert "--qemu-arg" in find_obstacle(requirements_of(launch))
 
 
+def test_gdb_is_an_obstacle(launch: Launch) -> None:
+    assert find_obstacle(requirements_of(launch.replace(gdb=0))) == (
+        "--gdb waits before the kernel starts"
+    )
+
+
 @pytest.mark.parametrize(
     ("shares", "disks", "network", "fits"),
     [
