@@ -3,7 +3,7 @@
 The locks are between chrootvm's machines. QEMU has locks of its own, which other programs that use
 an image see, but which say less about the reason, and come when everything else is started.
 
-Sources: flock(2); QEMU's `block/file-posix.c`.
+Sources: flock(2), open(2).
 """
 
 import errno
@@ -69,12 +69,14 @@ def _lock(disk: Disk) -> int:
 
 
 def _open(disk: Disk) -> int:
-    access = os.O_RDWR if disk.writable else os.O_RDONLY
+    # O_EXCL without O_CREAT: a block device that is mounted on the host is refused (EBUSY).
+    access = os.O_RDWR | os.O_EXCL if disk.writable else os.O_RDONLY
     try:
         # O_NONBLOCK: open a named pipe without waiting for a writer, so that it can be reported.
         return os.open(disk.path, access | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        hint = "FILE,ro" if disk.writable and error.errno in (errno.EACCES, errno.EROFS) else ""
+        is_for_readers = disk.writable and error.errno in (errno.EACCES, errno.EROFS, errno.EBUSY)
+        hint = f"{disk.path},ro" if is_for_readers else ""
         raise HostError(_cannot_use(disk), reason(error), hint) from error
 
 

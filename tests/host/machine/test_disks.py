@@ -1,5 +1,6 @@
 """The locks of disk images, and the files that are no disks."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_file_that_is_no_disk_is_refused_and_not_changed(
         lock_and_release(Disk(path, writable=writable))
     assert sorted(os.listdir(tmp_path)) == before
     assert (tmp_path / "image").read_text() == "mine"
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EACCES, errno.EROFS])
+def test_file_that_can_only_be_read_is_refused_as_a_writable_disk(
+    image: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open = os.open
+
+    def open_for_readers(path: str, flags: int) -> int:
+        if flags & os.O_RDWR:
+            assert flags & os.O_EXCL, "or a mounted device could be opened"
+            raise OSError(code, os.strerror(code))
+        return really_open(path, flags)
+
+    monkeypatch.setattr(os, "open", open_for_readers)
+    lock_and_release(Disk(image, writable=False))
+    with pytest.raises(HostError) as raised:
+        lock_and_release(Disk(image))
+    assert (raised.value.why, raised.value.hint) == (os.strerror(code), f"{image},ro")
 
 
 def test_disk_of_an_overlay_has_to_hold_a_file_system(image: str) -> None:
