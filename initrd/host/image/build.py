@@ -26,7 +26,8 @@ MODULES_PATH = "usr/lib/modules"
 COMMAND_PORTS = Requirement(("virtio_console",), "the streams of a command")
 _ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".zst")
-_DEPMOD_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo")
+# The files by which modules are found: of a module directory, and `order` of a build tree.
+_MODULE_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo", "order")
 _UNCACHED_NAME = "initrd.img"  # path reported for an image that is not in the cache
 
 
@@ -142,6 +143,6 @@ def _make_cache_entry(
     from initrd.host.image import modules  # noqa: PLC0415 - the cache has most images
 
     chosen = modules.choose_modules(modules_dir, requirements) if modules_dir else ()
-    depmod = (os.path.join(modules_dir, f"modules.{name}") for name in _DEPMOD_FILES)
-    inputs = (init, *depmod, *(module.path for module in chosen))
+    files = (os.path.join(modules_dir, f"modules.{name}") for name in _MODULE_FILES)
+    inputs = (init, *files, *(module.path for module in chosen))
     return CacheEntry(build_image(read_init(init), chosen), inputs)

@@ -46,6 +46,13 @@ class ModuleTree:
     when a file in the directory is damaged.
     """
 
+    # What the user may try when a module is neither there nor built in.
+    hint_for_unknown = (
+        "another kernel, or the package with the rest of this one's modules "
+        "(linux-modules-extra, kernel-modules-extra)"
+    )
+    _unlisted = "modules.dep names it as a dependency, but has no line for it"
+
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._root, self._path_in_root = _split_root(os.path.abspath(directory))
@@ -101,8 +108,8 @@ class ModuleTree:
             return self._lines[name]
         except KeyError:
             raise HostError(
-                f"module {name}",
-                f"{self.directory}/modules.dep names it as a dependency, but has no line for it",
+                f"module {name} of {self.directory}",
+                self._unlisted,
                 self.hint,
             ) from None
 
@@ -125,7 +132,7 @@ class ModuleTree:
             words = line.split()
             if len(words) > 2 and words[0] == "softdep":
                 name = canonical_name(words[1])
-                found[name] = _add_softdep(found.get(name, SoftDependency()), words[2:])
+                found[name] = add_softdep(found.get(name, SoftDependency()), words[2:])
         return found
 
     def _read(self, name: str, *, required: bool = False) -> str:
@@ -171,7 +178,7 @@ def _split_root(directory: str) -> tuple[str, str]:
     return directory, ""
 
 
-def _add_softdep(known: SoftDependency, words: list[str]) -> SoftDependency:
+def add_softdep(known: SoftDependency, words: list[str]) -> SoftDependency:
     """Return `known` with the words of one more softdep line: `pre: NAME… post: NAME…`."""
     before, after, current = [*known.before], [*known.after], None
     for word in words:

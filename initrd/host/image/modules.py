@@ -14,6 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from initrd import options as boot_options
 from initrd.cmdline import parse, split
 from initrd.errors import HostError
+from initrd.host.image.buildtree import open_modules
 from initrd.host.image.kmod import ModuleTree
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Root
 from initrd.record import Record
@@ -103,10 +104,11 @@ def requirements_of_options(options: BootOptions) -> tuple[Requirement, ...]:
 def choose_modules(directory: str, requirements: Iterable[Requirement]) -> tuple[Module, ...]:
     """Return the modules in `directory` that meet `requirements`, in the order to load them.
 
-    Modules built into the kernel are left out. Raises HostError for a requirement that cannot be
-    met, when `directory` is no module directory, and for modules that depend on each other.
+    `directory` is a module directory or a build tree. Modules built into the kernel are left out.
+    Raises HostError for a requirement that cannot be met, when `directory` is neither, and for
+    modules that depend on each other.
     """
-    tree = ModuleTree(directory)
+    tree = open_modules(directory)
     names = [name for requirement in requirements for name in _find_modules(tree, requirement)]
     return tuple(Module(name, tree.path(name)) for name in load_order(tree, names))
 
@@ -187,10 +189,7 @@ def _hint(tree: ModuleTree, requirement: Requirement) -> str:
     similar = tree.similar_names(requirement.modules[0]) if requirement.spelt_by_user else []
     if similar:
         return f"a name that is there, such as {', '.join(similar)}"
-    return (
-        "another kernel, or the package with the rest of this one's modules "
-        "(linux-modules-extra, kernel-modules-extra)"
-    )
+    return tree.hint_for_unknown
 
 
 def _find_soft_dependencies(tree: ModuleTree, name: str) -> tuple[list[str], list[str]]:

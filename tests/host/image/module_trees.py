@@ -1,6 +1,7 @@
 """Make module directories for tests, as a kernel's package and depmod make them."""
 
 import os
+import struct
 
 from initrd.host.image import compress
 
@@ -30,6 +31,48 @@ def write_tree(
     for name, text in others.items():
         write(os.path.join(top, f"modules.{name.replace('_', '.')}"), text.encode())
     return top
+
+
+def write_build_tree(
+    folder: os.PathLike[str],
+    modules: dict[str, tuple[str, ...]],
+    *,
+    release: str = "6.1",
+    suffix: str = "ko",
+    builtin: tuple[str, ...] = (),
+    image: str = "arch/x86/boot/bzImage",
+) -> str:
+    """Write the build tree of a kernel; return its path.
+
+    `modules` are the paths of the modules without a suffix, each with its entries of .modinfo;
+    `suffix` is that of the paths in modules.order.
+    """
+    top = os.fspath(folder)
+    for path, entries in modules.items():
+        write(os.path.join(top, f"{path}.ko"), elf_module(*entries))
+    texts = {
+        "modules.order": "".join(f"{path}.{suffix}\n" for path in modules),
+        "modules.builtin": "".join(f"kernel/{path}\n" for path in builtin),
+        "modules.builtin.modinfo": "",
+        "include/config/kernel.release": f"{release}\n",
+        "include/config/auto.conf": "#\nCONFIG_64BIT=y\nCONFIG_MODULES=y\n",
+        image: "",
+    }
+    for name, text in texts.items():
+        write(os.path.join(top, name), text.encode())
+    return top
+
+
+def elf_module(*entries: str, order: str = "<") -> bytes:
+    """Return an ELF file whose section .modinfo has these entries."""
+    modinfo = b"".join(entry.encode() + b"\0" for entry in entries)
+    names = b"\0.shstrtab\0.modinfo\0"
+    begin = 64 + len(modinfo) + len(names)
+    header = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + bytes(34)
+    header += struct.pack(f"{order}Q10xHHH", begin, 64, 3, 1)
+    sections = [(0, 0, 0), (1, 64 + len(modinfo), len(names)), (11, 64, len(modinfo))]
+    table = [struct.pack(f"{order}I20xQQ24x", *section) for section in sections]
+    return b"".join((header, modinfo, names, *table))
 
 
 def content(file: str) -> bytes:

@@ -110,7 +110,7 @@ def test_modules_that_depend_on_each_other_are_named_in_the_error(
 
 
 def test_a_dependency_without_a_line_in_modules_dep_is_named_in_the_error(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"module b: .*modules\.dep names it"):
+    with pytest.raises(HostError, match=r"module b of .*: modules\.dep names it"):
         load_order(tree_of(tmp_path, {"a": "b"}), ["a"])
 
 
