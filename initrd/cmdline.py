@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # White space of the kernel's lib/ctype.c (Latin-1), translated to NUL, which no command line has.
 _SPACES_TO_NUL = bytes.maketrans(b" \t\n\v\f\r\xa0", bytes(7))
+_MAX_MODULE_TAGS = 2
 _MAX_TAG = 36  # bytes: struct virtio_fs_config of the kernel's uapi/linux/virtio_fs.h
 
 # --- words and their quoting ---------------------------------------------------------------------
@@ -147,6 +148,13 @@ def _parse_union(word: Word) -> str:
     return _parse_choice(word, UNIONS)
 
 
+def _parse_modules(word: Word) -> tuple[str, ...]:
+    tags = tuple(parse_tag(word, tag) for tag in require_value(word).split(":"))
+    if len(tags) > _MAX_MODULE_TAGS:
+        raise CmdlineError(f"{word}: write initrd.modules=TAG or initrd.modules=TAG:BUILD")
+    return tags
+
+
 def _parse_bundle(word: Word) -> str:
     return parse_path(word, require_value(word))
 
@@ -172,6 +180,7 @@ OPTIONS: "tuple[tuple[str, str, Callable[[Word], Any], Callable[[Any], str]], ..
     ("overlay_root", "overlay", _parse_overlay, str),
     ("initrd.overlay_size", "overlay_size", parse_size, str),
     ("initrd.union", "union", _parse_union, str),
+    ("initrd.modules", "modules", _parse_modules, ":".join),
     ("initrd.timeout", "timeout", parse_seconds, "{:g}".format),
     ("initrd.onfail", "onfail", _parse_onfail, str),
     ("init", "init", _parse_init, str),

@@ -56,6 +56,7 @@ class Boot:
             old_root = self.enter_root()
             self.write_resolver_settings()
             self.mount_shares_at_paths()
+            self.mount_modules()
             self.prepare_bundles()
             self.free_initramfs(old_root)
             self.run_command()
@@ -157,6 +158,13 @@ class Boot:
         for share in self.options.shares:
             if share.path:
                 self.mount_share(share, share.path)
+
+    def mount_modules(self) -> None:
+        """Mount the modules of the kernel where the root lacks them."""
+        if self.options.modules:
+            from initrd.guest.roots.module_directory import mount_modules  # noqa: PLC0415 - on request
+
+            mount_modules(self.options, self.kernel, self.log)
 
     def prepare_bundles(self) -> None:
         """Make the container bundles of `initrd.bundle=` ready to run."""

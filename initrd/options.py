@@ -76,6 +76,7 @@ class BootOptions(Record):
     overlay_size: str = "50%"  # of a tmpfs, as its option size= takes it
     union: str = ""  # one of UNIONS; empty: not given; the kernel's overlayfs is used
     bundles: tuple[str, ...] = ()  # directories of container bundles, absolute
+    modules: tuple[str, ...] = ()  # tags: the directory lib/modules/VERSION, and its `build`
     ip: tuple[str, ...] = ()  # each in the syntax of the kernel's nfsroot.rst
     timeout: float = 10.0  # seconds to wait for a tag or a device
     onfail: str = ON_FAILURE[0]

@@ -101,7 +101,7 @@ def test_other_options_are_parsed() -> None:
     text = (
         "debug init=/sbin/init overlay_root=/dev/vdb initrd.overlay_size=10% initrd.union=overlay "
         "initrd.bundle=/a initrd.bundle=/b ip=dhcp initrd.timeout=2.5 initrd.onfail=panic "
-        "virtio-net.napi_tx=0 null_blk.verbose"
+        "initrd.modules=m:b virtio-net.napi_tx=0 null_blk.verbose"
     )
     assert parse(text) == BootOptions(
         debug=True,
@@ -110,6 +110,7 @@ def test_other_options_are_parsed() -> None:
         overlay_size="10%",
         union="overlay",
         bundles=("/a", "/b"),
+        modules=("m", "b"),
         ip=("dhcp",),
         timeout=2.5,
         onfail="panic",
@@ -159,6 +160,10 @@ def test_unknown_words_are_ignored() -> None:
         "initrd.union=unionfs-fuse",
         "initrd.bundle=relative",
         "initrd.bundle=/a/../b",
+        "initrd.modules=",
+        "initrd.modules=a/b",
+        "initrd.modules=a:",
+        "initrd.modules=a:b:c",
         "initrd.timeout=soon",
         "initrd.timeout=-1",
         "initrd.timeout=.",
@@ -249,6 +254,7 @@ def random_options(rng: random.Random) -> BootOptions:
         ),
         module_params=tuple(("mod_a", f"p={name()}") for _ in range(rng.randint(0, 2))),
         bundles=tuple(path() for _ in range(rng.randint(0, 2))),
+        modules=tuple(name() for _ in range(rng.randint(0, 2))),
         timeout=rng.choice([10.0, 0.5, 120.0]),
         onfail=rng.choice(["poweroff", "panic", "shell"]),
     )

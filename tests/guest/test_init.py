@@ -35,6 +35,17 @@ class BootKernel(FakeKernel):
         raise BootEnded
 
 
+class ModuleDirectoryKernel(BootKernel):
+    """A fake kernel of release 6.1 whose root has an empty directory for its modules."""
+
+    def __init__(self, cmdline: str) -> None:
+        super().__init__(cmdline, files={"/proc/sys/kernel/osrelease": "6.1\n"})
+        self.directories.add("/lib/modules/6.1")
+
+    def real_path(self, path: str) -> str:
+        return path
+
+
 class CountingKernel(BootKernel):
     """A fake kernel that counts the attempts to mount the tag rootfs, failed ones too."""
 
@@ -86,6 +97,16 @@ def test_boot_makes_its_calls_in_the_documented_order() -> None:
         ("empty", 1),
         ("execute", "/bin/true", [b"/bin/true", b"x", b"y z"]),
     ]
+
+
+def test_modules_are_mounted_after_the_shares_that_may_have_them() -> None:
+    kernel = ModuleDirectoryKernel("mount=b:/lib initrd.modules=m")
+    boot(kernel)
+    last = [("b", "/lib"), ("m", "/lib/modules/6.1")]
+    assert mounts(kernel)[-2:] == last
+    names = [call[0] for call in kernel.calls]
+    assert names.index("chroot") < kernel.calls.index(("mount", "m", last[1][1], "virtiofs", 1, ""))
+    assert names[-1] == "execute"
 
 
 def test_successful_boot_prints_nothing() -> None:
