@@ -1,12 +1,16 @@
-"""Delete what chrootvm has saved for later starts: images, kernels, templates, test results."""
+"""Delete what chrootvm has saved for later starts.
+
+That is images, kernels, links to modules, templates and test results.
+"""
 
 import os
 import stat
 
 from initrd.errors import HostError, reason
+from initrd.host.image import depmod
 from initrd.host.system.private import PrivateFolder
 
-_FOLDERS = ("images", "kernels", "templates", "virtiofsd")
+_FOLDERS = ("images", "kernels", depmod.FOLDER, "templates", "virtiofsd")
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -14,7 +18,8 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 def clean_cache(path: str) -> None:
     """Delete the files in the cache directory at `path`, which need not exist.
 
-    Only files whose names chrootvm gives are deleted. Raises HostError.
+    Only what has a name that chrootvm gives is deleted: files, and directories of links to modules.
+    Raises HostError.
     """
     for folder_path in (*(os.path.join(path, name) for name in _FOLDERS), path):
         _close_to_readers(folder_path)
@@ -23,6 +28,8 @@ def clean_cache(path: str) -> None:
                 for name, status in folder.entries():
                     if stat.S_ISREG(status.st_mode):
                         folder.remove(name)
+                if folder_path == os.path.join(path, depmod.FOLDER):
+                    depmod.remove_staged(folder_path)
         except FileNotFoundError:  # nothing has been saved there
             pass
         except OSError as error:

@@ -13,7 +13,7 @@ from initrd.host.qemu.accel import cached_result
 from initrd.host.system import files
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 
-FOLDERS = ("images", "kernels", "templates", "virtiofsd")
+FOLDERS = ("images", "kernels", "modules", "templates", "virtiofsd")
 OWN = (f"{'0' * 32}.img", "01234567.json", "01234567.template", "lock", ".0123456789abcdef.tmp")
 OTHERS = ("Notes.txt", "a.b.c", "a b", ".hidden", "UPPER", "ä")
 

@@ -1,0 +1,161 @@
+"""Make a module directory for the guest from a build tree: links to the modules, depmod's files.
+
+depmod(8) does not work in a build tree, so a directory in the cache takes its files. The modules in
+it are links to `build`, an empty directory on which the guest mounts the tree itself. The entry of
+the cache is for one state of all modules: after a build there is a new one.
+
+Sources: depmod(8); `modules_install` of the kernel's scripts/Makefile.modinst.
+"""
+
+import os
+import shutil
+import time
+
+from initrd.errors import HostError, reason
+from initrd.host.image.buildtree import ORDER, BuildTree
+from initrd.host.system.files import file_state
+from initrd.host.system.private import PrivateFolder, is_own_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = "modules"  # in the cache
+ENTRIES_KEPT = 8
+_FORMAT = 1  # of an entry
+_COPIED = ("modules.builtin", "modules.builtin.modinfo")
+_TIMEOUT = 600.0  # seconds; a distribution's thousands of modules take some
+_TEMPORARY_MAX_AGE = 3600.0  # seconds; an older one was left by a crash
+_BUILD = "build"  # depmod does not look for modules in it
+
+
+def open_staged(tree: BuildTree, release: str, depmod: str, cache: str) -> str:
+    """Return the module directory for the kernel `release` of a build tree, made where missing.
+
+    `depmod` is the path of the program, `cache` this program's cache directory. Raises HostError.
+    """
+    if "/" in release or release in ("", ".", ".."):
+        raise HostError(f"cannot use the modules in {tree.directory}", f"release {release!r}")
+    folder = os.path.join(cache, FOLDER)
+    path = os.path.join(folder, _name_of(tree, release))
+    try:
+        with PrivateFolder.open(folder, create=True):
+            if not os.path.isdir(path):
+                _make_entry(tree, release, depmod, path)
+            os.utime(path)
+            _remove_oldest(folder)
+    except OSError as error:
+        what = f"cannot keep links to the modules in {folder}"
+        raise HostError(what, reason(error)) from error
+    return _module_directory(path, release)
+
+
+def remove_staged(folder: str) -> None:
+    """Remove all entries in a directory of the cache. Raises OSError."""
+    for entry in _entries(folder):
+        shutil.rmtree(entry.path)
+
+
+def _name_of(tree: BuildTree, release: str) -> str:
+    """Return the name of an entry: a digest of all that it depends on."""
+    import hashlib  # noqa: PLC0415 - a slow import, for build trees only
+
+    paths = (ORDER, *_COPIED, *tree.files)
+    states = [(path, file_state(os.path.join(tree.directory, path))) for path in paths]
+    text = repr((_FORMAT, tree.directory, release, states))
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def _module_directory(entry: str, release: str) -> str:
+    return os.path.join(entry, "usr/lib/modules", release)
+
+
+def _make_entry(tree: BuildTree, release: str, depmod: str, path: str) -> None:
+    """Make an entry under another name, and rename it when it is complete."""
+    temporary = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.tmp")
+    try:
+        directory = _module_directory(temporary, release)
+        os.makedirs(directory, 0o700)
+        os.symlink("usr/lib", os.path.join(temporary, "lib"))  # depmod uses one of the two
+        _fill(tree, directory)
+        os.symlink(tree.directory, os.path.join(directory, _BUILD))  # the target of all links
+        _run_depmod(depmod, temporary, directory)
+        os.unlink(os.path.join(directory, _BUILD))
+        os.mkdir(os.path.join(directory, _BUILD))
+        _allow_reading(directory)
+        _rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(tree: BuildTree, directory: str) -> None:
+    """Make the links, and what `modules_install` copies."""
+    present = [file for file in tree.files if os.path.isfile(os.path.join(tree.directory, file))]
+    for file in present:
+        link = os.path.join(directory, "kernel", file)
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        os.symlink(f"{'../' * (file.count('/') + 1)}{_BUILD}/{file}", link)
+    with open(os.path.join(directory, ORDER), "w", errors="surrogateescape") as order:
+        order.writelines(f"kernel/{file}\n" for file in present)
+    for name in _COPIED:
+        source = tree.find_file(name)
+        if os.path.isfile(source):
+            shutil.copyfile(source, os.path.join(directory, name))
+
+
+def _run_depmod(depmod: str, base: str, directory: str) -> None:
+    """Run depmod for the one module directory below `base`. Raises HostError."""
+    import subprocess  # noqa: PLC0415 - a slow import, seldom needed
+
+    command = [depmod, "-b", base, os.path.basename(directory)]
+    null, what = subprocess.DEVNULL, f"cannot run {depmod} for the modules of the guest"
+    try:
+        done = subprocess.run(
+            command, stdin=null, capture_output=True, timeout=_TIMEOUT, check=False
+        )
+    except OSError as error:
+        raise HostError(what, reason(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise HostError(what, f"it does not end within {_TIMEOUT:g} s") from error
+    if done.returncode or not os.path.exists(os.path.join(directory, "modules.dep.bin")):
+        output = done.stderr.decode(errors="replace").strip().splitlines()
+        why = f"exit status {done.returncode}"
+        raise HostError(what, f"{why}: {output[-1]}" if output else why)
+
+
+def _allow_reading(directory: str) -> None:
+    """Give the modes of an installed directory, whatever the umask is: users of the guest read."""
+    for folder, _, names in os.walk(directory):
+        os.chmod(folder, 0o755)  # noqa: S103 - the folder above is private
+        for path in (os.path.join(folder, name) for name in names):
+            if not os.path.islink(path):
+                os.chmod(path, 0o644)
+
+
+def _rename(temporary: str, path: str) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not os.path.isdir(path):  # else another process has made the same entry meanwhile
+            raise
+
+
+def _remove_oldest(folder: str) -> None:
+    """Remove all but the entries that were used last, and temporary directories of crashes."""
+    complete: list[tuple[int, str]] = []
+    for entry in _entries(folder):
+        changed = entry.stat(follow_symlinks=False).st_mtime_ns
+        if not entry.name.startswith("."):
+            complete.append((changed, entry.path))
+        elif changed < (time.time() - _TEMPORARY_MAX_AGE) * 1e9:
+            shutil.rmtree(entry.path, ignore_errors=True)
+    for _, path in sorted(complete, reverse=True)[ENTRIES_KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(folder: str) -> "Iterator[os.DirEntry[str]]":
+    """Yield the directories that this module can have made."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_own_name(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield entry
