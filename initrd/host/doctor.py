@@ -17,6 +17,8 @@ from initrd.host.machine import launch, locate, overlayfile
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.disks import lock_disks
+from initrd.host.machine.guest_modules import GuestModules, find_guest_modules, stage
+from initrd.host.machine.rootfs import Kernel
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
@@ -98,6 +100,26 @@ def check_modules(context: CheckContext) -> Finding | None:
     chosen = choose_modules(directory, context.requirements)
     names = ", ".join(module.name for module in chosen)
     return Finding("modules", OK, names or "none is needed: all is built into the kernel")
+
+
+def check_guest_modules(context: CheckContext) -> Finding | None:
+    """Warn when modprobe in the guest will find no modules."""
+    virtiofsd = _virtiofsd_if_any(context)
+    try:
+        kernel = launch.select_kernel(context.machine)
+    except HostError:  # `check_kernel` reports it
+        return None
+    if virtiofsd is None or not kernel.release:
+        return None
+    cache, environment = locate.cache_directory(context.environment), context.environment
+    found = _guest_modules(context, kernel, virtiofsd)
+    found, subject = stage(found, kernel.release, cache, environment), "/lib/modules"
+    if found.missing:
+        text = f"modprobe will find none for {kernel.release}: {found.missing.why}"
+        return Finding(subject, WARNING, text, found.missing.hint)
+    if found.shares:
+        return Finding(subject, OK, f"will be mounted, from {found.shares[-1].source}")
+    return Finding(subject, OK, "the root has it") if found.in_root else None
 
 
 def check_command_ports(context: CheckContext) -> Finding | None:
@@ -255,15 +277,16 @@ def check_memory(context: CheckContext) -> Finding:
 
 def check_template(context: CheckContext) -> Finding | None:
     """Report whether a command can start from a template. Where it cannot, it boots."""
-    machine = context.machine
+    machine, virtiofsd = context.machine, _virtiofsd_if_any(context)
     try:
-        release = launch.select_kernel(machine).release
+        kernel = launch.select_kernel(machine)
     except HostError:  # `check_kernel` reports it
         return None
+    modules = _guest_modules(context, kernel, virtiofsd).shares if virtiofsd else ()
     needed = Requirements(
         context.arch.name,
-        release,
-        len((machine.root, *machine.shares, *machine.disks)) + machine.network,
+        kernel.release,
+        len((machine.root, *machine.shares, *modules, *machine.disks)) + machine.network,
         tuple(share.tag for share in machine.shares),
         machine.qemu_arguments,
         machine.gdb is not None,
@@ -274,6 +297,10 @@ def check_template(context: CheckContext) -> Finding | None:
     if obstacle:
         return Finding("--warm", WARNING, f"a command boots each time: {obstacle}")
     return Finding("--warm", OK, "a command can start from a template")
+
+
+def _guest_modules(context: CheckContext, kernel: Kernel, virtiofsd: Virtiofsd) -> GuestModules:
+    return find_guest_modules(context.machine, kernel, virtiofsd, context.environment)
 
 
 def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
@@ -357,6 +384,7 @@ def check_qemu_devices(program: str) -> None:
 CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("kernel", check_kernel),
     ("modules", check_modules),
+    ("/lib/modules", check_guest_modules),
     ("-- COMMAND", check_command_ports),
     ("init", check_init),
     ("command", check_command),

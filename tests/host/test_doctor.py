@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
+from pytest import MonkeyPatch
 
 from initrd.command import Command
 from initrd.errors import HostError
@@ -20,11 +21,15 @@ from initrd.host.doctor import (
     free_memory,
     missing_finding,
 )
+from initrd.host.machine import locate
 from initrd.host.machine.config import Machine
+from initrd.host.machine.guest_modules import GuestModules
 from initrd.host.machine.launch import plan_launch
 from initrd.host.qemu.argv import Disk
+from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
+from tests.host.image.module_trees import write_build_tree
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -47,6 +52,7 @@ def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path
     assert {name: finding.text for name, finding in everything.items() if finding.state == OK} == {
         "kernel": f"6.1 ({machine.root.source}/usr/lib/modules/6.1/vmlinuz)",
         "modules": "none is needed: all is built into the kernel",
+        "/lib/modules": "the root has it",
         "init": "/usr/sbin/busybox",
         "/init": f"{machine.init_program} (0 kB)",
         "virtiofsd": f"{machine.virtiofsd}, the one in Rust",
@@ -267,3 +273,61 @@ def test_reason_why_a_command_cannot_start_from_a_template_is_a_warning(
     finding = findings(machine.replace(**changes), tmp_path)["--warm"]
     assert finding.state == WARNING
     assert reason in finding.text
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "text"),
+    [
+        ('cd "$2/lib/modules/$3" && : >modules.dep.bin', OK, "will be mounted, from {tree}"),
+        ("echo broken >&2; exit 1", WARNING, "modprobe will find none for 9.9: exit status 1: "),
+        ("", WARNING, "modprobe will find none for 9.9: it is not on the path"),
+    ],
+    ids=["depmod works", "depmod fails", "no depmod"],
+)
+def test_modules_of_a_build_tree_are_ok_as_far_as_depmod_works(  # noqa: PLR0917
+    script: str, state: str, text: str, machine: Machine, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "find_namespace_problem", lambda *, root: "")
+    find_program = locate.find_program
+
+    def find_depmod(name: str, environment: dict[str, str], hint: str) -> str:
+        if name == "depmod" and not script:
+            raise HostError("cannot find depmod", "it is not on the path", hint)
+        return f"{tmp_path}/depmod" if name == "depmod" else find_program(name, environment, hint)
+
+    monkeypatch.setattr(locate, "find_program", find_depmod)
+    write_program(tmp_path / "depmod", script)
+    builtin = ("virtiofs.ko", "virtio_pci.ko", "overlay.ko", "virtio_console.ko")
+    tree = write_build_tree(
+        tmp_path / "tree", {"a": ("license=GPL",)}, release="9.9", builtin=builtin
+    )
+    found = findings(machine.replace(kernel=tree, overlay="ram"), tmp_path)
+    assert found["kernel"].text == f"9.9 ({tree}/arch/x86/boot/bzImage)"
+    assert (found["modules"].state, found["/lib/modules"].state) == (OK, state)
+    assert found["/lib/modules"].text.startswith(text.format(tree=tree))
+
+
+def test_root_without_a_place_for_modules_is_a_warning(machine: Machine, tmp_path: Path) -> None:
+    builtin = ("virtiofs.ko", "virtio_pci.ko", "virtio_console.ko")
+    tree = write_build_tree(
+        tmp_path / "tree", {"a": ("license=GPL",)}, release="9.9", builtin=builtin
+    )
+    os.symlink("usr/lib", f"{machine.root.source}/lib")
+    found = findings(machine.replace(kernel=tree), tmp_path)["/lib/modules"]
+    assert found.state == WARNING
+    assert found.text.endswith("/lib/modules of the root has other versions only")
+    assert f"mkdir -p '{machine.root.source}/usr/lib/modules/9.9'" in found.hint
+
+
+def test_modules_count_as_devices_for_a_start_from_a_template(
+    machine: Machine, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "find_namespace_problem", lambda *, root: "")
+    monkeypatch.setattr(
+        "initrd.host.doctor.find_guest_modules",
+        lambda *_: GuestModules(shares=(Share("a", source="/"), Share("b", source="/"))),
+    )
+    monkeypatch.setattr("initrd.host.doctor.stage", lambda found, *_: found)
+    for count, state in ((5, OK), (6, WARNING)):
+        shares = tuple(Share(f"s{number}", source="/srv") for number in range(count))
+        assert states(machine.replace(shares=shares), tmp_path)["--warm"] == state

@@ -158,7 +158,12 @@ OPTIONS = (
     ),
     Option("--machine", ("TYPE",), "QEMU's machine, and its properties", field="machine"),
     Option("--arch", ("ARCH",), "architecture of the guest; default this machine's", field="arch"),
-    Option("--kernel", ("FILE",), "kernel to boot; default the newest in ROOTFS", field="kernel"),
+    Option(
+        "--kernel",
+        ("FILE|DIR",),
+        "kernel to boot, or its build tree; default the newest in ROOTFS",
+        field="kernel",
+    ),
     Option(
         "--modules",
         ("DIR",),

@@ -22,14 +22,20 @@ _KERNEL_WORDS = (
 _UNMANAGED_SLOT = "pcie_ports=compat"  # see initrd.guest.command.hotplug
 
 
-def command_line(machine: Machine, arch: Arch, accelerator: str) -> str:
-    """Return the kernel command line. Raises HostError for words that it cannot hold."""
+def command_line(
+    machine: Machine, arch: Arch, accelerator: str, modules: tuple[Share, ...] = ()
+) -> str:
+    """Return the kernel command line. Raises HostError for words that it cannot hold.
+
+    `modules`: shares of the kernel's modules, for /lib/modules/VERSION and for its `build`.
+    """
     options = BootOptions(
         root=Root(source=machine.root.tag, writable=machine.root.writable),
         shares=machine.shares,
         init=locate.find_target(machine.root.source, machine.init),
         debug=machine.debug,
         overlay="vda" if machine.has_overlay_disk else machine.overlay,
+        modules=tuple(share.tag for share in modules),
         ip=("dhcp",) if machine.network else (),
     )
     if "--" in machine.arguments:  # lib/cmdline.c stops at a second one, and drops what follows

@@ -10,12 +10,13 @@ from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
-from initrd.host.machine import gdb, locate
+from initrd.host.machine import gdb, guest_modules, locate
 from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import (
     Kernel,
     check_readable,
+    find_built_kernel,
     find_kernel,
     find_module_directory,
     read_release,
@@ -49,6 +50,7 @@ class Launch(Record):
     logs: str = ""  # the directory in which the console of a failed boot is kept
     gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot
+    remark: str = ""  # for --verbose and --dry-run
 
 
 class Warm(Record):
@@ -68,9 +70,11 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     kernel = select_kernel(machine)
     qemu = find_qemu(machine, arch, environment)
     accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
-    cmdline = command_line(machine, arch, accelerator)
-    hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
+    found = guest_modules.find_guest_modules(machine, kernel, virtiofsd, environment)
+    of_guest = guest_modules.stage(found, kernel.release, cache, environment)
+    cmdline = command_line(machine, arch, accelerator, of_guest.shares)
+    hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     initrd = open_boot_image(
         locate.find_init(machine.init_program, environment),
         kernel.modules,
@@ -85,7 +89,7 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         initrd=initrd,
         cmdline=cmdline,
         firmware=vmlinux.firmware if vmlinux else "",
-        shares=all_shares(machine),
+        shares=(*all_shares(machine), *of_guest.shares),
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
         network=machine.network,
@@ -94,7 +98,10 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    launch = Launch(setup, virtiofsd, kernel.image, machine.command, logs, gdb=machine.gdb)
+    remark = of_guest.remark(kernel.release)
+    launch = Launch(
+        setup, virtiofsd, kernel.image, machine.command, logs, gdb=machine.gdb, remark=remark
+    )
     if not machine.warm or machine.command is None:
         return launch
     warm = Warm(
@@ -121,6 +128,8 @@ def check_machine(machine: Machine) -> None:
     """Raise HostError for options that contradict each other."""
     tags = [share.tag for share in (machine.root, *machine.shares)]
     for tag in tags:
+        if tag in (guest_modules.TAG, guest_modules.BUILD_TAG):
+            raise HostError(f"cannot share a directory as {tag}", "that tag is for the modules")
         if tags.count(tag) > 1:
             raise HostError(f"cannot share two directories as {tag}", "a tag is for one")
     if machine.root.writable and machine.overlay:
@@ -163,6 +172,10 @@ def select_kernel(machine: Machine) -> Kernel:
         check_readable(found.image)
         return found.replace(modules=machine.modules) if machine.modules else found
     image = os.path.abspath(machine.kernel)
+    if os.path.isdir(image):
+        built = find_built_kernel(image, find_arch(machine.arch))
+        check_readable(built.image)
+        return built.replace(modules=machine.modules) if machine.modules else built
     if not os.path.isfile(image):
         raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
     check_readable(image)
@@ -203,7 +216,7 @@ def format_commands(launch: Launch) -> str:
     """
     from shlex import join  # noqa: PLC0415 - only when the commands are shown
 
-    lines = []
+    lines = [f"# {launch.remark}"] if launch.remark else []
     for share in launch.setup.shares:
         socket = f"--socket-path={share.tag}.sock"
         words = program.command(launch.virtiofsd, share, socket, share.source)

@@ -1,4 +1,4 @@
-"""Find the kernel of a root directory, its release and its module directory.
+"""Find the kernel of a root directory or a build tree, its release and its module directory.
 
 In the root directory only names and symbolic links are read. A link is resolved as in the guest,
 with `root` as the root directory, so that it never leads out of it.
@@ -8,7 +8,9 @@ import os
 import re
 
 from initrd.errors import HostError, reason
+from initrd.host.image import buildtree
 from initrd.host.image.kmod import MODULE_DIRECTORIES
+from initrd.host.qemu.arch import ARCHES, Arch
 from initrd.host.system.files import resolve_in_root
 from initrd.record import Record
 
@@ -21,7 +23,7 @@ class Kernel(Record):
 
     release: str  # as `uname -r` prints it; empty: unknown
     image: str
-    modules: str = ""  # the directory of its modules; empty: none
+    modules: str = ""  # the directory of its modules, or its build tree; empty: none
 
 
 def find_kernel(root: str) -> Kernel:
@@ -40,6 +42,29 @@ def find_kernel(root: str) -> Kernel:
         )
     release = max(images, key=version_key)
     return Kernel(release, images[release], find_module_directory(root, release))
+
+
+def find_built_kernel(tree: str, arch: Arch) -> Kernel:
+    """Return the kernel in a build tree, with the tree as the directory of its modules.
+
+    Raises HostError for a directory without a kernel for this architecture.
+    """
+    what, make = f"cannot use {tree} as the kernel", f"make -C {tree}"
+    if not buildtree.is_build_tree(tree):
+        why = "it has no include/config/kernel.release, so no kernel has been built in it"
+        hint = f"{make} bzImage modules; or give the directory of its make O=, or an image"
+        raise HostError(what, why, hint.replace("bzImage", os.path.basename(arch.image)))
+    image = os.path.join(tree, arch.image)
+    for other in ARCHES:
+        if not os.path.isfile(image) and os.path.isfile(os.path.join(tree, other.image)):
+            why = f"it has a kernel for {other.name} and none for {arch.name}"
+            raise HostError(what, why, f"--arch {other.name}")
+    if not os.path.isfile(image):
+        why = f"it has no {arch.image}, so the kernel has not been built"
+        raise HostError(what, why, f"{make} {os.path.basename(image)} modules")
+    if not buildtree.has_option(tree, "64BIT"):
+        raise HostError(what, f"it is a kernel of 32 bits, and /init is a program for {arch.name}")
+    return Kernel(buildtree.read_tree_release(tree), image, tree)
 
 
 def find_module_directory(root: str, release: str) -> str:

@@ -19,6 +19,7 @@ class Arch(Record):
     package: str  # the Debian package of that program
     machine: str  # value of -machine, without the properties that all architectures share
     console: str  # the kernel's name of the first serial port
+    image: str  # path of the kernel's image in a build tree
     cpu: str = "max"  # value of -cpu under TCG; max: every feature that TCG can emulate
     transport: str = "pci"  # suffix of the virtio devices' names
     max_cmdline: int = 2047  # bytes of the kernel command line: COMMAND_LINE_SIZE - 1
@@ -48,6 +49,7 @@ ARCHES = (
         "qemu-system-x86",
         _Q35,
         "ttyS0",
+        "arch/x86/boot/bzImage",
         cpu=_MAX_X86,
         # no_timer_check: on a busy host, an emulated timer may fail the kernel's check of it.
         # noreplace-smp: on one processor the kernel would patch the lock instructions in its own
@@ -58,23 +60,40 @@ ARCHES = (
         emulated_parameters=("nolapic_timer",),
         firmware="qboot.rom",
     ),
-    Arch("aarch64", "qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=max", "ttyAMA0"),
+    Arch(
+        "aarch64",
+        "qemu-system-aarch64",
+        "qemu-system-arm",
+        "virt,gic-version=max",
+        "ttyAMA0",
+        "arch/arm64/boot/Image",
+    ),
     Arch(
         "riscv64",
         "qemu-system-riscv64",
         "qemu-system-misc",
         "virt",
         "ttyS0",
+        "arch/riscv/boot/Image",
         cpu="rv64",
         max_cmdline=1023,
     ),
-    Arch("ppc64le", "qemu-system-ppc64", "qemu-system-ppc", "pseries", "hvc0", cpu="power9"),
+    Arch(
+        "ppc64le",
+        "qemu-system-ppc64",
+        "qemu-system-ppc",
+        "pseries",
+        "hvc0",
+        "arch/powerpc/boot/zImage",
+        cpu="power9",
+    ),
     Arch(
         "s390x",
         "qemu-system-s390x",
         "qemu-system-misc",
         "s390-ccw-virtio",
         "ttysclp0",
+        "arch/s390/boot/bzImage",
         transport="ccw",
         max_cmdline=895,
     ),

@@ -9,6 +9,7 @@ import pytest
 
 from testbed import assets
 from tests.boot import images, unprivileged
+from tests.boot.build_tree import build_tree
 from tests.boot.chrootvm import COMMAND, DEADLINE
 from tests.boot.start_chrootvm import WARM
 
@@ -55,6 +56,17 @@ def test_files_made_by_the_guests_root_belong_to_the_user_on_the_host(tmp_path: 
     assert (tmp_path / "new").read_text() == "written\n"
     assert (tmp_path / "new").stat().st_uid == tmp_path.stat().st_uid
     assert [path.name for path in tmp_path.iterdir() if "chrootvm-" in path.name] == []
+
+
+@pytest.mark.usefixtures("start")
+def test_modules_of_a_build_tree_are_mounted(tmp_path: Path) -> None:
+    options = ("--virtiofsd", assets.rust_virtiofsd(), "--kernel", build_tree())
+    root = tmp_path / "root"
+    assets.make_busybox_root(str(root))
+    (root / "lib/modules").mkdir(parents=True)
+    script = "modprobe nls_utf8; cut -d' ' -f1 /proc/modules | head -n 1"
+    done = chrootvm(tmp_path, *options, str(root), "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nls_utf8\n", "")
 
 
 def test_missing_user_namespaces_are_reported(tmp_path: Path) -> None:

@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.rootfs import Kernel, find_kernel, find_module_directory, version_key
+from initrd.host.machine.rootfs import (
+    Kernel,
+    find_built_kernel,
+    find_kernel,
+    find_module_directory,
+    version_key,
+)
+from initrd.host.qemu.arch import find_arch
 from initrd.host.system.files import resolve_in_root
+from tests.host.image.module_trees import write_build_tree
 
 
 def create_files(root: Path, *paths: str) -> None:
@@ -127,3 +135,48 @@ def test_release_without_a_module_directory_has_no_modules(tmp_path: Path) -> No
 
 def test_paths_are_resolved_in_the_root_directory_of_the_host() -> None:
     assert resolve_in_root("/", "proc/../proc") == os.path.join("/", "proc")
+
+
+def test_kernel_of_a_build_tree_has_the_tree_as_its_modules(tmp_path: Path) -> None:
+    tree = write_build_tree(tmp_path, {}, release="6.1-rc1+")
+    image = f"{tree}/arch/x86/boot/bzImage"
+    assert find_built_kernel(tree, find_arch("x86_64")) == Kernel("6.1-rc1+", image, tree)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arch", "why", "hint"),
+    [
+        (
+            "include/config/kernel.release",
+            "x86_64",
+            "no include/config/kernel.release, so no kernel has been built in it",
+            "make -C {} bzImage modules; or",
+        ),
+        (
+            "include/config/kernel.release",
+            "aarch64",
+            "no include/config/kernel.release, so no kernel has been built in it",
+            "make -C {} Image modules; or",
+        ),
+        (
+            "arch/x86/boot/bzImage",
+            "x86_64",
+            "no arch/x86/boot/bzImage, so the kernel has not been built",
+            "make -C {} bzImage modules",
+        ),
+        ("", "aarch64", "it has a kernel for x86_64 and none for aarch64", "--arch x86_64"),
+        ("include/config/auto.conf", "x86_64", "a kernel of 32 bits", ""),
+    ],
+)
+def test_directory_without_a_kernel_to_boot_is_explained(
+    missing: str, arch: str, why: str, hint: str, tmp_path: Path
+) -> None:
+    tree = write_build_tree(tmp_path, {})
+    if missing:
+        (tmp_path / missing).unlink()
+    (tmp_path / "include/config").mkdir(exist_ok=True)
+    if missing.endswith("auto.conf"):
+        (tmp_path / missing).write_text("CONFIG_MODULES=y\n")
+    with pytest.raises(HostError, match=f"^cannot use {tree} as the kernel: .*{why}") as caught:
+        find_built_kernel(tree, find_arch(arch))
+    assert caught.value.hint.startswith(hint.format(tree))
