@@ -5,9 +5,11 @@ import subprocess
 import pytest
 
 from initrd.host.image import build, lsinitramfs, modules
-from initrd.host.image.kmod import module_name
-from initrd.host.image.modules import choose_modules
+from initrd.host.image.buildtree import BuildTree
+from initrd.host.image.kmod import ModuleTree, module_name
+from initrd.host.image.modules import choose_modules, load_order
 from testbed import assets
+from tests.boot.build_tree import build_tree
 from tests.host.image.test_build import INIT
 
 pytestmark = pytest.mark.tools
@@ -42,6 +44,23 @@ def test_the_dependencies_of_a_module_are_those_that_modprobe_loads(
         found.name for found in choose_modules(kernel.modules, [modules.module_requirement(module)])
     }
     assert chosen == modules_of_modprobe(kernel, module) - FASTER_VERSIONS
+
+
+def test_modules_of_a_build_tree_have_the_dependencies_and_aliases_that_depmod_finds() -> None:
+    built, installed = BuildTree(build_tree()), ModuleTree(assets.kernel("bookworm").modules)
+    names = [module_name(file) for file in built.files]
+    assert len(names) > 1000
+    for name in names:
+        assert set(load_order(built, [name])) == set(load_order(installed, [name]))
+    for word in (
+        "fs-xfs",
+        "fs-iso9660",
+        "crypto-crc32c",
+        "char-major-10-229",
+        "fs-ext4",
+        "fs-none",
+    ):
+        assert built.find(word) == installed.find(word)
 
 
 @SUITES
