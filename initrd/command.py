@@ -11,6 +11,7 @@ HEADER = b"initrd-command 1"
 TEMPLATE_HEADER = b"initrd-template 1"  # of a file without a command: see initrd.template
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
 TERMINAL = "tty"
+LOGIN_SHELL = b"login"  # value of the record `shell`
 
 
 class CommandError(ValueError):
@@ -20,7 +21,7 @@ class CommandError(ValueError):
 class Command(Record):
     """The command to run: arguments, environment, working directory, user and terminal."""
 
-    argv: tuple[bytes, ...]
+    argv: tuple[bytes, ...]  # empty: a login shell, that of the user
     environ: tuple[bytes, ...] = ()  # each `NAME=VALUE`
     cwd: bytes = b"/"
     user: bytes = b""  # `USER[:GROUP]`; empty: 0:0
@@ -38,7 +39,7 @@ class Command(Record):
 def dump(command: Command) -> bytes:
     """Return the content of the command file. Raises CommandError if `load` would refuse it."""
     records = [HEADER]
-    records += [b"arg=" + word for word in command.argv]
+    records += [b"arg=" + word for word in command.argv] or [b"shell=" + LOGIN_SHELL]
     records += [b"env=" + variable for variable in command.environ]
     records += [b"cwd=" + command.cwd]
     records += [b"user=" + command.user] if command.user else []
@@ -83,16 +84,26 @@ def _build_command(
     """Return a command. Few operations: a machine that has just started executes each slowly."""
     cwd, user = values.pop(b"cwd", b"/"), values.pop(b"user", b"")
     tty, size = values.pop(b"tty", None), values.pop(b"size", None)
+    shell = values.pop(b"shell", None)
     if values:
         raise CommandError(f"unknown records: {b', '.join(values)!r}")
+    _check_program(argv, shell)
     tty_fds = _parse_tty(tty) if tty else ()
     rows_columns = Command.size if size is None else _parse_size(size)
     return Command(argv, environ, cwd, user, tty_fds, rows_columns)
 
 
+def _check_program(argv: tuple[bytes, ...], shell: "bytes | None") -> None:
+    if shell is None:
+        if not argv:
+            raise CommandError("no arg: there is nothing to run")
+    elif shell != LOGIN_SHELL:
+        raise CommandError(f"shell={shell[:40]!r}: write shell=login")
+    elif argv:
+        raise CommandError("both arg and shell: one of them is the program to run")
+
+
 def _check_command(command: Command) -> None:
-    if not command.argv:
-        raise CommandError("no arg: there is nothing to run")
     for variable in command.environ:
         if b"=" not in variable[1:]:
             raise CommandError(f"env={variable[:40]!r} is not NAME=VALUE")

@@ -17,6 +17,7 @@ COMMANDS = {
     "standard error not on the terminal": Command((b"sh",), tty=(0, 1), size=(50, 132)),
     "a user": Command((b"id", b"-u"), user=b"1000:1000"),
     "empty values": Command((b"env",), (b"X=",), cwd=b""),
+    "a login shell": Command((), (b"X=1",), user=b"eve", tty=(0, 1, 2), size=(50, 132)),
 }
 
 
@@ -40,6 +41,11 @@ def test_load_refuses_a_truncated_file(command: Command) -> None:
         pytest.param([b"initrd-command 2", b"arg=x", b"end"], "begins with", id="unknown version"),
         pytest.param([b"", b"end"], "begins with", id="no header"),
         pytest.param([HEADER, b"end"], "nothing to run", id="no command"),
+        pytest.param([HEADER, b"shell=", b"end"], "shell=b''", id="empty shell"),
+        pytest.param([HEADER, b"shell=/bin/sh", b"end"], "write shell=login", id="unknown shell"),
+        pytest.param(
+            [HEADER, b"arg=x", b"shell=login", b"end"], "both arg and shell", id="two programs"
+        ),
         pytest.param([HEADER, b"arg=x"], "its end", id="missing end"),
         pytest.param([HEADER, b"arg=x", b"end", b"arg=y"], "its end", id="record after the end"),
         pytest.param([HEADER, b"arg=x", b"chroot=/x", b"end"], "chroot", id="unknown record"),
@@ -67,13 +73,19 @@ def test_load_names_the_invalid_record(records: list[bytes], message: str) -> No
         load(b"".join(record + b"\0" for record in records))
 
 
-@pytest.mark.parametrize("record", [b"cwd=/", b"user=0", b"tty=0", b"tty=", b"size=1 1", b"size="])
+@pytest.mark.parametrize(
+    "record", [b"shell=login", b"cwd=/", b"user=0", b"tty=0", b"tty=", b"size=1 1", b"size="]
+)
 def test_load_refuses_a_second_record_of_each_kind_but_arg_and_env(record: bytes) -> None:
     key = record.partition(b"=")[0]
     for second in (record, key + b"=", key):
         records = [HEADER, b"arg=x", record, b"env=A=1", second, b"end", b""]
         with pytest.raises(CommandError, match=rf"more than one record {key!r}"):
             load(b"\0".join(records))
+
+
+def test_login_shell_is_a_record_in_the_place_of_arguments() -> None:
+    assert dump(Command(())).split(b"\0") == [HEADER, b"shell=login", b"cwd=/", b"end", b""]
 
 
 def test_load_names_every_unknown_record() -> None:
@@ -95,7 +107,6 @@ def test_load_takes_defaults_for_empty_values_of_optional_records() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Command(()),
         Command((b"a\0b",)),
         Command((b"a",), (b"X=\0",)),
         Command((b"a",), (b"X",)),

@@ -148,11 +148,14 @@ def check_init(context: CheckContext) -> Finding | None:
 
 
 def check_command(context: CheckContext) -> Finding | None:
-    """Warn when COMMAND is not in the usual directories. The guest's PATH may have others."""
+    """Warn when COMMAND is not in the usual directories. The guest's PATH may have others.
+
+    Of a login shell, check the one that replaces a missing shell.
+    """
     command = context.machine.command
     if command is None:
         return None
-    name = os.fsdecode(command.argv[0])
+    name = os.fsdecode(command.argv[0]) if command.argv else "/bin/sh"
     try:
         path = (
             name if name.startswith("/") else locate.find_target(context.machine.root.source, name)

@@ -195,6 +195,18 @@ def test_command_that_the_root_lacks_is_a_warning(
     assert states(machine, tmp_path)["command"] == state
 
 
+@pytest.mark.parametrize(("shell", "state"), [("bin/sh", OK), ("bin/zsh", WARNING)])
+def test_root_without_the_default_shell_is_a_warning(
+    machine: Machine, tmp_path: Path, shell: str, state: str
+) -> None:
+    root = tmp_path / "other root"
+    (root / "bin").mkdir(parents=True)
+    (root / shell).write_text("")
+    (root / shell).chmod(0o755)
+    machine = machine.replace(command=Command(()), root=machine.root.replace(source=str(root)))
+    assert states(machine, tmp_path)["command"] == state
+
+
 def test_kernel_without_virtio_console_is_a_warning_about_commands(
     machine: Machine, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from initrd.guest.command.spawn import (
     SpawnRequest,
     exit_status_of,
     explain_spawn_error,
+    find_shell,
 )
 from initrd.guest.command.streams import Streams
 from initrd.guest.command.supervise import Supervisor
@@ -121,9 +122,14 @@ class Session:
             name = decode(command.user)
             raise CommandRefused(f"cannot run the command as {name}", str(error)) from error
         streams.chown_to(user)
+        argv, program = command.argv, b""
+        if not argv:  # a login shell: login(1) starts it in the same way
+            program = find_shell(user.shell)
+            argv = (b"-" + program.rpartition(b"/")[2],)
+            user = user.replace(shell=program)
         environ = build_environment(command.environ, user, terminal=bool(command.tty))
         return SpawnRequest(
-            command.argv, environ, command.cwd, user, streams.child_ends, terminal=streams.terminal
+            argv, environ, command.cwd, user, streams.child_ends, streams.terminal, program
         )
 
     def _supervise(self, supervisor: Supervisor, request: SpawnRequest) -> str:

@@ -18,7 +18,7 @@ _ENTER_DIRECTORY = "enter the directory"
 _REFUSAL_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 # The child's steps, in the order of `enum step` in initrd/freeze/_syscalls.c.
 _STEPS = ("set up the session of", "become user", _ENTER_DIRECTORY, EXECUTE)
-_SHELL = b"/bin/sh"  # executes scripts that have no `#!`
+_SHELL = b"/bin/sh"  # executes scripts that have no `#!`; the shell of users without one
 
 
 class SpawnRequest(Record):
@@ -30,6 +30,7 @@ class SpawnRequest(Record):
     user: "User | None"  # None: the user of PID 1
     descriptors: tuple[int, ...]  # become 0, 1 and 2
     terminal: int = -1  # becomes the controlling terminal
+    program: bytes = b""  # file to execute; empty: the one that argv[0] names
 
 
 class SpawnError(Exception):
@@ -46,7 +47,7 @@ class SpawnError(Exception):
 
 def spawn(request: SpawnRequest) -> int:
     """Start the command; return its process ID. Raises SpawnError, and OSError of vfork(2)."""
-    name, user = request.argv[0], request.user
+    name, user = request.program or request.argv[0], request.user
     pid, step, number, file = _syscalls.spawn(
         list_candidates(name, request.environ.get(b"PATH", b"")),
         (_SHELL, *request.argv),
@@ -70,7 +71,8 @@ def exit_status_of(failure: SpawnError) -> int:
 
 def explain_spawn_error(failure: SpawnError, request: SpawnRequest) -> str:
     """Return a message with the reason why the command cannot be executed."""
-    name, path = decode(request.argv[0]) or "''", decode(failure.path)
+    name = decode(request.program or request.argv[0]) or "''"
+    path = decode(failure.path)
     if not path.startswith("/"):
         path = f"{decode(request.cwd)}/{path}"
     why = os.strerror(failure.number)
@@ -81,6 +83,11 @@ def explain_spawn_error(failure: SpawnError, request: SpawnRequest) -> str:
 
         why = explain_exec_error(path, OSError(failure.number, why))[0]
     return f"cannot run {name}: {why}"
+
+
+def find_shell(shell: bytes) -> bytes:
+    """Return a user's shell, the field of passwd(5), if there is such a program; else /bin/sh."""
+    return shell if shell.startswith(b"/") and os.access(shell, os.X_OK) else _SHELL
 
 
 def list_candidates(name: bytes, path: bytes) -> tuple[bytes, ...]:

@@ -50,8 +50,9 @@ def build_environment(
         environ.setdefault(name, value)  # of duplicates the first counts, as with getenv(3)
     environ.setdefault(b"PATH", PATH)
     environ.setdefault(b"HOME", user.home)
-    if user.name:
+    if user.name or user.shell:
         environ.setdefault(b"SHELL", user.shell or b"/bin/sh")
+    if user.name:
         environ.setdefault(b"USER", user.name)
         environ.setdefault(b"LOGNAME", user.name)
     if terminal:

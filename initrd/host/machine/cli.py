@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 USAGE = """\
-usage: chrootvm [OPTION]... ROOTFS [INIT [ARG]...]
-       chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
+usage: chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
+       chrootvm [OPTION]... ROOTFS
+       chrootvm [OPTION]... ROOTFS INIT [ARG]...
+
+Run COMMAND, or a login shell, in the directory ROOTFS; or boot it with INIT as process 1.
 """
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
 
@@ -271,8 +274,8 @@ class Arguments(Record):
 
     given: dict[str, list[tuple[str, ...]]]
     root: str = ""  # empty: missing
-    init: tuple[str, ...] = ()  # INIT and its arguments
-    command: tuple[str, ...] | None = None  # what follows `--`
+    init: tuple[str, ...] = ()  # INIT and its arguments; empty: none
+    command: tuple[str, ...] | None = None  # what follows `--`; without it and INIT: a login shell
 
     def has(self, name: str) -> bool:
         """Return whether an option was given."""

@@ -71,7 +71,7 @@ def parse_machine(arguments: Arguments, command: Command | None = None) -> Machi
     """Return the machine that the options describe, with the command to run in it, if any."""
     fields = arguments.fields()
     init = arguments.init or (BootOptions.init,)
-    shows_console = arguments.has("--verbose") and arguments.command is not None
+    shows_console = arguments.has("--verbose") and command is not None
     machine = Machine(
         init=init[0],
         arguments=init[1:],
@@ -87,19 +87,21 @@ def parse_machine(arguments: Arguments, command: Command | None = None) -> Machi
 def parse_command(
     arguments: Arguments, environment: "Mapping[str, str]", tty: tuple[int, ...]
 ) -> Command | None:
-    """Return COMMAND with its settings; None when an INIT is given.
+    """Return COMMAND, or the login shell, with its settings; None when an INIT is given.
 
     `tty`: which of its descriptors are to be a terminal.
     """
-    if arguments.command is None:
+    if arguments.init:
         for name in _FOR_COMMANDS:
             if arguments.has(name):
-                raise HostError(f"cannot use {name}", "there is no -- COMMAND that it is for")
+                raise HostError(
+                    f"cannot use {name}", "it is for -- COMMAND and the shell, not for INIT"
+                )
         return None
     term = [f"TERM={environment['TERM']}"] if tty and "TERM" in environment else []
     given = [parse_variable(word, environment) for word in arguments.values("--env")]
     return Command(
-        argv=tuple(map(os.fsencode, arguments.command)),
+        argv=tuple(map(os.fsencode, arguments.command or ())),
         environ=tuple(os.fsencode(word) for word in (*term, *given) if word),
         cwd=os.fsencode(arguments.value("--chdir")),
         user=os.fsencode(arguments.value("--user")),

@@ -123,6 +123,33 @@ def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) 
     assert terminal.modes() == before
 
 
+def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
+    terminal: Terminal, start: str
+) -> None:
+    before = terminal.modes()
+    warm = "--warm" if start == "warm" else ""
+    terminal.run(f"clear; {CHROOTVM} {warm} {assets.debian_root()}")
+    terminal.expect("root@")
+    terminal.run("PS1='there> '; clear; echo $0 $PWD $HOME; stty size")
+    terminal.expect("-bash / /root")
+    terminal.expect("24 80")
+    terminal.run("sh -c 'echo it runs; exec sleep 1000'")
+    terminal.expect("it runs")
+    terminal.press("C-z")
+    terminal.expect("[1]+  Stopped")
+    terminal.run("clear; fg")
+    terminal.expect_gone("[1]+  Stopped")
+    terminal.expect("sh -c")
+    terminal.press("C-c")
+    terminal.expect("^C")
+    terminal.run("clear; exit 5")
+    terminal.expect("here>")
+    terminal.run("echo status $?")
+    terminal.expect("status 5")
+    assert "panic" not in terminal.screen()
+    assert terminal.modes() == before
+
+
 def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
     terminal.expect("~")

@@ -13,6 +13,7 @@ from initrd.guest.command.spawn import (
     SpawnRequest,
     exit_status_of,
     explain_spawn_error,
+    find_shell,
     list_candidates,
     spawn,
 )
@@ -270,3 +271,22 @@ def test_missing_working_directory_is_a_refusal(cwd: bytes) -> None:
 def test_machine_errors_and_missing_programs_are_no_refusal() -> None:
     assert not SpawnError("enter the directory", errno.EIO, b"/").is_refusal()
     assert not expect_spawn_error(b"/nowhere")[0].is_refusal()
+
+
+def test_program_is_executed_under_the_name_in_its_arguments() -> None:
+    script = b"echo $0"
+    assert run(b"-sh", b"-c", script, program=b"/bin/sh") == (0, b"-sh\n")
+
+
+def test_error_about_a_program_names_the_program() -> None:
+    failure, message = expect_spawn_error(b"-sh", program=b"/no/sh")
+    assert exit_status_of(failure) == 127
+    assert message.startswith("cannot run /no/sh: ")
+
+
+def test_login_shell_is_that_of_the_user_or_bin_sh(tmp_path: Path) -> None:
+    zsh = write_program(tmp_path / "zsh", "")
+    assert find_shell(zsh) == zsh
+    zsh_without_permission = write_program(tmp_path / "no zsh", "", 0o644)
+    for shell in (b"", b"sh", b"/no/such/shell", zsh_without_permission):
+        assert find_shell(shell) == b"/bin/sh"

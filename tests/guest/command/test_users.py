@@ -122,6 +122,11 @@ def test_environment_of_a_user_without_an_entry_has_home_path_and_term() -> None
     }
 
 
+def test_environment_of_a_login_shell_names_it_for_a_user_without_an_entry() -> None:
+    environ = build_environment((), User(42, 42, shell=b"/bin/sh"), terminal=False)
+    assert environ == {b"PATH": PATH, b"HOME": b"/", b"SHELL": b"/bin/sh"}
+
+
 @pytest.mark.parametrize(
     ("spec", "home", "shell"), [(b"nohome", b"/", b"/bin/sh"), (b"bin", b"/bin", b"/bin/sh")]
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.machine.cli import (
     OPTIONS,
@@ -14,7 +15,7 @@ from initrd.host.machine.cli import (
     parse_size,
     usage,
 )
-from initrd.host.machine.config import Machine, parse_machine
+from initrd.host.machine.config import Machine, parse_command, parse_machine
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.options import Share
 from tests.host.conftest import root_share
@@ -23,7 +24,7 @@ from tests.host.conftest import root_share
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        pytest.param(["/srv"], Arguments({}, "/srv"), id="a root"),
+        pytest.param(["/srv"], Arguments({}, "/srv"), id="a root: a login shell"),
         pytest.param(["/srv", "/init", "a"], Arguments({}, "/srv", ("/init", "a")), id="init"),
         pytest.param(
             ["/srv", "sh", "--rw", "--", "-c"],
@@ -105,6 +106,19 @@ def test_help_lists_each_option() -> None:
     assert all(option.name in usage() for option in OPTIONS)
 
 
+def test_root_alone_is_a_login_shell_with_the_settings_of_a_command() -> None:
+    arguments = parse(["--env=A=b", "--chdir=/tmp", "--user=eve", "/srv"])
+    command = parse_command(arguments, {}, tty=())
+    assert command == Command((), (b"A=b",), b"/tmp", b"eve")
+
+
+def test_init_is_no_command_and_takes_none_of_its_settings() -> None:
+    assert parse_command(parse(["/srv", "init"]), {}, tty=()) is None
+    for option in ("--env=A=b", "--chdir=/tmp", "--user=eve"):
+        with pytest.raises(HostError, match="not for INIT"):
+            parse_command(parse([option, "/srv", "init"]), {}, tty=())
+
+
 def test_options_that_are_not_given_have_defaults() -> None:
     assert parse_machine(parse(["/srv"])) == Machine(root_share("/srv"))
 
@@ -113,13 +127,15 @@ def test_options_that_are_not_given_have_defaults() -> None:
     ("words", "quiet"),
     [
         (["/"], True),
-        (["--verbose", "/"], True),  # the console is the terminal
+        (["--verbose", "/", "init"], True),  # the console is the terminal
+        (["--verbose", "/"], False),
         (["--verbose", "/", "--", "true"], False),
         (["--debug", "/", "--", "true"], False),
     ],
 )
 def test_kernel_is_quiet_without_debug_or_a_visible_console(words: list[str], quiet: bool) -> None:
-    assert parse_machine(parse(words)).quiet is quiet
+    arguments = parse(words)
+    assert parse_machine(arguments, parse_command(arguments, {}, tty=())).quiet is quiet
 
 
 def test_options_set_the_fields_of_the_machine() -> None:
