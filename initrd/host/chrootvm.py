@@ -21,7 +21,7 @@ from initrd.host.machine.run import (
     RunningMachine,
     start_machine,
 )
-from initrd.host.qemu.console import explain_boot_failure
+from initrd.host.qemu.console import KernelPanic, explain_boot_failure
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import Relay, Sink, open_source
@@ -39,7 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FAILED = 125  # exit status
+FAILED, PANICKED = 125, 255  # exit statuses
 
 
 def main(words: "Sequence[str]") -> int:
@@ -51,7 +51,7 @@ def main(words: "Sequence[str]") -> int:
             return run(parse(words))
     except HostError as error:
         MessageWriter().print_message(str(error))
-        return FAILED
+        return PANICKED if isinstance(error, KernelPanic) else FAILED
 
 
 def open_standard_streams() -> None:

@@ -21,6 +21,7 @@ from initrd.host.command import capture
 from initrd.host.machine.cli import OPTIONS, Option, parse
 from initrd.host.machine.config import parse_command, parse_machine
 from initrd.host.machine.launch import Launch, plan_launch
+from initrd.host.qemu.console import KernelPanic
 from initrd.host.system.process import explain_shortage
 from initrd.record import Record
 
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
     Scalar = str | int | float | os.PathLike[str]
     Value = bool | Scalar | Iterable[Scalar] | Mapping[str, Scalar] | None
 
-__all__ = ["CommandFailed", "Completed", "HostError", "TimeoutExpired", "Vm", "run"]
+__all__ = [
+    "CommandFailed",
+    "Completed",
+    "HostError",
+    "KernelPanic",
+    "TimeoutExpired",
+    "Vm",
+    "run",
+]
 Word = str | bytes | os.PathLike[str]
 Output = TypeVar("Output", str, bytes)
 _ENCODING = ("utf-8", "surrogateescape")
@@ -108,8 +117,9 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
     those of chrootvm, such as `memory="2G"`, `net=True`, `env={"A": "b"}`, `mount={"src": "."}`;
     `words` are further options, written as on its command line.
 
-    Raises HostError when the machine cannot be started or its boot failed, CommandFailed when
-    `check` and the status is not 0, subprocess.TimeoutExpired after `timeout` seconds.
+    Raises HostError when the machine cannot be started or its boot failed; KernelPanic, which is a
+    HostError, when the guest's kernel panics while the command runs; CommandFailed when `check` and
+    the status is not 0; subprocess.TimeoutExpired after `timeout` seconds.
     """
     __tracebackhide__ = True
     argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)

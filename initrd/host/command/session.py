@@ -12,9 +12,11 @@ from initrd.host.image.build import append_command_file, encode_command
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams, RunningMachine, start_machine
 from initrd.host.qemu.console import (
+    KernelPanic,
     explain_boot_failure,
     explain_oom_kill,
     explain_refusal,
+    find_panic,
     save_console_log,
 )
 from initrd.host.system.loop import Loop
@@ -49,11 +51,12 @@ class CommandSession:
     def status(self, warn: "Callable[[str], object]") -> int:
         """Return the exit status of the command; `warn` of an out-of-memory kill.
 
-        Raises HostError when there is no status.
+        Raises HostError when there is no status; KernelPanic is one.
         """
         self.machine.loop.run(lambda: self.guest.finished, 0 if self.guest.finished else _DELIVERY)
         if self.guest.final is None:
-            raise self._make_error(self._find_failure())
+            failure = self._find_failure()
+            raise self._find_panic() or self._make_error(failure)
         if self.guest.failure:
             raise self._make_error(self.guest.failure)
         if self.guest.refusal:
@@ -72,6 +75,16 @@ class CommandSession:
         failure = self.machine.ending().failure
         started = self.guest.received_any and not self.machine.log.text
         return _SWITCHED_OFF if started or not failure else failure
+
+    def _find_panic(self) -> KernelPanic | None:
+        """Return the error for a panic while the command ran, after saving the console's output."""
+        if not self.guest.started or self.machine.was_terminated:
+            return None
+        console, memory = self.machine.log.text, self._launch.setup.hardware.memory
+        panic = find_panic(console, memory)
+        if panic and console:
+            panic.console = save_console_log(self._launch.logs, console)
+        return panic
 
     def _oom_kill(self) -> str:
         return explain_oom_kill(self.machine.log.text, self._launch.setup.hardware.memory)

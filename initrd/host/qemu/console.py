@@ -20,6 +20,9 @@ _LITTLE_MEMORY = 256 << 20
 _BOOT_FAILED = "the boot failed"
 _RESET = "the machine reset itself before its kernel printed anything"
 _POWERING_OFF = "powering off"
+_PANICKED = "the guest's kernel panicked"
+_SILENT_RESET = "the machine reset itself, and its kernel printed no reason"
+_REPORT_LENGTH = 60  # lines of a kernel's report that are shown
 
 # Patterns are text: most machines end without a use for them, and compiling takes milliseconds.
 # Messages of /init, on the console or by way of the kernel log:
@@ -28,6 +31,9 @@ _INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
 # Messages of the kernel:
 _KERNEL_LINE = r"\[ *\d+\.\d+\] "
 _PANIC = r"Kernel panic - not syncing: (.*)"
+_REPORT_START = r"BUG: |Oops|general protection fault|Kernel panic - |-{12}\[ cut here \]"
+_REPORT_END = r"---\[ end (?:trace|Kernel panic)"
+_SHUTDOWN = r"reboot: (?:Power down|Restarting system|System halted)|sysrq: (?:Resetting|Power Off)"
 _KILLED_BY_OOM = r"Out of memory: Killed process \d+ \((.*?)\)"
 _INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
 # Reasons of a failed boot for which chrootvm has a hint:
@@ -38,6 +44,23 @@ _NO_MEMORY = (
 _NO_MODULE = r"no module \w+ in the image"
 _NO_INITRAMFS = r"Unable to mount root fs|No working init found"
 _NO_TARGET = r"set init=PATH"  # in the hint of /init
+
+
+class KernelPanic(HostError):
+    """The kernel of the guest panicked while the command ran.
+
+    `report`: the last lines of the kernel, from the beginning of its report; at most 60.
+    `console`: path of the file that has the whole console, or "" if that could not be written.
+    """
+
+    def __init__(self, what: str, why: str, hint: str = "") -> None:
+        super().__init__(what, why, hint)
+        self.report, self.console = "", ""
+
+    def __str__(self) -> str:
+        kept = f" (the whole console is kept in {self.console})" if self.console else ""
+        hint = f"\ntry: {self.hint}" if self.hint else ""
+        return f"{self.what}: {self.why}{kept}{hint}" + (f"\n{self.report}" if self.report else "")
 
 
 class Ending(Record):
@@ -122,6 +145,50 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
     if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
     return HostError(_BOOT_FAILED, message, hint.removeprefix("try: "))
+
+
+def find_panic(text: str, memory: int) -> KernelPanic | None:
+    """Return the error for a machine that has ended by itself while the command ran.
+
+    `text` is the console's output, `memory` that of the guest, in bytes. Returns None when the
+    kernel has shut the machine down; any panic in `text` is then of the command's making. A machine
+    whose kernel has printed neither that nor a panic was reset, as by a triple fault.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    matches = [(at, re.search(_PANIC, line)) for at, line in enumerate(lines)]
+    panics = [(at, found[1]) for at, found in matches if found and _is_first(lines[at])]
+    last, why = panics[-1] if panics else (len(lines), _SILENT_RESET)
+    if any(re.search(_SHUTDOWN, line) for line in lines[last if panics else 0 :]):
+        return None
+    is_shortage = re.search(_NO_MEMORY, why)
+    hint = f"--memory {format_megabytes(2 * memory)}" if is_shortage else ""
+    error = KernelPanic(_PANICKED, why, hint)
+    error.report = "\n".join(_shorten(_last_report(lines, last)))
+    return error
+
+
+def _is_first(line: str) -> bool:
+    """Return whether a line about a panic is not the last one of its report, which repeats it."""
+    return not re.search(_REPORT_END, line)
+
+
+def _last_report(lines: list[str], panic: int) -> list[str]:
+    """Return the lines of the kernel's last report, and all after it. `panic`: the line of a panic.
+
+    A report before it, as that of a warning, ends with its trace.
+    """
+    ends = [at for at, line in enumerate(lines[:panic]) if re.search(_REPORT_END, line)]
+    earliest = ends[-2] + 1 if len(ends) > 1 else 0
+    starts = (at for at in range(earliest, len(lines)) if re.search(_REPORT_START, lines[at]))
+    return lines[next(starts, len(lines)) :]
+
+
+def _shorten(lines: list[str]) -> list[str]:
+    """Return the first and the last lines of a long report: registers are in its middle."""
+    if len(lines) <= _REPORT_LENGTH:
+        return lines
+    first, last = lines[: _REPORT_LENGTH // 2], lines[1 - _REPORT_LENGTH // 2 :]
+    return [*first, f"[{len(lines) - len(first) - len(last)} lines are left out]", *last]
 
 
 def explain_refusal(text: str) -> HostError:
