@@ -21,7 +21,8 @@ from initrd.host.machine.run import (
     RunningMachine,
     start_machine,
 )
-from initrd.host.qemu.console import KernelPanic, explain_boot_failure
+from initrd.host.qemu.console import Ending, KernelPanic, explain_boot_failure, keep_console
+from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import Relay, Sink, open_source
@@ -107,25 +108,40 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
             return run_command(launch.command, launch, seconds, observer, verbose=verbose)
         if arguments.has("--warm"):
             MessageWriter().print_message("INIT boots: --warm is for -- COMMAND")
-        return boot(launch, seconds, observer, verbose=verbose)
+        return boot(launch, arguments, seconds, observer)
 
 
-def boot(launch: Launch, seconds: float | None, observer: BootObserver, *, verbose: bool) -> int:
+def boot(
+    launch: Launch, arguments: Arguments, seconds: float | None, observer: BootObserver
+) -> int:
     """Boot a machine with its console on this terminal; return the exit status."""
     loop, messages = Loop(), MessageWriter()
-    with Signals(loop) as signals, closing(Sink(STDOUT)) as output:
+    with Signals(loop) as signals, closing(open_output(arguments, loop)) as output:
         streams = HostStreams(output=output, menu=is_terminal(STDIN), observer=observer)
-        if verbose:
+        if arguments.has("--verbose"):
             streams = streams.replace(on_stderr=messages.write_bytes)
         with start_machine(launch, loop, streams) as machine:
             in_time = connect_console(machine, signals, seconds)
             observer.phase_started(PHASE_END)
-            status = exit_status(machine, launch) if in_time else TIMED_OUT
+            ending = find_ending(machine, launch) if machine.is_off else None
+            if ending and ending.target_ended:
+                output.drop_panic()
     if signals.received:
         die_of_signal(signals.received)
     if not in_time:
         messages.print_message(f"the machine still runs after {seconds:g} s; ending it")
-    return status
+        return TIMED_OUT
+    if ending is None:  # a signal arrived first
+        return FAILED
+    if ending.target_ended:
+        messages.print_message(explain_end_of_init(ending.status, arguments))
+    return ending.status if ending.status >= 0 else 128 - ending.status
+
+
+def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
+    """Return the sink for the console's output: standard output."""
+    shows_all = arguments.has("--verbose") or arguments.has("--debug")
+    return ConsoleSink(STDOUT, loop, shows_all=shows_all)
 
 
 def connect_console(machine: RunningMachine, signals: Signals, seconds: float | None) -> bool:
@@ -141,11 +157,22 @@ def connect_console(machine: RunningMachine, signals: Signals, seconds: float | 
         return machine.loop.run(lambda: machine.is_off or bool(signals.received), seconds)
 
 
-def exit_status(machine: RunningMachine, launch: Launch) -> int:
-    """Return the exit status for a machine that is off. Raises HostError when the boot failed."""
-    if not machine.is_off:  # a signal arrived first
-        return FAILED
+def find_ending(machine: RunningMachine, launch: Launch) -> Ending:
+    """Return how INIT ended in a machine that is off. Raises HostError when the boot failed."""
     ending = machine.ending()
     if ending.failure:
-        raise explain_boot_failure(ending.failure, launch.setup.hardware.memory, launch.kernel)
-    return ending.status if ending.status >= 0 else 128 - ending.status
+        error = explain_boot_failure(ending.failure, launch.setup.hardware.memory, launch.kernel)
+        raise keep_console(error, launch.logs, machine.log.text)
+    return ending
+
+
+def explain_end_of_init(status: int, arguments: Arguments) -> str:
+    """Return the message that INIT has ended. `status`: its exit status, or -N after signal N."""
+    from shlex import join  # noqa: PLC0415 - only for this message
+
+    ended = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
+    command = join(["chrootvm", arguments.root, "--", *arguments.init])
+    return (
+        f"{arguments.init[0]} {ended}, and INIT must not end; "
+        f"a program that is to end goes after --: {command}"
+    )

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from initrd.errors import HostError
+from initrd.host.chrootvm import explain_end_of_init
+from initrd.host.machine.cli import parse
 from initrd.host.system.process import explain_shortage
 
 
@@ -47,3 +49,19 @@ def test_reset_signals_keeps_an_ignored_sigint_ignored() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "SIG_IGN\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        (0, "ended with status 0"),
+        (255, "ended with status 255"),
+        (-11, "was killed by signal 11"),
+    ],
+)
+def test_end_of_init_is_one_sentence_with_the_command_to_use(status: int, ended: str) -> None:
+    message = explain_end_of_init(status, parse(["--rw", "/my root", "/bin/echo", "a b"]))
+    assert message == (
+        f"/bin/echo {ended}, and INIT must not end; a program that is to end goes after --: "
+        "chrootvm '/my root' -- /bin/echo 'a b'"
+    )

@@ -17,6 +17,7 @@ from initrd.host.qemu.console import (
     explain_oom_kill,
     explain_refusal,
     find_panic,
+    keep_console,
     save_console_log,
 )
 from initrd.host.system.loop import Loop
@@ -93,10 +94,7 @@ class CommandSession:
         """Return the error for a failed boot, after saving the console's output."""
         memory = self._launch.setup.hardware.memory
         error = explain_boot_failure(why, memory, self._launch.kernel)
-        console = self.machine.log.text
-        kept = save_console_log(self._launch.logs, console) if console else ""
-        where = f" (the guest's console is kept in {kept})" if kept else ""
-        return HostError(error.what, error.why + where, error.hint)
+        return keep_console(error, self._launch.logs, self.machine.log.text)
 
 
 @contextmanager

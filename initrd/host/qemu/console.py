@@ -30,7 +30,8 @@ _INIT_LINE = r"(?:\[ *\d+\.\d+\] )?initrd: (.*)"
 _INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
 # Messages of the kernel:
 _KERNEL_LINE = r"\[ *\d+\.\d+\] "
-_PANIC = r"Kernel panic - not syncing: (.*)"
+_PANIC_BEGIN = "Kernel panic - not syncing: "
+_PANIC = _PANIC_BEGIN + "(.*)"
 _REPORT_START = r"BUG: |Oops|general protection fault|Kernel panic - |-{12}\[ cut here \]"
 _REPORT_END = r"---\[ end (?:trace|Kernel panic)"
 _SHUTDOWN = r"reboot: (?:Power down|Restarting system|System halted)|sysrq: (?:Resetting|Power Off)"
@@ -68,6 +69,7 @@ class Ending(Record):
 
     status: int = 0  # exit status of the target; -N after signal N
     failure: str = ""  # why the boot failed; empty: it did not
+    target_ended: bool = False  # the kernel panicked because its init, the target, ended
 
 
 class ConsoleLog:
@@ -96,13 +98,14 @@ def parse_ending(text: str) -> Ending:
     failure = find_boot_failure(lines)
     if failure:
         return Ending(failure=failure)
-    panics = re.findall(_PANIC, text)
-    if not panics:
+    _, panic, rest = text.rpartition(_PANIC_BEGIN)
+    if not panic or re.search(_SHUTDOWN, rest):  # a target that printed the text of a panic
         return Ending()
-    exited = re.search(_INIT_EXITED, panics[-1])
+    message = rest.partition("\n")[0].removesuffix(" ]---")
+    exited = re.search(_INIT_EXITED, message)
     if not exited:
-        return Ending(failure=f"the kernel panicked: {panics[-1]}")
-    return Ending(_exit_code(int(exited[1], 16)))
+        return Ending(failure=f"the kernel panicked: {message}")
+    return Ending(_exit_code(int(exited[1], 16)), target_ended=True)
 
 
 def find_boot_failure(lines: list[str]) -> str:
@@ -216,6 +219,13 @@ def explain_oom_kill(console: str, memory: int) -> str:
 def format_megabytes(size: int) -> str:
     """Return a size in bytes as a value of --memory."""
     return f"{size >> 20}M"
+
+
+def keep_console(error: HostError, folder: str, text: str) -> HostError:
+    """Save console output to a file in `folder`; return the error with the path of the file."""
+    kept = save_console_log(folder, text) if text else ""
+    where = f" (the guest's console is kept in {kept})" if kept else ""
+    return HostError(error.what, error.why + where, error.hint)
 
 
 def save_console_log(folder: str, text: str, now: float | None = None) -> str:

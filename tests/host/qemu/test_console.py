@@ -36,6 +36,14 @@ def panic(text: str) -> str:
             Ending(failure="no root"),
             id="boot failed, through the kernel log",
         ),
+        pytest.param(
+            panic("x") + "hello\n" + KERNEL, Ending(), id="a target prints the text of a panic"
+        ),
+        pytest.param(
+            panic("x") + "[    2.6] ---[ end Kernel panic - not syncing: x ]---\n",
+            Ending(failure="the kernel panicked: x"),
+            id="a panic with a last line",
+        ),
         pytest.param(f"{FAILED}{KERNEL}hello\n", Ending(), id="a target prints the same message"),
         pytest.param(
             "initrd: fuse: not loaded\nhello\n",
@@ -43,16 +51,18 @@ def panic(text: str) -> str:
             id="a warning of init before the output of the target",
         ),
         pytest.param(
-            panic("Attempted to kill init! exitcode=0x00000700"), Ending(7), id="the target exits"
+            panic("Attempted to kill init! exitcode=0x00000700"),
+            Ending(7, target_ended=True),
+            id="the target exits",
         ),
         pytest.param(
             panic("Attempted to kill init! exitcode=0x0000000b"),
-            Ending(-11),
+            Ending(-11, target_ended=True),
             id="the target dies of a signal",
         ),
         pytest.param(
             panic("Attempted to kill init! exitcode=0x0000008b"),
-            Ending(-11),
+            Ending(-11, target_ended=True),
             id="the target dumps core",
         ),
         pytest.param(

@@ -83,9 +83,8 @@ def test_report_of_a_machine_that_resets_during_an_oops_is_the_oops() -> None:
 
 @pytest.mark.parametrize("middle", [57, 58, 59, 60, 1000])
 def test_report_has_at_most_60_lines_of_the_kernel(middle: int) -> None:
-    lines = report_of(f"{OOPS.splitlines()[0]}\n" + "[    2.4] x\n" * middle + f"{PANIC}y\n").split(
-        "\n"
-    )
+    first = OOPS.splitlines()[0]
+    lines = report_of(f"{first}\n" + "[    2.4] x\n" * middle + f"{PANIC}y\n").split("\n")
     assert lines[0].startswith("[    2.40] BUG: ")
     assert lines[-1] == f"{PANIC}y"
     assert len(lines) == min(middle + 2, 60)
