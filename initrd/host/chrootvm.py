@@ -9,7 +9,12 @@ from contextlib import ExitStack, closing
 
 from initrd import __version__
 from initrd.errors import HostError
-from initrd.host.command.interactive import TIMED_OUT, run_command
+from initrd.host.command.interactive import (
+    TIMED_OUT,
+    print_escape_key,
+    report_escape,
+    run_command,
+)
 from initrd.host.machine.cli import Arguments, parse, parse_seconds, usage
 from initrd.host.machine.config import command_terminals, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, format_commands, plan_launch
@@ -25,11 +30,12 @@ from initrd.host.qemu.console import Ending, KernelPanic, explain_boot_failure, 
 from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
-from initrd.host.system.stream import Relay, Sink, open_source
+from initrd.host.system.stream import KeyboardRelay, Relay, Sink, open_source
 from initrd.host.system.terminal import (
     STDERR,
     STDIN,
     STDOUT,
+    EscapeKey,
     MessageWriter,
     RawTerminal,
     is_terminal,
@@ -121,13 +127,19 @@ def boot(
         if arguments.has("--verbose"):
             streams = streams.replace(on_stderr=messages.write_bytes)
         with start_machine(launch, loop, streams) as machine:
-            in_time = connect_console(machine, signals, seconds)
+            escape = EscapeKey()
+            if is_terminal(STDIN) and arguments.has("--verbose"):
+                print_escape_key(messages)
+            in_time = connect_console(machine, signals, escape, seconds)
             observer.phase_started(PHASE_END)
-            ending = find_ending(machine, launch) if machine.is_off else None
+            is_ended = machine.is_off and not escape.is_complete
+            ending = find_ending(machine, launch) if is_ended else None
             if ending and ending.target_ended:
                 output.drop_panic()
     if signals.received:
         die_of_signal(signals.received)
+    if escape.is_complete:
+        return report_escape(messages)
     if not in_time:
         messages.print_message(f"the machine still runs after {seconds:g} s; ending it")
         return TIMED_OUT
@@ -144,17 +156,24 @@ def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
     return ConsoleSink(STDOUT, loop, shows_all=shows_all)
 
 
-def connect_console(machine: RunningMachine, signals: Signals, seconds: float | None) -> bool:
-    """Connect standard input to the console until the machine ends or a signal arrives.
+def connect_console(
+    machine: RunningMachine, signals: Signals, escape: EscapeKey, seconds: float | None
+) -> bool:
+    """Connect standard input to the console until the machine, a signal or `escape` ends this.
 
     Returns False when `seconds` pass before.
     """
     with ExitStack() as stack:
+        console = stack.enter_context(closing(Sink(machine.console.fileno())))
+        source = stack.enter_context(open_source(STDIN))
         if is_terminal(STDIN):
             stack.enter_context(RawTerminal(STDIN))
-        console = stack.enter_context(closing(Sink(machine.console.fileno())))
-        stack.callback(Relay(machine.loop, stack.enter_context(open_source(STDIN)), console).stop)
-        return machine.loop.run(lambda: machine.is_off or bool(signals.received), seconds)
+            stack.callback(KeyboardRelay(machine.loop, source, console, escape.feed).stop)
+        else:
+            stack.callback(Relay(machine.loop, source, console).stop)
+        return machine.loop.run(
+            lambda: machine.is_off or bool(signals.received) or escape.is_complete, seconds
+        )
 
 
 def find_ending(machine: RunningMachine, launch: Launch) -> Ending:

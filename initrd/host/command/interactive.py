@@ -11,11 +11,13 @@ from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, Host
 from initrd.host.system import terminal
 from initrd.host.system.loop import (
     TERMINATING_SIGNALS,
+    WRITABLE,
     Cancelled,
     Limit,
     Loop,
     Signals,
     die_of_signal,
+    is_ready,
 )
 from initrd.host.system.stream import Sink, open_source
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMED_OUT = 124  # exit status
+_ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
+_MESSAGE_TIMEOUT = 1.0  # seconds
 _FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
 _SIGNALS_TO_END = 3  # TERMINATING_SIGNALS after which the machine ends, with or without the command
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -44,6 +48,7 @@ class InteractiveUser:
         self._enter_raw_mode, self._observer = enter_raw_mode, observer
         self._terminating_count = 0  # signals of TERMINATING_SIGNALS received
         self.end_requested = False  # the machine is to end, with or without the command
+        self.escape = terminal.EscapeKey()  # ends the machine, too
 
     def handle_start(self) -> None:
         """Start the input of the command, which has started."""
@@ -52,6 +57,11 @@ class InteractiveUser:
             self._enter_raw_mode()
             self._resize()
         self._start_input()
+
+    def handle_input(self, data: bytes) -> None:
+        """Examine a piece of input for the keys that end the machine."""
+        if self._command.tty:
+            self.escape.feed(data)
 
     def handle_signal(self, number: int) -> None:
         """Forward a signal that this process has received, or act on it."""
@@ -93,6 +103,22 @@ class InteractiveUser:
             loop.set_timer(_FOREGROUND_CHECK, self._start_input)
 
 
+def print_escape_key(messages: MessageWriter) -> None:
+    """Tell the user which key ends the machine."""
+    messages.print_message("Ctrl-] three times within a second ends the machine")
+
+
+def report_escape(messages: MessageWriter) -> int:
+    """Tell the user that the key has ended the machine; return the exit status.
+
+    A terminal that takes no output does not get the message: writing to it would block.
+    """
+    if is_ready(STDERR, WRITABLE, _MESSAGE_TIMEOUT):
+        messages.write_bytes(b"\r\n" if terminal.is_terminal(STDERR) else b"")
+        messages.print_message("ended by Ctrl-] three times")
+    return _ESCAPED
+
+
 def run_command(
     command: Command,
     launch: Launch,
@@ -114,21 +140,32 @@ def run_command(
             streams = streams.replace(
                 output=log, on_stderr=messages.write_bytes, on_note=messages.print_message
             )
-        end_requested, status = False, None
+        end_requested, status, escape = False, None, terminal.EscapeKey()
         try:
             session = enter(start_session(launch, local, loop, streams))
         except Cancelled:
             end_requested = bool(signals.received)
         else:
-            user = InteractiveUser(session, command, lambda: enter(messages.raw()), observer)
+
+            def enter_raw_mode() -> None:
+                if verbose:
+                    print_escape_key(messages)
+                enter(messages.raw())
+
+            user = InteractiveUser(session, command, enter_raw_mode, observer)
             signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
-            in_time = session.wait(lambda: user.end_requested, limit.remaining())
+            session.guest.on_input, escape = user.handle_input, user.escape
+            in_time = session.wait(
+                lambda: user.end_requested or escape.is_complete, limit.remaining()
+            )
             observer.phase_started(PHASE_END)
             end_requested = user.end_requested
-            if in_time and not end_requested:
+            if in_time and not end_requested and not escape.is_complete:
                 status = session.status(messages.print_message)
     if end_requested:
         die_of_signal(signals.received)
+    if escape.is_complete:
+        return report_escape(messages)
     if status is None:
         messages.print_message(f"the command still runs after {seconds:g} s; ending it")
     return TIMED_OUT if status is None else status

@@ -11,7 +11,7 @@ import time
 from initrd.command import TERMINAL, unescape
 from initrd.errors import HostError
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
-from initrd.host.system.stream import Relay, Sink
+from initrd.host.system.stream import KeyboardRelay, Relay, Sink
 from initrd.record import Record
 from initrd.text import parse_natural
 
@@ -60,6 +60,7 @@ class CommandProtocol:
         self.output_error = ""  # why some of the output was not written
         self.final: tuple[str, str] | None = None  # the final message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
+        self.on_input: Callable[[bytes], object] = lambda _: None  # a piece of standard input
         self.on_awake: Callable[[], object] = lambda: None  # a copy of a template has its devices
         # Watched before the outputs: a message that was sent before some output is handled first.
         loop.watch(self._control.fileno(), READABLE, self._on_control)
@@ -91,7 +92,9 @@ class CommandProtocol:
         if self._input is None and self._streams.stdin >= 0:
             name = "stdin" if f"{PREFIX}stdin" in self._sockets else TERMINAL
             self._input_sink = Sink(self._sockets[PREFIX + name].fileno())
-            self._input = Relay(self._loop, self._streams.stdin, self._input_sink)
+            relay = KeyboardRelay if name == TERMINAL else Relay
+            stdin, sink = self._streams.stdin, self._input_sink
+            self._input = relay(self._loop, stdin, sink, self.on_input)
             self._input.on_end = lambda: self._end_input(name)
 
     def send(self, message: str) -> None:
@@ -199,7 +202,7 @@ class CommandProtocol:
             self.on_start()
         elif word == "warning":
             self._streams.on_warning(unescape(text))
-        elif word == "closed" and self._input:
+        elif word == "closed" and self._input and not isinstance(self._input, KeyboardRelay):
             self._input.stop()
         elif word == "eof":
             name, _, length = text.partition(" ")

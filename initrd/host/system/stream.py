@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (pipe(7))
 _READ_SIZE = 1 << 16  # bytes read at once
 _STDERR_KEPT = 4096  # bytes
+_KEYS_KEPT = 1 << 18  # bytes; a pasted text may be long
 
 
 class Sink:
@@ -134,11 +135,18 @@ class Relay:
             return
         self.count += len(data)
         self._on_data(data)
-        self._pending = memoryview(data)
+        self._add_pending(data)
         self._write_pending()
-        if self._sink and self._pending:  # the sink is full: read no more until this is written
-            self._loop.unwatch(self._source)
-            self._loop.watch(self._sink.descriptor, WRITABLE, self._on_writable)
+        if self._sink and self._pending:
+            self._wait_for_sink(self._sink)
+
+    def _add_pending(self, data: bytes) -> None:
+        self._pending = memoryview(data)
+
+    def _wait_for_sink(self, sink: Sink) -> None:
+        """Read no more until everything is written."""
+        self._loop.unwatch(self._source)
+        self._loop.watch(sink.descriptor, WRITABLE, self._on_writable)
 
     def _write_pending(self) -> None:
         try:
@@ -158,6 +166,21 @@ class Relay:
             if sink:
                 self._loop.unwatch(sink.descriptor)
             self._loop.watch(self._source, READABLE, self._on_readable)
+
+
+class KeyboardRelay(Relay):
+    """Copies what is typed on a terminal, and reads on when the sink is full.
+
+    So `on_data` also sees the keys that a guest does not read. Those that exceed the buffer of
+    _KEYS_KEPT bytes are dropped.
+    """
+
+    def _add_pending(self, data: bytes) -> None:
+        free = _KEYS_KEPT - len(self._pending)
+        self._pending = memoryview(bytes(self._pending) + data[:free])
+
+    def _wait_for_sink(self, sink: Sink) -> None:
+        self._loop.watch(sink.descriptor, WRITABLE, self._on_writable)
 
 
 class StderrPipe:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import termios
+import time
 import tty
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Self
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+_ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
 Modes = list["int | list[bytes | int]"]
 
 
@@ -67,6 +69,25 @@ def escape_controls(text: str) -> str:
         else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+class EscapeKey:
+    """Detects that Ctrl-] is pressed three times within a second, with no other key between.
+
+    It ends a machine whose program ignores everything, as with systemd-nspawn(1).
+    """
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._times: list[float] = []  # of the last presses, by the monotonic clock
+
+    def feed(self, keys: bytes, now: float | None = None) -> None:
+        """Examine keys that were pressed at the same time. `now`: by the monotonic clock."""
+        now = time.monotonic() if now is None else now
+        for key in keys:
+            self._times = [*self._times[1 - _ESCAPE_COUNT :], now] if key == _ESCAPE_KEY else []
+            if len(self._times) == _ESCAPE_COUNT and now - self._times[0] <= _ESCAPE_SECONDS:
+                self.is_complete = True
 
 
 class RawTerminal:

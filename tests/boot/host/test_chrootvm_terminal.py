@@ -150,6 +150,32 @@ def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
     assert terminal.modes() == before
 
 
+IGNORING = "trap '' HUP INT QUIT TERM TSTP; stty raw -echo; echo it runs; while :; do :; done"
+
+
+def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all(
+    terminal: Terminal,
+) -> None:
+    before = terminal.modes()
+    for words in ("-- sh", "sh"):  # a command, and an INIT
+        command = f'{CHROOTVM} {assets.busybox_root()} {words} -c "{IGNORING}"'
+        terminal.run(f"clear; {command}; echo status $?")
+        terminal.expect("it runs")
+        terminal.press("C-c", "C-z")
+        terminal.press("C-]", "C-]", "C-]")
+        terminal.expect("chrootvm: ended by Ctrl-] three times")
+        terminal.expect("status 137")
+        terminal.expect("here>")
+        assert terminal.modes() == before
+
+
+def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) -> None:
+    terminal.run(f"clear; {CHROOTVM} --verbose {assets.busybox_root()} -- sh 2>&1")
+    terminal.expect("chrootvm: Ctrl-] three times within a second ends the machine")
+    terminal.run("exit")
+    terminal.expect("here>")
+
+
 def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
     terminal.expect("~")

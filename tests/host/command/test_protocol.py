@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -247,6 +248,30 @@ def test_terminal_has_one_port_for_both_directions() -> None:
         os.close(writer)
         assert guest.received() == b""
     os.close(reader)
+
+
+def test_keys_are_seen_when_the_guest_takes_no_input() -> None:
+    controller, terminal = os.openpty()
+    tty.setraw(terminal)
+    seen = bytearray()
+    with closing(Guest(TERMINAL, stdin=terminal)) as guest:
+        guest.host.on_input = seen.extend
+        guest.host.start_input()
+        guest.send("closed stdin", "closed tty")
+        typed = 0
+        while typed < 1_000_000:
+            typed += os.write(controller, b"x" * 1000)
+            guest.loop.run(lambda: False, 0)
+        os.write(controller, b"\x1d")
+        guest.run_loop()
+        assert len(seen) == typed + 1
+        assert seen.endswith(b"x\x1d")
+        received = b"".join(iter(lambda: guest.received("tty"), b""))
+        assert received.startswith(b"xxx")
+        os.write(controller, b"more")
+        assert guest.received("tty") == b"more"
+    os.close(controller)
+    os.close(terminal)
 
 
 def test_sending_to_a_closed_control_port_raises_no_error(guest: Guest) -> None:

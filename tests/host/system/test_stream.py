@@ -11,7 +11,7 @@ import pytest
 
 from initrd.host.system import stream
 from initrd.host.system.loop import Loop
-from initrd.host.system.stream import Relay, Sink, StderrPipe, open_source
+from initrd.host.system.stream import KeyboardRelay, Relay, Sink, StderrPipe, open_source
 from initrd.host.virtiofsd.serve import ConnectedListener
 
 
@@ -49,6 +49,27 @@ class Pipe:
 def pipes() -> Iterator[tuple[Pipe, Pipe]]:
     with closing(Pipe()) as one, closing(Pipe()) as other:
         yield one, other
+
+
+def test_a_keyboard_relay_reads_on_when_the_sink_is_full(pipes: tuple[Pipe, Pipe]) -> None:
+    source, target = pipes
+    loop, seen, written, received = Loop(), bytearray(), bytearray(), b""
+    with closing(Sink(target.writer)) as sink:
+        relay = KeyboardRelay(loop, source.reader, sink, seen.extend)
+        while len(written) < 2_000_000:
+            written += b"%07d " % len(written) * 500
+            os.write(source.writer, written[-4000:])
+            loop.run(lambda: False, 0)
+        assert seen == written
+        for _ in range(100):
+            received += target.drain()
+            loop.run(lambda: False, 0)
+        assert received == written[: len(received)]
+        assert 1 << 18 <= len(received) < 1 << 20
+        os.write(source.writer, b"more")
+        loop.run(lambda: False, 0)
+        assert target.drain() == b"more"
+        relay.stop()
 
 
 def test_a_relay_copies_all_bytes_in_order(pipes: tuple[Pipe, Pipe]) -> None:
