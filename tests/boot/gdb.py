@@ -45,6 +45,11 @@ class Gdb:
         data = packet.encode()
         self._socket.sendall(b"$%s#%02x" % (data, sum(data) % 256))
 
+    def interrupt(self) -> None:
+        """Stop the machine."""
+        self._socket.sendall(b"\x03")
+        self.receive()
+
     def receive(self) -> str:
         """Return the next packet, and acknowledge it."""
         while b"#" not in self._received[:-2]:

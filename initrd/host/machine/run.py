@@ -39,7 +39,7 @@ PHASE_TEMPLATE, PHASE_LOAD = "make a template", "load the template"
 PHASE_RESUME = "continue from the template"
 PHASE_KERNEL, PHASE_COMMAND, PHASE_END = "QEMU and its firmware", "command", "power off"
 _READ_TIMEOUT, _READ_INTERVAL = 2.0, 0.001  # seconds
-_TERMINATED = "terminating on signal"  # QEMU's message
+_TERMINATED = ("terminating on signal", "Terminated via GDBstub")  # QEMU's messages
 _GRACE_PERIOD = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the console to be read
 
 
@@ -97,7 +97,7 @@ class RunningMachine:
         self.console = console  # bytes sent to it are input of the guest's console
         self.log = ConsoleLog()
         self.is_off = False
-        self.was_terminated = False  # a signal from outside has ended QEMU
+        self.was_terminated = False  # a signal from outside, or gdb, has ended QEMU
         self.shares: list[socket.socket] = []  # copies of QEMU's connections to virtiofsd
         self._observer = streams.observer
         self._unplugs_shares = unplugs_shares
@@ -159,7 +159,8 @@ class RunningMachine:
     def _qemu_ended(self, process: Process, stderr: StderrPipe, setup: Setup) -> None:
         self.loop.unwatch(process.pidfd)
         self.is_off = True
-        self.was_terminated = _TERMINATED in stderr.last_lines()
+        output = stderr.last_lines()
+        self.was_terminated = any(message in output for message in _TERMINATED)
         if process.status():
             why = _explain_exit(process, stderr)
             explained = explain_refused_resource(why, setup) or QemuError("the machine", why)

@@ -21,20 +21,25 @@ _BOOT_FAILED = "the boot failed"
 _RESET = "the machine reset itself before its kernel printed anything"
 _POWERING_OFF = "powering off"
 _PANICKED = "the guest's kernel panicked"
+_FAILED_BY_PANIC = "the kernel panicked: "
 _SILENT_RESET = "the machine reset itself, and its kernel printed no reason"
 _REPORT_LENGTH = 60  # lines of a kernel's report that are shown
 
 # Patterns are text: most machines end without a use for them, and compiling takes milliseconds.
+_TIMESTAMP = r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "  # the second part: CONFIG_PRINTK_CALLER
 # Messages of /init, on the console or by way of the kernel log:
-_INIT_LINE = r"(?:\[ *\d+\.\d+\] )?initrd: (.*)"
+_INIT_LINE = rf"(?:{_TIMESTAMP})?initrd: (.*)"
 _INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
 # Messages of the kernel:
-_KERNEL_LINE = r"\[ *\d+\.\d+\] "
 _PANIC_BEGIN = "Kernel panic - not syncing: "
 _PANIC = _PANIC_BEGIN + "(.*)"
-_REPORT_START = r"BUG: |Oops|general protection fault|Kernel panic - |-{12}\[ cut here \]"
+_REPORT_START = (
+    r"BUG: |Unable to handle kernel |Oops|general protection fault|Kernel panic - "
+    r"|-{12}\[ cut here \]"
+)
 _REPORT_END = r"---\[ end (?:trace|Kernel panic)"
 _SHUTDOWN = r"reboot: (?:Power down|Restarting system|System halted)|sysrq: (?:Resetting|Power Off)"
+_KERNEL_LINE = rf"{_TIMESTAMP}|{_SHUTDOWN}"  # some kernels print no timestamps
 _KILLED_BY_OOM = r"Out of memory: Killed process \d+ \((.*?)\)"
 _INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
 # Reasons of a failed boot for which chrootvm has a hint:
@@ -77,17 +82,25 @@ class ConsoleLog:
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self.size = 0  # bytes appended so far
 
     def append(self, data: bytes) -> None:
         """Append console output."""
         self._data += data
+        self.size += len(data)
         if len(self._data) > 2 * _LOG_SIZE:
             del self._data[:-_LOG_SIZE]
 
     @property
     def text(self) -> str:
         """Return the log as text, without carriage returns."""
-        return self._data.decode(errors="replace").replace("\r", "")
+        return self.text_after(0)
+
+    def text_after(self, size: int) -> str:
+        """Return what was appended after the first `size` bytes, as far as it is kept."""
+        kept = min(self.size - size, len(self._data))
+        data = self._data[len(self._data) - kept :]
+        return data.decode(errors="replace").replace("\r", "")
 
 
 def parse_ending(text: str) -> Ending:
@@ -104,7 +117,7 @@ def parse_ending(text: str) -> Ending:
     message = rest.partition("\n")[0].removesuffix(" ]---")
     exited = re.search(_INIT_EXITED, message)
     if not exited:
-        return Ending(failure=f"the kernel panicked: {message}")
+        return Ending(failure=f"{_FAILED_BY_PANIC}{message}")
     return Ending(_exit_code(int(exited[1], 16)), target_ended=True)
 
 
@@ -148,6 +161,16 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
     if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
     return HostError(_BOOT_FAILED, message, hint.removeprefix("try: "))
+
+
+def explain_failure_of_init(why: str, memory: int, kernel: str) -> HostError:
+    """Return the error for a failed boot, or for a panic while INIT ran; as `explain_boot_failure`.
+
+    A panic that is not known as a cause of failed boots may have come at any time.
+    """
+    error = explain_boot_failure(why, memory, kernel)
+    panic = why.removeprefix(_FAILED_BY_PANIC)
+    return error if error.hint or panic == why else HostError(_PANICKED, panic)
 
 
 def find_panic(text: str, memory: int) -> KernelPanic | None:

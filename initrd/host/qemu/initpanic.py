@@ -30,6 +30,7 @@ class PanicFilter:
         self.held = b""  # the beginning of a panic, or a panic and lines of the kernel after it
         self.has_panic = False  # `held` begins with the whole message
         self._checked = 0  # offset in `held`: the lines up to the next line break are the kernel's
+        self._has_timestamps = True  # of the lines of the kernel
 
     def feed(self, data: bytes) -> bytes:
         """Return the part of the output that can be shown, with `data` as its next piece."""
@@ -42,6 +43,7 @@ class PanicFilter:
                 if not found:
                     break
                 self.has_panic, self._checked = True, found.end() - found.start()
+                self._has_timestamps = not found[0].startswith(_PANIC)
             other = self._find_other()
             if other < 0 and len(self.held) <= _MAX_HELD:
                 break
@@ -61,8 +63,11 @@ class PanicFilter:
     def _find_other(self) -> int:
         """Return the offset of the first line that is not the kernel's; -1 when there is none.
 
-        The rest of the line with the panic is the kernel's.
+        The rest of the line with the panic is the kernel's. Without timestamps its lines are like
+        all others, so this is the line of another panic then.
         """
+        if not self._has_timestamps:
+            return self._find_another_panic()
         while (start := self.held.find(b"\n", self._checked) + 1) > 0:
             end = self.held.find(b"\n", start)
             if not _is_of_kernel(self.held[start : end if end >= 0 else None]):
@@ -72,9 +77,15 @@ class PanicFilter:
             self._checked = start
         return -1
 
+    def _find_another_panic(self) -> int:
+        """Return the offset of the next line with such a panic; -1 when there is none."""
+        found = re.compile(rb"\n(?:%s)?%s" % (_TIMESTAMP, _PANIC)).search(self.held, self._checked)
+        self._checked = max(self._checked, len(self.held) - _MAX_BEGIN)
+        return found.start() + 1 if found else -1
+
 
 def _is_of_kernel(line: bytes) -> bool:
-    """Return whether a line, or its beginning, can be the kernel's; an empty one can."""
+    """Return whether a line, or its beginning, can have a timestamp; an empty one can."""
     begin = line[:_MAX_BEGIN].rstrip(b"\r")
     return bool(re.match(_TIMESTAMP, begin) or re.fullmatch(_TIMESTAMP_BEGIN, begin) or not begin)
 

@@ -58,9 +58,7 @@ def test_another_panic_is_shown_with_its_reason_and_status_125(tmp_path: Path) -
     status, output, errors = boot(tmp_path, *words)
     assert status == 125
     assert "Kernel panic - not syncing: sysrq triggered crash" in output
-    assert errors.startswith(
-        "chrootvm: the boot failed: the kernel panicked: sysrq triggered crash"
-    )
+    assert errors.startswith("chrootvm: the guest's kernel panicked: sysrq triggered crash")
     kept = Path(errors.split("is kept in ")[1].split(")")[0])
     assert "Call Trace" in kept.read_text(encoding="utf-8")
 

@@ -122,3 +122,21 @@ def test_signal_ends_a_machine_that_waits_for_gdb(runtime: str, tmp_path: Path) 
             assert session.process.wait(DEADLINE) == -signal.SIGTERM
             assert session.leftovers() == []
         assert os.listdir(runtime) == []
+
+
+@pytest.mark.parametrize("init", [False, True], ids=["COMMAND", "INIT"])
+def test_machine_that_gdb_kills_has_not_panicked(tmp_path: Path, *, init: bool) -> None:
+    shell = ("sh", "-c", "echo up; sleep 1000")
+    program = ("busybox", *shell) if init else ("--", *shell)
+    words = ("--gdb", assets.busybox_root(), *program)
+    with chrootvm(*words, folder=tmp_path) as session, Gdb(read_address(session)) as gdb:
+        gdb.ask("?")
+        gdb.send("c")
+        assert session.process.stdout
+        assert session.process.stdout.readline().strip() == b"up"
+        gdb.interrupt()
+        gdb.send("k")
+        errors = session.process.communicate(timeout=DEADLINE)[1].decode()
+    assert session.process.returncode == 125
+    assert "panic" not in errors
+    assert "has ended QEMU" in errors if init else "was switched off" in errors

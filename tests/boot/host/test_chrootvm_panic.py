@@ -10,7 +10,8 @@ from testbed import assets
 from tests.boot.chrootvm import run
 
 pytestmark = pytest.mark.boot
-CRASH = "echo out; echo c >/proc/sysrq-trigger; sleep 1000"
+# Output that PID 1 of the guest has not copied to its port yet is lost by a panic.
+CRASH = "echo out; sleep 1; echo c >/proc/sysrq-trigger; sleep 1000"
 
 
 @pytest.mark.usefixtures("start")

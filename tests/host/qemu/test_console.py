@@ -37,6 +37,16 @@ def panic(text: str) -> str:
             id="boot failed, through the kernel log",
         ),
         pytest.param(
+            "[ 1.05][    T1] initrd: boot failed: no root\n[ 1.06][   T20] reboot: Power down\n",
+            Ending(failure="no root"),
+            id="boot failed, with the caller of each message (CONFIG_PRINTK_CALLER)",
+        ),
+        pytest.param(
+            f"{FAILED}initrd: powering off\nreboot: Power down\n",
+            Ending(failure="cannot mount data: no tag data\ntry: another tag"),
+            id="boot failed, without timestamps",
+        ),
+        pytest.param(
             panic("x") + "hello\n" + KERNEL, Ending(), id="a target prints the text of a panic"
         ),
         pytest.param(

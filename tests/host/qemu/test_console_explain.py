@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from initrd.host.qemu import console
-from initrd.host.qemu.console import explain_boot_failure, explain_oom_kill, explain_refusal
+from initrd.host.qemu.console import (
+    explain_boot_failure,
+    explain_failure_of_init,
+    explain_oom_kill,
+    explain_refusal,
+)
 
 KERNEL = "/boot/vmlinuz-6"
 RESET = "the machine reset itself before its kernel printed anything"
@@ -69,6 +74,12 @@ RESET = "the machine reset itself before its kernel printed anything"
 )
 def test_failed_boot_is_explained_with_a_hint(why: str, memory: int, message: str) -> None:
     assert str(explain_boot_failure(why, memory, KERNEL)) == message
+    assert str(explain_failure_of_init(why, memory, KERNEL)) == message
+
+
+def test_panic_while_init_may_have_run_is_no_failed_boot() -> None:
+    error = explain_failure_of_init("the kernel panicked: Fatal exception", 1 << 30, KERNEL)
+    assert str(error) == "the guest's kernel panicked: Fatal exception"
 
 
 def test_refused_command_is_explained_in_one_line() -> None:

@@ -112,3 +112,9 @@ def test_any_console_output_is_searched_in_linear_time(piece: str) -> None:
     began = time.monotonic()
     find_panic(text, MEMORY)
     assert time.monotonic() - began < 5
+
+
+def test_report_of_arm64_begins_with_the_address() -> None:
+    first = "[    2.40] Unable to handle kernel NULL pointer dereference at virtual address 0\n"
+    oops = f"{first}[    2.41] Internal error: Oops: 0000000096000044 [#1] SMP\n"
+    assert report_of(f"[    1.0] usb\n{oops}{PANIC}Fatal exception\n").startswith(first)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from initrd.host.qemu.initpanic import ConsoleSink, PanicFilter
-from initrd.host.system.loop import Loop
+from initrd.host.system.loop import READABLE, Loop, is_ready
 from initrd.host.system.stream import Relay
 
 PANIC = (
@@ -70,6 +71,22 @@ def test_second_panic_after_other_output_is_held_back() -> None:
     for sizes in piece_sizes():
         shown, filter_ = feed(PANIC + b"hello\r\n" + PANIC, sizes)
         assert (shown, filter_.held) == (PANIC + b"hello\r\n", PANIC)
+
+
+def test_panic_without_timestamps_is_held_back_with_all_that_follows() -> None:
+    panic = re.sub(rb"(?m)^\[.*?\] ", b"", PANIC) + b"---[ end " + PANIC.partition(b"] ")[2]
+    for sizes in piece_sizes():
+        shown, filter_ = feed(b"hello\r\n" + panic, sizes)
+        assert (shown, filter_.held, filter_.has_panic) == (b"hello\r\n", panic, True)
+
+
+@pytest.mark.parametrize("stamp", [b"", b"[    3.1] "])
+def test_another_panic_ends_one_without_timestamps(stamp: bytes) -> None:
+    printed = PANIC.partition(b"] ")[2].partition(b"\r\n")[0] + b"\r\nhello\r\n"
+    panic = stamp + PANIC.partition(b"] ")[2]
+    for sizes in piece_sizes():
+        shown, filter_ = feed(printed + panic, sizes)
+        assert (shown, filter_.held, filter_.has_panic) == (printed, panic, True)
 
 
 @pytest.mark.parametrize("text", [b"\xff\x00binary[\x1b[[K", b"[  1" * 50, b"Kernel pan", PANIC])
@@ -197,11 +214,14 @@ def test_cursor_of_a_terminal_is_at_a_new_line_after_a_dropped_panic() -> None:
     controller, terminal = os.openpty()
     for text, expected in ((b"$ ", b"$ \r\n"), (b"a\r\n", b"a\r\n")):
         sink = ConsoleSink(terminal, Loop(), shows_all=False)
-        os.set_blocking(controller, False)
         sink.write(text.replace(b"\r", b"") + PANIC)
         sink.drop_panic()
         sink.close()
-        assert os.read(controller, 100).replace(b"\r\r", b"\r") == expected
+        shown = b""
+        while len(shown) < len(expected) and is_ready(controller, READABLE, 5):
+            shown += os.read(controller, 100).replace(b"\r\r", b"\r")
+        assert shown == expected
+        assert not is_ready(controller, READABLE)
     os.close(controller)
     os.close(terminal)
 
