@@ -10,10 +10,11 @@ admin-guide/cgroup-v2.rst.
 import os
 from functools import partial
 
+from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.image.build import COMMAND_PORTS, read_init
 from initrd.host.image.modules import Requirement, choose_modules
-from initrd.host.machine import launch, locate, overlayfile
+from initrd.host.machine import gdb, launch, locate, overlayfile
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.disks import lock_disks
@@ -22,6 +23,7 @@ from initrd.host.machine.rootfs import Kernel
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
+from initrd.host.qemu.resources import explain_port, find_port_problem
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
@@ -153,7 +155,7 @@ def check_command(context: CheckContext) -> Finding | None:
     Of a login shell, check the one that replaces a missing shell.
     """
     command = context.machine.command
-    if command is None:
+    if not isinstance(command, Command):
         return None
     name = os.fsdecode(command.argv[0]) if command.argv else "/bin/sh"
     try:
@@ -233,12 +235,42 @@ def check_overlay(context: CheckContext) -> Finding | None:
 
 def check_disks(context: CheckContext) -> Finding | None:
     """Check that the disk images can be used."""
-    disks = context.machine.disk
-    if not disks:
+    machine = context.machine
+    if not machine.disk:
         return None
-    with lock_disks(disks, context.environment):
-        names = (f"{disk.path} ({_access(writable=disk.writable)})" for disk in disks)
+    # `check_overlay` reports an overlay that is missing, which `lock_disks` would create.
+    is_overlay_there = machine.has_overlay_disk and os.path.lexists(machine.overlay)
+    with lock_disks(machine.disks if is_overlay_there else machine.disk, context.environment):
+        names = (f"{disk.path} ({_access(writable=disk.writable)})" for disk in machine.disk)
         return Finding("disks", OK, ", ".join(names))
+
+
+def check_published(context: CheckContext) -> Finding | None:
+    """Check that this process can listen at the ports of the host."""
+    ports = context.machine.publish
+    for port in ports:
+        why = find_port_problem(port)
+        if why:
+            raise explain_port(port, why)
+    return Finding("ports", OK, ", ".join(port.name for port in ports)) if ports else None
+
+
+def check_gdb(context: CheckContext) -> Finding | None:
+    """Check that gdb can connect; warn when no file with the kernel's symbols is found."""
+    port = context.machine.gdb
+    if port is None:
+        return None
+    with gdb.listen(port, context.environment):
+        pass
+    try:
+        image = launch.select_kernel(context.machine).image
+    except HostError:  # `check_kernel` reports it
+        return None
+    vmlinux = gdb.find_vmlinux(image, context.machine.root.source)
+    if vmlinux:
+        return Finding("gdb", OK, f"symbols in {vmlinux}")
+    hint = "--kernel DIR, a build tree; or the symbols' package in ROOTFS"
+    return Finding("gdb", WARNING, "no vmlinux with the kernel's symbols is found", hint)
 
 
 def check_qemu(context: CheckContext) -> Finding:
@@ -397,6 +429,8 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("permissions", check_permissions),
     ("overlay", check_overlay),
     ("disks", check_disks),
+    ("ports", check_published),
+    ("gdb", check_gdb),
     ("QEMU", check_qemu),
     ("accelerator", check_accelerator),
     ("memory", check_memory),

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pytest import MonkeyPatch
 
 from initrd.command import Command
 from initrd.errors import HostError
+from initrd.host.chrootvm import run
 from initrd.host.doctor import (
     MISSING,
     OK,
@@ -22,10 +24,11 @@ from initrd.host.doctor import (
     missing_finding,
 )
 from initrd.host.machine import locate
+from initrd.host.machine.cli import parse
 from initrd.host.machine.config import Machine
 from initrd.host.machine.guest_modules import GuestModules
 from initrd.host.machine.launch import plan_launch
-from initrd.host.qemu.argv import Disk
+from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
@@ -157,6 +160,47 @@ def test_disks_that_can_be_used_are_named(machine: Machine, tmp_path: Path) -> N
         MISSING,
         f"cannot use {path}2 as a disk: No such file or directory",
     )
+
+
+def test_image_of_the_overlay_cannot_be_a_further_disk(machine: Machine, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(1024 + 56) + b"\x53\xef")
+    path = str(image)
+    found = findings(machine.replace(overlay=path, disk=(Disk(path),)), tmp_path)
+    assert (found["overlay"].state, found["disks"].state) == (OK, MISSING)
+    assert "another disk of this machine" in found["disks"].text
+
+
+def test_port_of_the_host_that_is_in_use_is_missing(machine: Machine, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        published = machine.replace(network=True, publish=(PublishedPort("127.0.0.1", port, 80),))
+        finding = findings(published, tmp_path)["ports"]
+        assert (finding.state, finding.text) == (
+            MISSING,
+            f"cannot publish 127.0.0.1:{port}: Address already in use",
+        )
+        assert findings(machine.replace(gdb=port), tmp_path)["gdb"].state == MISSING
+    finding = findings(published, tmp_path)["ports"]
+    assert (finding.state, finding.text) == (OK, f"127.0.0.1:{port}")
+
+
+def test_symbols_for_gdb_are_named_or_a_warning(machine: Machine, tmp_path: Path) -> None:
+    of_gdb = machine.replace(gdb=0)
+    assert findings(of_gdb, tmp_path)["gdb"].state == WARNING
+    kernel = tmp_path / "vmlinux"
+    kernel.write_text("")
+    finding = findings(of_gdb.replace(kernel=str(kernel)), tmp_path)["gdb"]
+    assert (finding.state, finding.text) == (OK, f"symbols in {kernel}")
+
+
+def test_doctor_checks_a_machine_with_a_name_without_starting_it(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = (f"--qemu={machine.qemu}", f"--virtiofsd={machine.virtiofsd}", "--accel=tcg")
+    words = ("--name", "one", "--doctor", *options, "--kernel=/nowhere", machine.root.source)
+    assert run(parse(words)) == 1
+    assert "missing  kernel       cannot use /nowhere" in capfd.readouterr().out
 
 
 def test_gdb_keeps_a_command_from_starting_from_a_template(

@@ -16,8 +16,10 @@ _LOCKING = ("Failed to get", "lock")  # `"write" lock`, `shared "write" lock`, `
 def explain_refused_resource(text: str, setup: Setup) -> HostError | None:
     """Return the error for a message of QEMU; None for a message of another kind."""
     if _FORWARDING in text:
-        refused = (port for port in setup.published if f"'{port.rule}'" in text)
-        return next(map(_explain_port, refused), None)
+        for port in setup.published:
+            if f"'{port.rule}'" in text:
+                return explain_port(port, find_port_problem(port) or "QEMU cannot listen there")
+        return None
     if setup.disks and all(part in text for part in _LOCKING):
         paths = [disk.path for disk in setup.disks]
         named = [path for path in paths if f"[{path}]" in text]
@@ -26,12 +28,13 @@ def explain_refused_resource(text: str, setup: Setup) -> HostError | None:
     return None
 
 
-def _explain_port(port: PublishedPort) -> HostError:
-    return HostError(f"cannot publish {port.name}", _why_refused(port), "another HOSTPORT")
+def explain_port(port: PublishedPort, why: str) -> HostError:
+    """Return the error for a port of the host at which nothing can listen."""
+    return HostError(f"cannot publish {port.name}", why, "another HOSTPORT")
 
 
-def _why_refused(port: PublishedPort) -> str:
-    """Return why QEMU cannot listen at a port: the reason for which this process cannot, either."""
+def find_port_problem(port: PublishedPort) -> str:
+    """Return why this process, and so QEMU, cannot listen at a port; empty if it can."""
     with socket.socket() as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -39,4 +42,4 @@ def _why_refused(port: PublishedPort) -> str:
             attempt.listen(1)
         except OSError as error:
             return reason(error)
-    return "QEMU cannot listen there"
+    return ""
