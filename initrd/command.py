@@ -9,6 +9,7 @@ from initrd.text import parse_natural
 
 HEADER = b"initrd-command 1"
 TEMPLATE_HEADER = b"initrd-template 1"  # of a file without a command: see initrd.template
+COMMANDS_FILE = b"initrd-commands 2\0end\0"  # content of a file for several commands: `Commands`
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
 TERMINAL = "tty"
 LOGIN_SHELL = b"login"  # value of the record `shell`
@@ -36,8 +37,16 @@ class Command(Record):
         return tuple(f"initrd.{name}" for name in names)
 
 
-def dump(command: Command) -> bytes:
+class Commands(Record):
+    """In place of a command: the host sends commands while the machine runs (initrd.frames)."""
+
+    ports: tuple[str, ...] = ("initrd.control",)
+
+
+def dump(command: "Command | Commands") -> bytes:
     """Return the content of the command file. Raises CommandError if `load` would refuse it."""
+    if isinstance(command, Commands):
+        return COMMANDS_FILE
     records = [HEADER]
     records += [b"arg=" + word for word in command.argv] or [b"shell=" + LOGIN_SHELL]
     records += [b"env=" + variable for variable in command.environ]

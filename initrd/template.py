@@ -5,11 +5,13 @@ host and the guest both use this module. `docs/command.md` describes the formats
 """
 
 from initrd.command import (
+    COMMANDS_FILE,
     STREAMS,
     TEMPLATE_HEADER,
     TERMINAL,
     Command,
     CommandError,
+    Commands,
     dump,
     load,
 )
@@ -29,7 +31,7 @@ class Start(Record):
     """What a machine that starts from a template is to do."""
 
     cmdline: str  # the kernel command line of a machine that boots for this command
-    command: Command
+    command: Command | Commands
     seed: bytes  # secret random bytes for this machine only
 
 
@@ -74,7 +76,8 @@ def load_start(data: bytes) -> Start:
     cmdline, nul, rest = rest.partition(b"\0")
     if header != START_HEADER or not nul:
         raise CommandError(f"it begins with {data[:40]!r}, not with {START_HEADER!r}")
-    return Start(decode(cmdline), load(rest), _parse_seed(seed))
+    command = Commands() if rest == COMMANDS_FILE else load(rest)
+    return Start(decode(cmdline), command, _parse_seed(seed))
 
 
 def _parse_seed(digits: bytes) -> bytes:

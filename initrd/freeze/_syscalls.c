@@ -37,7 +37,6 @@
 #ifndef MODULE_INIT_COMPRESSED_FILE /* kernel headers before 5.17 */
 #define MODULE_INIT_COMPRESSED_FILE 4
 #endif
-#define MAX_POLLED 64
 #define MAX_SEED 512 /* bytes */
 
 /* None for a result of 0; for any other, the OSError of errno that names `path` (may be NULL). */
@@ -196,11 +195,20 @@ static PyObject *ready_list(const struct pollfd *polled, Py_ssize_t count)
 	return ready;
 }
 
+/* Fill `polled` from a list of (fd, events); return 0, or -1 with an exception */
+static int read_entries(PyObject *entries, struct pollfd *polled, Py_ssize_t count)
+{
+	for (Py_ssize_t at = 0; at < count; at++)
+		if (!PyArg_ParseTuple(PyList_GetItem(entries, at), "ih", &polled[at].fd,
+				      &polled[at].events))
+			return -1;
+	return 0;
+}
+
 /* poll(2): its argument is a list of (fd, events), and milliseconds, -1 for no limit */
 static PyObject *sys_poll(PyObject *module, PyObject *args)
 {
-	struct pollfd polled[MAX_POLLED];
-	PyObject *entries;
+	PyObject *entries, *ready = NULL;
 	int milliseconds;
 
 	if (!PyArg_ParseTuple(args, "Oi:poll", &entries, &milliseconds))
@@ -208,15 +216,17 @@ static PyObject *sys_poll(PyObject *module, PyObject *args)
 	Py_ssize_t count = PyList_Size(entries);
 	if (count < 0)
 		return NULL;
-	if (count > MAX_POLLED)
-		return PyErr_Format(PyExc_ValueError, "poll: more than %d files", MAX_POLLED);
-	for (Py_ssize_t at = 0; at < count; at++)
-		if (!PyArg_ParseTuple(PyList_GetItem(entries, at), "ih", &polled[at].fd,
-				      &polled[at].events))
-			return NULL;
-	if (poll(polled, (nfds_t)count, milliseconds) < 0)
-		return PyErr_SetFromErrno(PyExc_OSError);
-	return ready_list(polled, count);
+	struct pollfd *polled = PyMem_Malloc((size_t)count * sizeof(*polled));
+	if (!polled)
+		return PyErr_NoMemory();
+	if (!read_entries(entries, polled, count)) {
+		if (poll(polled, (nfds_t)count, milliseconds) < 0)
+			PyErr_SetFromErrno(PyExc_OSError);
+		else
+			ready = ready_list(polled, count);
+	}
+	PyMem_Free(polled);
+	return ready;
 }
 
 /* TIOCSWINSZ of ioctl_tty(2) */
@@ -593,7 +603,7 @@ static const struct {
 	CONSTANT(POLLERR), CONSTANT(POLLHUP), CONSTANT(POLLNVAL), CONSTANT(SIGBUS),
 	CONSTANT(SIGCHLD), CONSTANT(SIGCONT), CONSTANT(SIGFPE), CONSTANT(SIGHUP), CONSTANT(SIGILL),
 	CONSTANT(SIGINT), CONSTANT(SIGKILL), CONSTANT(SIGPIPE), CONSTANT(SIGQUIT),
-	CONSTANT(SIGSEGV), CONSTANT(SIGTERM),
+	CONSTANT(SIGSEGV), CONSTANT(SIGTERM), CONSTANT(SIGUSR1), CONSTANT(SIGUSR2),
 };
 
 static int add_constants(PyObject *module)

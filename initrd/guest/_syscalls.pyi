@@ -36,6 +36,8 @@ SIGPIPE: int
 SIGQUIT: int
 SIGSEGV: int
 SIGTERM: int
+SIGUSR1: int
+SIGUSR2: int
 
 def mount(
     source: str | bytes, target: str | bytes, fstype: str | bytes, flags: int, data: str | bytes, /

@@ -1,4 +1,4 @@
-"""The guest's end of the control port: send and receive the messages of `docs/command.md`."""
+"""The messages of `docs/command.md` in the guest: send, receive, and the port that carries them."""
 
 import posix as os
 
@@ -13,30 +13,58 @@ if TYPE_CHECKING:
 _MAX_MESSAGE = 4096  # bytes; the host's messages are much shorter
 
 
-class ControlPort:
-    """Lines of words on a non-blocking descriptor. A handler of `Loop`."""
+class Messages:
+    """Lines of words, in both directions. A subclass transports the bytes."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self) -> None:
         self._outgoing = b""
         self._incoming = b""
-        self.disconnected = False  # the host has closed its end of the port
+        self.disconnected = False  # the host has closed its end
         self.bye_received = False
         self.on_message: Callable[[list[str]], None] = lambda _words: None
 
     def send(self, message: str, text: str = "") -> None:
         """Send a message, with `text` escaped as its last word. Does not block.
 
-        Bytes that the port does not accept yet are kept until `handle_events` can write them.
+        Bytes that the transport does not accept yet are kept until it does.
         """
         line = f"{message} {escape(text)}" if text else message
         self._outgoing += encode(line) + b"\n"
         if not self.disconnected:
             self._transmit()
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether the transport has accepted all messages."""
+        return not self._outgoing
+
     def is_finished(self) -> bool:
         """Return whether the host has sent `bye` or has disconnected."""
         return self.disconnected or self.bye_received
+
+    def _receive(self, data: bytes) -> None:
+        *lines, rest = (self._incoming + data).split(b"\n")
+        self._incoming = rest[:_MAX_MESSAGE]
+        for line in lines:
+            self._dispatch(line.decode("utf-8", "replace").split(" "))
+
+    def _dispatch(self, words: "list[str]") -> None:
+        if words == ["bye"]:
+            self.bye_received = True
+        else:
+            self.on_message(words)
+
+    def _transmit(self) -> None:
+        """Send as much of `_outgoing` as possible without blocking."""
+        raise NotImplementedError
+
+
+class ControlPort(Messages):
+    """Messages on a non-blocking descriptor. A handler of `Loop`."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
 
     def poll_entries(self) -> "list[tuple[int, int]]":
         """Return the descriptor and its events for poll(2)."""
@@ -48,29 +76,20 @@ class ControlPort:
         """Read and write without blocking."""
         events = ready.get(self._fd, 0)
         if events & POLLIN:
-            self._receive()
+            self._read()
         elif events & (POLLERR | POLLHUP | POLLNVAL):
             self.disconnected = True
         if self._outgoing and not self.disconnected:
             self._transmit()
 
-    def _receive(self) -> None:
+    def _read(self) -> None:
         try:
             data = os.read(self._fd, _MAX_MESSAGE)
         except BlockingIOError:
             return
         if not data:
             self.disconnected = True
-        *lines, rest = (self._incoming + data).split(b"\n")
-        self._incoming = rest[:_MAX_MESSAGE]
-        for line in lines:
-            self._dispatch(line.decode("utf-8", "replace").split(" "))
-
-    def _dispatch(self, words: "list[str]") -> None:
-        if words == ["bye"]:
-            self.bye_received = True
-        else:
-            self.on_message(words)
+        self._receive(data)
 
     def _transmit(self) -> None:
         try:

@@ -12,6 +12,7 @@ from initrd.text import parse_natural
 
 _OMIT_DIRECTORY = "/run/sendsigs.omit.d"
 _MAX_OMIT_FILE = 1 << 16  # bytes
+_MAX_STAT_FILE = 4096  # bytes
 
 
 class Processes:
@@ -46,6 +47,20 @@ class Processes:
             # ESRCH: the process has ended; EINVAL: no such signal. Neither is an error here.
             if error.errno not in (errno.ESRCH, errno.EINVAL):
                 raise
+
+    def signal_session(self, leader: int, number: int) -> bool:
+        """Send a signal to each process of the session that the process `leader` has begun.
+
+        Signals whole process groups: a process that forks meanwhile does not escape (fork(2) is
+        started again after a signal). Returns whether there was a process besides zombies.
+        """
+        groups: set[int] = set()
+        for pid in _list_pids():
+            group, session = _group_and_session_of(pid)
+            if session == leader and group not in groups and _has_program(pid):
+                groups.add(group)
+                self.signal(-group, number)
+        return bool(groups)
 
     def has_others(self) -> bool:
         """Return whether there are processes besides PID 1, kernel threads and exempt processes."""
@@ -113,6 +128,24 @@ def _list_directory(path: str) -> "list[str]":
 
 def _list_pids() -> "list[int]":
     return [int(name) for name in _list_directory("/proc") if name.isdigit()]
+
+
+def _group_and_session_of(pid: int) -> "tuple[int, int]":
+    """Return the process group and the session of a process, from /proc/PID/stat: proc(5).
+
+    Both are 0 if the process has ended. Its name, in parentheses, may contain any characters.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0, 0
+    try:
+        fields = os.read(fd, _MAX_STAT_FILE).rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0
+    finally:
+        os.close(fd)
+    return (int(fields[2]), int(fields[3])) if len(fields) > 3 else (0, 0)
 
 
 def _has_program(pid: int) -> bool:

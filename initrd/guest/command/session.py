@@ -1,4 +1,4 @@
-"""A boot that runs a command for the host: from reading the image's command file to the power-off.
+"""A boot that runs commands for the host: from reading the image's command file to the power-off.
 
 `Boot` creates the session before it mounts the root. So the session can report a boot that fails to
 the host, and needs neither the initramfs nor /dev later. See `docs/command.md`.
@@ -6,10 +6,17 @@ the host, and needs neither the initramfs nor /dev later. See `docs/command.md`.
 
 import posix as os
 
-from initrd.command import TEMPLATE_HEADER, Command, CommandError, load
+from initrd.command import (
+    COMMANDS_FILE,
+    TEMPLATE_HEADER,
+    Command,
+    CommandError,
+    Commands,
+    load,
+)
 from initrd.errors import reason
 from initrd.guest._syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID
-from initrd.guest.command.control import ControlPort
+from initrd.guest.command.control import ControlPort, Messages
 from initrd.guest.command.loop import Loop
 from initrd.guest.command.ports import open_ports
 from initrd.guest.command.processes import Processes
@@ -22,7 +29,7 @@ from initrd.guest.command.spawn import (
     explain_spawn_error,
     find_shell,
 )
-from initrd.guest.command.streams import Streams
+from initrd.guest.command.streams import PortLink, Streams
 from initrd.guest.command.supervise import Supervisor
 from initrd.guest.command.users import UserError, build_environment, find_user, parse_hostname
 from initrd.guest.failure import BootError, CommandRefused, describe_failure
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from initrd.guest.command.jobs import JobServer
     from initrd.guest.kernel import Kernel
     from initrd.guest.log import Log
 
@@ -44,12 +52,13 @@ _FAILURE_TIMEOUT = 10.0  # seconds to wait for the host's `bye` after a failure
 
 
 class Session:
-    """The connection to the host, and the command to run for it."""
+    """The connection to the host, and the command to run for it, or several commands."""
 
     def __init__(self, kernel: "Kernel", log: "Log", timeout: float) -> None:
         """Open the control port, waiting up to `timeout` seconds for it. Raises BootError."""
         self._kernel, self._log, self._timeout = kernel, log, timeout
-        self._prepared: tuple[Command, Streams] | None = None
+        self._prepared: tuple[Command, Streams] | None = None  # None: several commands
+        self._server: JobServer | None = None
         _open_standard_descriptors()
         self._ports = open_ports((CONTROL,), timeout, kernel)
         self._control = ControlPort(self._ports[CONTROL])
@@ -67,9 +76,9 @@ class Session:
         if data.startswith(TEMPLATE_HEADER):
             cmdline: str | None = self._wait_for_start(data)
         else:
-            cmdline, command = None, _parse(data)
-            self._open_ports(tuple(name for name in command.ports if name != CONTROL))
-            self._prepared = command, Streams(command, self._ports, self._control)
+            cmdline = None
+            if data != COMMANDS_FILE:
+                self._prepare_command(_parse(data))
         self._control.send("ready")
         return cmdline
 
@@ -78,38 +87,64 @@ class Session:
         from initrd.guest.command.resume import wait_for_start  # noqa: PLC0415 - in templates only
         from initrd.template import PORTS  # noqa: PLC0415 - in templates only
 
+        _import_server()
         self._open_ports(PORTS[1:])
         # Most commands have no terminal: their streams can be made before the machine is saved.
-        streams = Streams(Command((b"",)), self._ports, self._control)
+        link = PortLink(self._ports)
+        streams = Streams(Command((b"",)), link, self._control)
         start = wait_for_start(data, self._ports[CONTROL], self._kernel)
-        if start.command.tty:
+        command = start.command
+        if isinstance(command, Commands):
             streams.discard()
-            streams = Streams(start.command, self._ports, self._control)
-        self._prepared = start.command, streams
+        elif command.tty:
+            streams.discard()
+            self._prepared = command, Streams(command, link, self._control)
+        else:
+            self._prepared = command, streams
         return start.cmdline
+
+    def _prepare_command(self, command: Command) -> None:
+        self._open_ports(tuple(name for name in command.ports if name != CONTROL))
+        self._prepared = command, Streams(command, PortLink(self._ports), self._control)
 
     def _open_ports(self, names: "tuple[str, ...]") -> None:
         self._ports |= open_ports(names, self._timeout, self._kernel)
 
     def run(self, processes: "Processes | None" = None) -> "NoReturn":
-        """Run the command as a child, report its status, and power off. Raises BootError."""
-        if self._prepared is None:
-            raise BootError("cannot run the command", "there is none")
-        command, streams = self._prepared
+        """Run what the host wants, report its end, and power off. Raises BootError."""
         self._try_optional("set the host name", self._set_host_name)
-        request = self._make_request(command, streams)
-        supervisor = Supervisor(self._control, streams, processes or Processes())
-        message = self._supervise(supervisor, request)
-        unmount_all(self._kernel, self._log)
-        self._send_last(message)
+        if self._prepared:
+            self._run_command(*self._prepared, processes or Processes())
+        else:
+            self._serve(processes or Processes())
         self._kernel.power_off()
         raise BootError("cannot power off", "reboot(2) has returned")
+
+    def _run_command(self, command: Command, streams: Streams, processes: Processes) -> None:
+        request = self._make_request(command, streams)
+        message = self._supervise(Supervisor(self._control, streams, processes), request)
+        unmount_all(self._kernel, self._log)
+        self._send_last(message)
+
+    def _serve(self, processes: Processes) -> None:
+        """Run several commands. From the message `frames` on, the control port has frames only."""
+        server_type = _import_server()
+        self._control.send("frames 2")
+        self._run_loop(lambda: self._control.is_sent or self._control.disconnected)
+        fd = self._ports[CONTROL]
+        self._server = server_type(fd, processes, self._make_request, self._report_spawn_error)
+        self._server.serve()
+        unmount_all(self._kernel, self._log)
+        self._server.finish("stopped")
 
     def fail(self, error: Exception) -> None:
         """Report an error to the host in place of a status. Raises nothing."""
         word = "refused" if isinstance(error, CommandRefused) else "failed"
         try:
-            self._send_last(word, describe_failure(error), _FAILURE_TIMEOUT)
+            if self._server:
+                self._server.finish(word, describe_failure(error))
+            else:
+                self._send_last(word, describe_failure(error), _FAILURE_TIMEOUT)
         except Exception as send_error:  # any error: the reason is already on the console
             self._log.warn(f"cannot tell the host: {type(send_error).__name__}: {send_error}")
 
@@ -129,7 +164,13 @@ class Session:
             user = user.replace(shell=program)
         environ = build_environment(command.environ, user, terminal=bool(command.tty))
         return SpawnRequest(
-            argv, environ, command.cwd, user, streams.child_ends, streams.terminal, program
+            argv,
+            environ,
+            command.cwd,
+            user,
+            tuple(streams.child_ends),
+            streams.terminal,
+            program,
         )
 
     def _supervise(self, supervisor: Supervisor, request: SpawnRequest) -> str:
@@ -137,13 +178,23 @@ class Session:
         try:
             return supervisor.run(request)
         except SpawnError as failure:
-            if failure.step != EXECUTE:
-                error_type = CommandRefused if failure.is_refusal() else BootError
-                action = f"cannot {failure.step} {decode(failure.path)}"
-                raise error_type(action, os.strerror(failure.number)) from failure
-            self._control.send("warning", explain_spawn_error(failure, request))
+            message = self._report_spawn_error(failure, request, self._control)
             supervisor.finish()
-            return f"exit {exit_status_of(failure)}"
+            return message
+
+    def _report_spawn_error(
+        self, failure: SpawnError, request: SpawnRequest, control: Messages
+    ) -> str:
+        """Return the message with the status of a command that cannot be executed.
+
+        Raises BootError for a command that cannot be started for another reason.
+        """
+        if failure.step != EXECUTE:
+            error_type = CommandRefused if failure.is_refusal() else BootError
+            action = f"cannot {failure.step} {decode(failure.path)}"
+            raise error_type(action, os.strerror(failure.number)) from failure
+        control.send("warning", explain_spawn_error(failure, request))
+        return f"exit {exit_status_of(failure)}"
 
     def _set_host_name(self) -> None:
         self._kernel.set_hostname(parse_hostname(self._read_optional("/etc/hostname")))
@@ -151,9 +202,12 @@ class Session:
     def _send_last(self, message: str, text: str = "", timeout: "float | None" = None) -> None:
         """Send the last message; wait until the host sends `bye` or disconnects."""
         self._control.send(message, text)
+        self._run_loop(self._control.is_finished, timeout)
+
+    def _run_loop(self, until: "Callable[[], bool]", timeout: "float | None" = None) -> None:
         loop = Loop()
         loop.handlers.append(self._control)
-        loop.run(self._control.is_finished, timeout)
+        loop.run(until, timeout)
 
     def _read_optional(self, path: str) -> bytes:
         """Return the content of a file; nothing if it does not exist."""
@@ -168,6 +222,13 @@ class Session:
             action()
         except OSError as error:
             self._log.warn(f"cannot {description}: {reason(error)}; going on without it")
+
+
+def _import_server() -> "type[JobServer]":
+    """Import what runs several commands. A template does it before its initramfs is deleted."""
+    from initrd.guest.command.jobs import JobServer  # noqa: PLC0415 - not for a single command
+
+    return JobServer
 
 
 def _parse(data: bytes) -> Command:

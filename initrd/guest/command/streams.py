@@ -15,38 +15,106 @@ from initrd.guest._syscalls import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
-    from initrd.guest.command.control import ControlPort
+    from initrd.guest.command.control import Messages
     from initrd.guest.command.users import User
+
+    class Link(Protocol):
+        """Connects streams to the host."""
+
+        def input(self, name: str, sink: int, on_end: Callable[["Copy"], None]) -> "Copy":
+            """Return the copy of a stream from the host to a descriptor."""
+
+        def output(self, name: str, source: int, on_end: Callable[["Copy"], None]) -> "Copy":
+            """Return the copy of a stream from a descriptor to the host."""
+
 
 _BUFFER_SIZE = 1 << 16  # bytes: the capacity of a pipe
 # A read of a port returns at most one buffer of its driver; readv(2) fills several segments.
-_SEGMENT_SIZE = 4096  # bytes
-_CLOSED_EVENTS = POLLERR | POLLHUP | POLLNVAL
+SEGMENT_SIZE = 4096  # bytes
+CLOSED_EVENTS = POLLERR | POLLHUP | POLLNVAL
 
 
-class StreamCopy:
-    """One direction of one stream. Both descriptors are non-blocking. A handler of `Loop`.
+class Copy:
+    """One direction of one stream, non-blocking. A handler of `Loop`.
 
-    Closes neither descriptor; `on_end` is called once, when the copy ends.
+    Closes no descriptor; `on_end` is called once, when the copy ends.
     """
 
-    def __init__(self, source: int, sink: int, on_end: "Callable[[StreamCopy], None]") -> None:
+    def __init__(self, source: int, sink: int, on_end: "Callable[[Copy], None]") -> None:
+        """Copy from `source` to `sink`, descriptors; -1 for a channel of `channels`."""
         self.source, self.sink = source, sink
         self.received = 0  # bytes read so far
         self.length: int | None = None  # bytes of the source in all, if known
         self.ended = False
         self.broken = False  # ended because the sink has no reader
         self._on_end = on_end
-        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
-        starts = range(0, _BUFFER_SIZE, _SEGMENT_SIZE)
-        self._segments = [self._buffer[at : at + _SEGMENT_SIZE] for at in starts]
-        self._pending = self._buffer[:0]
+        self._pending = memoryview(b"")
 
     @property
     def has_pending(self) -> bool:
         """Whether bytes were read that the sink has not accepted yet."""
         return bool(self._pending)
+
+    def poll_entries(self) -> "list[tuple[int, int]]":
+        """Return what to poll(2) for."""
+        raise NotImplementedError
+
+    def handle_events(self, ready: "dict[int, int]") -> None:
+        """Copy as much as possible without blocking."""
+        raise NotImplementedError
+
+    def set_length(self, count: int) -> None:
+        """End the copy after `count` bytes in all."""
+        self.length = count
+        self._check_length()
+
+    def end(self, *, broken: bool = False) -> None:
+        """Stop copying, drop pending bytes, and call `on_end`; no effect after the first call."""
+        if not self.ended:
+            self.ended, self.broken = True, broken
+            self._pending = self._pending[:0]
+            self._on_end(self)
+
+    def _check_length(self) -> None:
+        if self.length is not None and self.received >= self.length and not self._pending:
+            self.end()
+
+    def _read_into(self, segments: "list[memoryview]") -> int:
+        """Read the source; return the number of bytes, 0 at its end, -1 if there is nothing yet."""
+        try:
+            count = os.readv(self.source, segments)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            if error.errno != errno.EIO:  # EIO: every process has closed the terminal
+                raise
+            count = 0
+        if count == 0:
+            self.end()
+        self.received += count
+        return count
+
+    def _drain(self) -> None:
+        """Write pending bytes to the sink."""
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(self.sink, self._pending) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.end(broken=True)
+
+
+class StreamCopy(Copy):
+    """A copy between two descriptors."""
+
+    def __init__(self, source: int, sink: int, on_end: "Callable[[Copy], None]") -> None:
+        super().__init__(source, sink, on_end)
+        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
+        starts = range(0, _BUFFER_SIZE, SEGMENT_SIZE)
+        self._segments = [self._buffer[at : at + SEGMENT_SIZE] for at in starts]
 
     def poll_entries(self) -> "list[tuple[int, int]]":
         """Return what to poll(2) for. The sink is always included: it can be closed at any time."""
@@ -60,75 +128,57 @@ class StreamCopy:
         """Copy as much as possible without blocking."""
         if self.ended:  # another handler has ended this copy after poll(2)
             return
-        if ready.get(self.sink, 0) & _CLOSED_EVENTS:
+        if ready.get(self.sink, 0) & CLOSED_EVENTS:
             self.end(broken=True)
             return
         if not self._pending:
-            self._fill()
+            count = self._read_into(self._segments)
+            self._pending = self._buffer[: max(count, 0)]
         self._drain()
         self._check_length()
 
-    def set_length(self, count: int) -> None:
-        """End the copy after `count` bytes in all."""
-        self.length = count
-        self._check_length()
 
-    def end(self, *, broken: bool = False) -> None:
-        """Stop copying, drop pending bytes, and call `on_end`; no effect after the first call."""
-        if not self.ended:
-            self.ended, self.broken = True, broken
-            self._pending = self._buffer[:0]
-            self._on_end(self)
+class PortLink:
+    """Connects streams to virtio-serial ports: one for each stream."""
 
-    def _check_length(self) -> None:
-        if self.length is not None and self.received >= self.length and not self._pending:
-            self.end()
+    def __init__(self, ports: "dict[str, int]") -> None:
+        self._ports = ports
 
-    def _fill(self) -> None:
-        try:
-            count = os.readv(self.source, self._segments)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.EIO:  # EIO: every process has closed the terminal
-                raise
-            count = 0
-        if count == 0:
-            self.end()
-        self.received += count
-        self._pending = self._buffer[:count]
+    def input(self, name: str, sink: int, on_end: "Callable[[Copy], None]") -> Copy:
+        """Return the copy of a stream from the host to a descriptor."""
+        return StreamCopy(self._ports[f"initrd.{name}"], sink, on_end)
 
-    def _drain(self) -> None:
-        try:
-            while self._pending:
-                self._pending = self._pending[os.write(self.sink, self._pending) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self.end(broken=True)
+    def output(self, name: str, source: int, on_end: "Callable[[Copy], None]") -> Copy:
+        """Return the copy of a stream from a descriptor to the host."""
+        return StreamCopy(source, self._ports[f"initrd.{name}"], on_end)
 
 
 class Streams:
     """The streams of one command. The command's own descriptors are in `child_ends`."""
 
-    def __init__(self, command: Command, ports: "dict[str, int]", control: "ControlPort") -> None:
+    def __init__(self, command: Command, link: "Link", control: "Messages") -> None:
         self._control = control
-        self._ports = ports
+        self._link = link
         self._master = self._slave = -1
-        self.inputs: dict[str, StreamCopy] = {}
-        self.outputs: dict[str, StreamCopy] = {}
-        if command.tty:
-            self._open_terminal(command.size)
-        self.child_ends = tuple(
-            self._slave if fd in command.tty else self._open_pipe(fd) for fd in range(len(STREAMS))
-        )
+        self.inputs: dict[str, Copy] = {}
+        self.outputs: dict[str, Copy] = {}
+        self.child_ends: list[int] = []
+        try:
+            if command.tty:
+                self._open_terminal(command.size)
+            for fd in range(len(STREAMS)):
+                self.child_ends.append(self._slave if fd in command.tty else self._open_pipe(fd))
+        except OSError:  # too many open files
+            self.close_child_ends()
+            self.close()
+            raise
 
     @property
     def terminal(self) -> int:
         """The descriptor of the command's terminal; -1 if the command has none."""
         return self._slave
 
-    def copies(self) -> tuple[StreamCopy, ...]:
+    def copies(self) -> tuple[Copy, ...]:
         """Return the copies of all inputs and outputs."""
         return (*self.inputs.values(), *self.outputs.values())
 
@@ -167,9 +217,7 @@ class Streams:
         if name in self.outputs:
             self.outputs[name].end(broken=True)
         if name == TERMINAL and self._master >= 0:
-            self.inputs[name].end(broken=True)
-            os.close(self._master)
-            self._master = -1
+            self._close_master()
 
     def end_inputs(self) -> None:
         """Stop reading from the host, after the command has ended."""
@@ -182,36 +230,52 @@ class Streams:
             os.close(self._slave)
             self._slave = -1
 
+    def close(self) -> None:
+        """Close all that is open still: what other processes write to a stream is lost.
+
+        A terminal hangs up. The command's own ends are closed by `close_child_ends`.
+        """
+        self.close_slave()
+        for copy in self.copies():
+            copy.end(broken=True)
+        if self._master >= 0:
+            self._close_master()
+
+    def _close_master(self) -> None:
+        self.inputs[TERMINAL].end(broken=True)
+        os.close(self._master)
+        self._master = -1
+
     def _open_terminal(self, size: tuple[int, int]) -> None:
         self._master, self._slave = os.openpty()
         os.set_blocking(self._master, False)
         _syscalls.set_terminal_utf8(self._slave)
         self.resize(*size)
-        port = self._ports[f"initrd.{TERMINAL}"]
-        self.inputs[TERMINAL] = StreamCopy(port, self._master, lambda _copy: None)
-        self.outputs[TERMINAL] = StreamCopy(
-            self._master, port, lambda copy: self._end_output(TERMINAL, copy)
+        self.inputs[TERMINAL] = self._link.input(TERMINAL, self._master, lambda _copy: None)
+        self.outputs[TERMINAL] = self._link.output(
+            TERMINAL, self._master, lambda copy: self._end_output(TERMINAL, copy)
         )
 
     def _open_pipe(self, fd: int) -> int:
         """Open the pipe for descriptor `fd` of the command; return the command's end."""
         name = STREAMS[fd]
-        port = self._ports[f"initrd.{name}"]
         reader, writer = os.pipe2(os.O_CLOEXEC)
         if fd == 0:
             os.set_blocking(writer, False)
-            self.inputs[name] = StreamCopy(port, writer, self._end_stdin)
+            self.inputs[name] = self._link.input(name, writer, self._end_stdin)
             return reader
         os.set_blocking(reader, False)
-        self.outputs[name] = StreamCopy(reader, port, lambda copy: self._end_output(name, copy))
+        self.outputs[name] = self._link.output(
+            name, reader, lambda copy: self._end_output(name, copy)
+        )
         return writer
 
-    def _end_stdin(self, copy: StreamCopy) -> None:
+    def _end_stdin(self, copy: Copy) -> None:
         os.close(copy.sink)
         if copy.broken:
             self._control.send("closed stdin")
 
-    def _end_output(self, name: str, copy: StreamCopy) -> None:
+    def _end_output(self, name: str, copy: Copy) -> None:
         if copy.source != self._master:
             os.close(copy.source)
         if not copy.broken:

@@ -12,12 +12,12 @@ from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from initrd.guest.command.control import ControlPort
+    from initrd.guest.command.control import ControlPort, Messages
     from initrd.guest.command.processes import Processes
     from initrd.guest.command.spawn import SpawnRequest
     from initrd.guest.command.streams import Streams
 
-_GRACE_PERIOD = 5.0  # seconds between SIGTERM and SIGKILL, and for SIGKILL to have its effect
+GRACE_PERIOD = 5.0  # seconds between SIGTERM and SIGKILL, and for SIGKILL to have its effect
 _KILL_INTERVAL = 0.5  # seconds between two SIGKILL to all processes
 
 
@@ -28,39 +28,89 @@ def format_status(status: int) -> str:
     return f"exit {os.WEXITSTATUS(status)}"
 
 
+class RunningCommand:
+    """A command: its process, its streams, and the messages from the host about it."""
+
+    def __init__(self, control: "Messages", streams: "Streams", processes: "Processes") -> None:
+        self._control, self._streams, self._processes = control, streams, processes
+        self.pid = 0  # 0: it was not started
+        self.status: int | None = None  # of wait(2); None: it has not ended
+        control.on_message = self.handle_message
+
+    def start(self, request: "SpawnRequest") -> None:
+        """Start the command. Raises SpawnError or OSError if it cannot be started."""
+        try:
+            self.pid = self._processes.start(request)
+        finally:
+            self._streams.close_child_ends()
+        self._control.send("started")
+
+    def forward_signal(self, number: int) -> None:
+        """Send a signal to the command; a terminal's signals go to its whole process group."""
+        if self.status is None and self.pid > 1:
+            pid = -self.pid if number in JOB_SIGNALS else self.pid
+            self._processes.signal(pid, number)
+
+    def handle_message(self, words: "list[str]") -> None:
+        """Act on a message from the host. Ignores unknown and malformed messages."""
+        numbers = [number for word in words if (number := parse_natural(word)) is not None]
+        if words[0] == "eof" and len(words) == 3 and len(numbers) == 1:
+            self._streams.end_input(words[1], numbers[0])
+        elif words[0] == "closed" and len(words) == 2:
+            self._streams.close_output(words[1])
+        elif words[0] == "resize" and len(words) == 3 and len(numbers) == 2:
+            self._streams.resize(*numbers)
+        elif words[0] == "signal" and len(words) == 2 and len(numbers) == 1 and 0 < numbers[0] < 65:
+            self.forward_signal(numbers[0])
+
+
+def stop_processes(processes: "Processes", loop: Loop, control: "Messages") -> None:
+    """End all other processes: by SIGTERM, and after the grace period by SIGKILL."""
+
+    def none_left() -> bool:
+        return not processes.has_others()
+
+    if none_left():
+        return
+    processes.signal_others(SIGTERM)
+    processes.signal_others(SIGCONT)  # a stopped process acts on SIGTERM only then
+    if loop.run(none_left, GRACE_PERIOD):
+        return
+    for _ in range(int(GRACE_PERIOD / _KILL_INTERVAL)):
+        processes.signal_others(SIGKILL)
+        if loop.run(none_left, _KILL_INTERVAL):
+            return
+    control.send("warning", "a process does not end, not even when killed")
+
+
 class Supervisor:
     """Runs one command to its end, and stops the processes that it leaves."""
 
     def __init__(self, control: "ControlPort", streams: "Streams", processes: "Processes") -> None:
         self._control, self._streams, self._processes = control, streams, processes
+        self._command = RunningCommand(control, streams, processes)
         self._loop = Loop()
         signals = SignalReader(processes.receive_signals(), self._on_signal)
         self._loop.handlers += [control, signals, *streams.copies()]
-        self._pid = 0
-        self._status: int | None = None
-        control.on_message = self._on_message
 
     def run(self, request: "SpawnRequest") -> str:
         """Run the command; return the message that reports its status.
 
         Raises SpawnError or OSError if the command cannot be started.
         """
-        try:
-            self._pid = self._processes.start(request)
-        finally:
-            self._streams.close_child_ends()
-        self._control.send("started")
-        self._loop.run(lambda: self._status is not None or self._control.disconnected)
+        command = self._command
+        command.start(request)
+        self._loop.run(lambda: command.status is not None or self._control.disconnected)
         if self._control.disconnected:
-            self._forward_signal(SIGHUP)
-            self._loop.run(lambda: self._status is not None, _GRACE_PERIOD)
+            command.forward_signal(SIGHUP)
+            self._loop.run(lambda: command.status is not None, GRACE_PERIOD)
         self.finish()
-        return format_status(self._status) if self._status is not None else f"signal {SIGHUP}"
+        return format_status(command.status) if command.status is not None else f"signal {SIGHUP}"
 
     def finish(self) -> None:
         """Stop the remaining processes, and deliver the remaining output."""
         self._streams.end_inputs()
-        self._stop_others()
+        stop_processes(self._processes, self._loop, self._control)
         self._drain()
 
     def _drain(self) -> None:
@@ -91,47 +141,14 @@ class Supervisor:
     def _outputs_ended_or_disconnected(self) -> bool:
         return self._outputs_ended() or self._control.disconnected
 
-    def _stop_others(self) -> None:
-        if not self._processes.has_others():
-            return
-        self._processes.signal_others(SIGTERM)
-        self._processes.signal_others(SIGCONT)  # a stopped process acts on SIGTERM only then
-        if self._loop.run(self._no_others_left, _GRACE_PERIOD):
-            return
-        for _ in range(int(_GRACE_PERIOD / _KILL_INTERVAL)):
-            self._processes.signal_others(SIGKILL)
-            if self._loop.run(self._no_others_left, _KILL_INTERVAL):
-                return
-        self._control.send("warning", "a process does not end, not even when killed")
-
-    def _no_others_left(self) -> bool:
-        return not self._processes.has_others()
-
     def _on_signal(self, number: int) -> None:
         if number == SIGCHLD:
             self._reap()
         elif number not in UNFORWARDED_SIGNALS:
-            self._forward_signal(number)
+            self._command.forward_signal(number)
 
     def _reap(self) -> None:
+        command = self._command
         for pid, status in self._processes.reap():
-            if pid == self._pid and self._status is None:  # the kernel may reuse the process ID
-                self._status = status
-
-    def _forward_signal(self, number: int) -> None:
-        """Send a signal to the command; a terminal's signals go to its whole process group."""
-        if self._status is None and self._pid > 1:
-            pid = -self._pid if number in JOB_SIGNALS else self._pid
-            self._processes.signal(pid, number)
-
-    def _on_message(self, words: "list[str]") -> None:
-        """Act on a message from the host. Ignores unknown and malformed messages."""
-        numbers = [number for word in words if (number := parse_natural(word)) is not None]
-        if words[0] == "eof" and len(words) == 3 and len(numbers) == 1:
-            self._streams.end_input(words[1], numbers[0])
-        elif words[0] == "closed" and len(words) == 2:
-            self._streams.close_output(words[1])
-        elif words[0] == "resize" and len(words) == 3 and len(numbers) == 2:
-            self._streams.resize(*numbers)
-        elif words[0] == "signal" and len(words) == 2 and len(numbers) == 1 and 0 < numbers[0] < 65:
-            self._forward_signal(numbers[0])
+            if pid == command.pid and command.status is None:  # the kernel may reuse the process ID
+                command.status = status

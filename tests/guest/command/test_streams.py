@@ -5,7 +5,7 @@ import os
 from initrd.command import STREAMS, Command
 from initrd.guest._syscalls import POLLIN
 from initrd.guest.command.control import ControlPort
-from initrd.guest.command.streams import StreamCopy, Streams
+from initrd.guest.command.streams import PortLink, StreamCopy, Streams
 
 
 def test_stream_copy_ended_by_another_handler_does_not_read() -> None:
@@ -21,7 +21,7 @@ def test_discarded_streams_leave_their_ports_open_and_no_descriptor() -> None:
     before = os.listdir("/proc/self/fd")
     port = os.open("/dev/null", os.O_RDWR)
     ports = {f"initrd.{name}": port for name in STREAMS}
-    streams = Streams(Command((b"true",)), ports, ControlPort(port))
+    streams = Streams(Command((b"true",)), PortLink(ports), ControlPort(port))
     assert len(set(streams.child_ends)) == 3
     streams.discard()
     os.close(port)

@@ -7,6 +7,7 @@ descendants of this process get signals.
 """
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -61,6 +62,7 @@ def main() -> None:
     for fd in range(3, 256):
         if os.path.exists(f"/proc/self/fd/{fd}"):
             os.set_inheritable(fd, False)
+    gc.disable()  # as initrd/freeze/python.c does
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
