@@ -60,6 +60,7 @@ COMMAND_BOOT = {
 # Folders on one line do not import each other.
 HOST_LAYERS = (
     ("initrd.host",),  # the entry points: chrootvm, vm, doctor, pytest_plugin
+    ("initrd.host.service",),
     ("initrd.host.command", "initrd.host.report"),
     ("initrd.host.template",),
     ("initrd.host.machine",),

@@ -5,17 +5,17 @@ from contextlib import ExitStack, closing, contextmanager
 from subprocess import DEVNULL, PIPE
 
 from initrd.host.command.protocol import LocalStreams
-from initrd.host.command.session import start_session
-from initrd.host.machine.launch import Launch
-from initrd.host.machine.run import HostStreams
 from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.system.stream import Sink, open_source
 from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from typing import Protocol
+
+    from initrd.host.command.protocol import CommandProtocol
 
     class HasDescriptor(Protocol):
         """A file, or a socket."""
@@ -24,6 +24,32 @@ if TYPE_CHECKING:
             """Return its descriptor."""
 
     File = int | HasDescriptor | None
+
+    class Session(Protocol):
+        """A command that runs in a machine: `CommandSession` or `AttachedSession`."""
+
+        @property
+        def loop(self) -> Loop:
+            """The loop of the command."""
+
+        @property
+        def ended_by_escape(self) -> str:
+            """What the escape key of a terminal ends."""
+
+        @property
+        def guest(self) -> CommandProtocol:
+            """The messages and streams of the command."""
+
+        def wait(self, until: Callable[[], bool], seconds: float | None = None) -> bool:
+            """Wait for the end of the command; return False when `seconds` pass before."""
+
+        def status(self, warn: Callable[[str], object]) -> int:
+            """Return the exit status. Raises HostError."""
+
+        def kill(self) -> None:
+            """End the command, which has run for too long."""
+
+    OpenSession = Callable[[LocalStreams, Loop, Limit], AbstractContextManager[Session]]
 
 CAPTURED = -1  # in the place of a descriptor: the output is returned
 
@@ -37,9 +63,9 @@ class Outcome(Record):
 
 
 def capture_command(
-    launch: Launch, stdin: int, stdout: int, stderr: int, seconds: float | None
+    open_session: "OpenSession", stdin: int, stdout: int, stderr: int, seconds: float | None
 ) -> Outcome:
-    """Run the command of `launch` with these descriptors, or CAPTURED. Raises HostError."""
+    """Run the command of a session with these descriptors, or CAPTURED. Raises HostError."""
     loop = Loop()
     printed = {"stdout": bytearray(), "stderr": bytearray()}
     with ExitStack() as stack:
@@ -59,14 +85,15 @@ def capture_command(
 
         local = LocalStreams(enter(open_source(stdin)), out, err, on_output, on_warning)
         limit = Limit(seconds)
-        streams = HostStreams(limit=limit)
         try:
-            session = enter(start_session(launch, local, loop, streams))
+            session = enter(open_session(local, loop, limit))
         except Cancelled:
             return Outcome(None, b"", b"")
         session.guest.on_start = session.guest.start_input
         in_time = session.wait(lambda: False, limit.remaining())
         status = session.status(on_warning) if in_time else None
+        if not in_time:
+            session.kill()
     return Outcome(status, bytes(printed["stdout"]), bytes(printed["stderr"]))
 
 

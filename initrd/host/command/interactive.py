@@ -5,8 +5,6 @@ from contextlib import ExitStack, closing
 
 from initrd.command import Command
 from initrd.host.command.protocol import LocalStreams
-from initrd.host.command.session import CommandSession, start_session
-from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, HostStreams
 from initrd.host.system import terminal
 from initrd.host.system.loop import (
@@ -25,6 +23,11 @@ from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from initrd.host.command.capture import Session
+
+    OpenSession = Callable[[LocalStreams, Loop, HostStreams], AbstractContextManager[Session]]
 
 TIMED_OUT = 124  # exit status
 _ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
@@ -39,7 +42,7 @@ class InteractiveUser:
 
     def __init__(
         self,
-        session: CommandSession,
+        session: "Session",
         command: Command,
         enter_raw_mode: "Callable[[], object]",
         observer: BootObserver,
@@ -95,7 +98,7 @@ class InteractiveUser:
         """
         if not self._session.guest.started:
             return
-        loop = self._session.machine.loop
+        loop = self._session.loop
         if terminal.in_foreground(STDIN):
             loop.set_timer(None, self._start_input)
             self._session.guest.start_input()
@@ -103,9 +106,9 @@ class InteractiveUser:
             loop.set_timer(_FOREGROUND_CHECK, self._start_input)
 
 
-def print_escape_key(messages: MessageWriter) -> None:
-    """Tell the user which key ends the machine."""
-    messages.print_message("Ctrl-] three times within a second ends the machine")
+def print_escape_key(messages: MessageWriter, what: str = "the machine") -> None:
+    """Tell the user which key ends `what`."""
+    messages.print_message(f"Ctrl-] three times within a second ends {what}")
 
 
 def report_escape(messages: MessageWriter) -> int:
@@ -121,13 +124,13 @@ def report_escape(messages: MessageWriter) -> int:
 
 def run_command(
     command: Command,
-    launch: Launch,
+    open_session: "OpenSession",
     seconds: float | None,
     observer: BootObserver,
     *,
     verbose: bool,
 ) -> int:
-    """Run a command in a machine; return the exit status. Raises HostError."""
+    """Run the command of a session; return the exit status. Raises HostError."""
     loop, messages = Loop(), MessageWriter()
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -140,16 +143,17 @@ def run_command(
             streams = streams.replace(
                 output=log, on_stderr=messages.write_bytes, on_note=messages.print_message
             )
-        end_requested, status, escape = False, None, terminal.EscapeKey()
+        end_requested, status, session = False, None, None
+        escape = terminal.EscapeKey()
         try:
-            session = enter(start_session(launch, local, loop, streams))
+            session = enter(open_session(local, loop, streams))
         except Cancelled:
             end_requested = bool(signals.received)
         else:
 
             def enter_raw_mode() -> None:
                 if verbose:
-                    print_escape_key(messages)
+                    print_escape_key(messages, session.ended_by_escape)
                 enter(messages.raw())
 
             user = InteractiveUser(session, command, enter_raw_mode, observer)
@@ -162,6 +166,8 @@ def run_command(
             end_requested = user.end_requested
             if in_time and not end_requested and not escape.is_complete:
                 status = session.status(messages.print_message)
+        if session and status is None:
+            session.kill()
     if end_requested:
         die_of_signal(signals.received)
     if escape.is_complete:

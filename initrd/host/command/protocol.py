@@ -10,6 +10,7 @@ import time
 
 from initrd.command import TERMINAL, unescape
 from initrd.errors import HostError
+from initrd.frames import VERSION
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink
 from initrd.record import Record
@@ -34,6 +35,7 @@ class LocalStreams(Record):
     stderr: Sink | None = None
     on_output: "Callable[[str, bytes], object]" = staticmethod(lambda *_: None)  # stream, piece
     on_warning: "Callable[[str], object]" = staticmethod(lambda _: None)  # text for the user
+    hangs_up: bool = True  # the end of the input hangs up the command's terminal
 
     def sink(self, name: str) -> Sink | None:
         """Return the sink of the output stream `name`; a terminal has that of standard output."""
@@ -57,9 +59,12 @@ class CommandProtocol:
         self.received_any = False  # at least one message
         self.started = False  # the command runs
         self._sent_time = False
+        self.has_frames = False  # from here on the guest sends frames: see `take_over`
         self.output_error = ""  # why some of the output was not written
         self.final: tuple[str, str] | None = None  # the final message: its word, and the rest
         self.on_start: Callable[[], object] = lambda: None
+        # `exit N` or `signal N` when the command's process has ended; its output may follow.
+        self.process_status = ""
         self.on_input: Callable[[bytes], object] = lambda _: None  # a piece of standard input
         self.on_awake: Callable[[], object] = lambda: None  # a copy of a template has its devices
         # Watched before the outputs: a message that was sent before some output is handled first.
@@ -70,7 +75,14 @@ class CommandProtocol:
     @property
     def finished(self) -> bool:
         """Whether the final message and all output have arrived."""
-        return self.final is not None and all(map(self._is_complete, self._outputs))
+        return self.final is not None and all(map(self.is_complete, self._outputs))
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the final message has arrived, and an output stream has ended too early."""
+        return self.final is not None and any(
+            relay.ended and not self.is_complete(name) for name, relay in self._outputs.items()
+        )
 
     @property
     def failure(self) -> str:
@@ -113,12 +125,27 @@ class CommandProtocol:
         self._send_bytes(content)
         self._held = b""
 
+    def take_over(self) -> tuple[socket.socket, bytes]:
+        """Return the control port after `frames`, and what has arrived after that message.
+
+        No message is sent any more.
+        """
+        self._control_closed = True
+        return self._control, self._incoming
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the guest has closed the control port: no message will come."""
+        return self._control_closed
+
     def _send_held(self) -> None:
         held, self._held = self._held, None
         if held:
             self._send_bytes(held)
 
     def _send_bytes(self, data: bytes) -> None:
+        if self.has_frames:
+            return
         self._outgoing += data
         self._transmit()
         if self._outgoing and not self._control_closed:
@@ -151,11 +178,17 @@ class CommandProtocol:
     def _end_input(self, name: str) -> None:
         if self._input and name == "stdin":
             self.send(f"eof stdin {self._input.count}")
-        elif name == TERMINAL and not self.final:  # a terminal ends only by hanging up
-            self._lengths[name] = 0
-            self.send(f"closed {name}")
+        elif name == TERMINAL and self._streams.hangs_up:  # a terminal has no other end of input
+            self.hang_up()
 
-    def _is_complete(self, name: str) -> bool:
+    def hang_up(self) -> None:
+        """Hang up the command's terminal; its further output is lost."""
+        if not self.final:
+            self._lengths[TERMINAL] = 0
+            self.send(f"closed {TERMINAL}")
+
+    def is_complete(self, name: str) -> bool:
+        """Return whether all of an output stream has arrived and is written."""
         relay = self._outputs[name]
         return relay.count >= self._lengths.get(name, 1 << 63) and relay.is_idle
 
@@ -181,10 +214,13 @@ class CommandProtocol:
             data = self._control.recv(4096)
         except ConnectionResetError:  # QEMU has ended
             data = b""
-        *lines, self._incoming = (self._incoming + data).split(b"\n")
-        for line in lines:
+        self._incoming += data
+        while b"\n" in self._incoming and not self.has_frames:
+            line, _, self._incoming = self._incoming.partition(b"\n")
             self._handle(line.decode(errors="replace"))
-        if not data or len(self._incoming) > _MAX_MESSAGE:
+        if self.has_frames:
+            self._loop.unwatch(self._control.fileno())
+        elif not data or len(self._incoming) > _MAX_MESSAGE:
             self._control_closed = True
             self._loop.unwatch(self._control.fileno())
 
@@ -197,9 +233,16 @@ class CommandProtocol:
             self._send_bytes(b"time %d\n" % (time.time_ns() // 1000))
         elif word == "ready":
             self._send_held()
+        elif word == "frames":
+            if text != f"{VERSION}":
+                why = f"it uses version {text[:40]} of the protocol, and not {VERSION}"
+                raise HostError("cannot understand the guest", why, "a newer chrootvm, or --init")
+            self.has_frames = self.started = True
         elif word == "started":
             self.started = True
             self.on_start()
+        elif word == "ended":
+            self.process_status = text
         elif word == "warning":
             self._streams.on_warning(unescape(text))
         elif word == "closed" and self._input and not isinstance(self._input, KeyboardRelay):

@@ -5,7 +5,7 @@ import signal
 import socket
 from contextlib import ExitStack, contextmanager
 
-from initrd.command import Command, CommandError
+from initrd.command import Command, CommandError, Commands
 from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.image.build import append_command_file, encode_command
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _SWITCHED_OFF = "the machine was switched off before the command ended"
-_KILLED = 128 + signal.SIGKILL
+KILLED = 128 + signal.SIGKILL
 _DELIVERY = 1.0  # seconds for messages to be read that were sent before the machine ended
 
 
@@ -41,6 +41,11 @@ class CommandSession:
         self._launch = launch
 
     @property
+    def loop(self) -> Loop:
+        """The loop of the machine and of the command."""
+        return self.machine.loop
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more will come from the guest."""
         return self.guest.finished or self.machine.is_off
@@ -48,6 +53,11 @@ class CommandSession:
     def wait(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
         """Wait for the end of the command, or `until`; return False when `seconds` pass before."""
         return self.machine.loop.run(lambda: self.finished or until(), seconds)
+
+    ended_by_escape = "the machine"  # by the escape key of a terminal
+
+    def kill(self) -> None:
+        """Do nothing: the machine ends, and its command with it."""
 
     def status(self, warn: "Callable[[str], object]") -> int:
         """Return the exit status of the command; `warn` of an out-of-memory kill.
@@ -63,13 +73,25 @@ class CommandSession:
         if self.guest.refusal:
             raise explain_refusal(self.guest.refusal)
         status = self.guest.status()
-        killed = self._oom_kill() if status == _KILLED else ""
+        killed = self.explain_oom_kill() if status == KILLED else ""
         if killed:
             warn(killed)
         if self.guest.output_error and not status:
             # A command with little output ends before the message `closed` reaches the guest.
             raise HostError("the command's output is not all there", self.guest.output_error)
         return status
+
+    def find_error(self) -> HostError:
+        """Return why a machine for several commands is off that was not asked to end."""
+        try:
+            failure = self._find_failure()
+        except HostError as error:  # of QEMU or virtiofsd
+            return error
+        panic = self._find_panic()
+        if panic or failure == _SWITCHED_OFF:
+            return panic or HostError("the machine has ended", "it was switched off from inside")
+        ended = HostError("the machine has ended", failure)
+        return keep_console(ended, self._launch.logs, self.machine.log.text)
 
     def _find_failure(self) -> str:
         """Return why there is no status. A guest that has sent a message did not fail to start."""
@@ -87,8 +109,13 @@ class CommandSession:
             panic.console = save_console_log(self._launch.logs, console)
         return panic
 
-    def _oom_kill(self) -> str:
-        return explain_oom_kill(self.machine.log.text, self._launch.setup.hardware.memory)
+    def explain_oom_kill(self, position: int = 0) -> str:
+        """Return the message that the guest ran out of memory; empty if it did not.
+
+        `position`: the size of the console's log when the command began.
+        """
+        console = self.machine.log.text_after(position)
+        return explain_oom_kill(console, self._launch.setup.hardware.memory)
 
     def _make_error(self, why: str) -> HostError:
         """Return the error for a failed boot, after saving the console's output."""
@@ -130,7 +157,11 @@ def _explain(error: HostError) -> str:
 
 @contextmanager
 def _boot(
-    launch: Launch, command: Command, local: LocalStreams, loop: Loop, streams: HostStreams
+    launch: Launch,
+    command: Command | Commands,
+    local: LocalStreams,
+    loop: Loop,
+    streams: HostStreams,
 ) -> "Iterator[CommandSession]":
     """Boot a machine with the command in its image."""
     image = append_command_file(launch.setup.initrd, encode_command(command))
@@ -146,7 +177,11 @@ def _boot(
 
 @contextmanager
 def _start_warm(
-    launch: Launch, command: Command, local: LocalStreams, loop: Loop, streams: HostStreams
+    launch: Launch,
+    command: Command | Commands,
+    local: LocalStreams,
+    loop: Loop,
+    streams: HostStreams,
 ) -> "Iterator[CommandSession]":
     """Start a machine from a template, and send it the command."""
     from initrd.host.template.warm import start_warm  # noqa: PLC0415 - only with --warm

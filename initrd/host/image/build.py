@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from initrd.command import Command, CommandError, dump
+from initrd.command import Command, CommandError, Commands, dump
 from initrd.errors import HostError, reason
 from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
@@ -94,7 +94,7 @@ def open_boot_image(
     return name_open_file(image, _UNCACHED_NAME)
 
 
-def encode_command(command: Command) -> bytes:
+def encode_command(command: Command | Commands) -> bytes:
     """Return the content of the command file. Raises HostError for an invalid command."""
     try:
         return dump(command)

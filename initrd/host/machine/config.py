@@ -5,7 +5,7 @@ Raises HostError for invalid options. Of the host, only the terminal is examined
 
 import os
 
-from initrd.command import Command
+from initrd.command import Command, Commands
 from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
 from initrd.host.qemu.argv import Disk, PublishedPort
@@ -30,7 +30,8 @@ class Machine(Record):
     shares: tuple[Share, ...] = ()  # further directories
     init: str = BootOptions.init  # a bare name is looked up in the root
     arguments: tuple[str, ...] = ()  # of INIT
-    command: Command | None = None  # to run as a child of /init; `init` is then ignored
+    # To run as a child of /init; `init` is then ignored. Commands: several, while it runs.
+    command: Command | Commands | None = None
     overlay: str = ""  # empty: none; OVERLAY_IN_MEMORY; or the absolute path of a disk image
     disk: tuple[Disk, ...] = ()  # further disks, in addition to that of the overlay
     memory: int = default_of("--memory")  # bytes
@@ -67,7 +68,7 @@ class Machine(Record):
         return (*overlay, *self.disk)
 
 
-def parse_machine(arguments: Arguments, command: Command | None = None) -> Machine:
+def parse_machine(arguments: Arguments, command: Command | Commands | None = None) -> Machine:
     """Return the machine that the options describe, with the command to run in it, if any."""
     fields = arguments.fields()
     init = arguments.init or (BootOptions.init,)
@@ -92,11 +93,7 @@ def parse_command(
     `tty`: which of its descriptors are to be a terminal.
     """
     if arguments.init:
-        for name in _FOR_COMMANDS:
-            if arguments.has(name):
-                raise HostError(
-                    f"cannot use {name}", "it is for -- COMMAND and the shell, not for INIT"
-                )
+        check_no_settings(arguments, "it is for -- COMMAND and the shell, not for INIT")
         return None
     term = [f"TERM={environment['TERM']}"] if tty and "TERM" in environment else []
     given = [parse_variable(word, environment) for word in arguments.values("--env")]
@@ -108,6 +105,13 @@ def parse_command(
         tty=tty,
         size=terminal.terminal_size(STDOUT) if tty else Command.size,
     )
+
+
+def check_no_settings(arguments: Arguments, why: str) -> None:
+    """Raise HostError, with the reason `why`, for an option of a COMMAND where there is none."""
+    for name in _FOR_COMMANDS:
+        if arguments.has(name):
+            raise HostError(f"cannot use {name}", why)
 
 
 def parse_variable(word: str, environment: "Mapping[str, str]") -> str:

@@ -6,7 +6,7 @@ Planning adds entries to the cache, and opens the files of the QEMU set-up; it s
 import os
 from functools import partial
 
-from initrd.command import Command
+from initrd.command import Command, Commands
 from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
@@ -46,7 +46,8 @@ class Launch(Record):
     setup: Setup  # of QEMU; its shares have absolute paths, the root first
     virtiofsd: Virtiofsd
     kernel: str  # path of the image; QEMU may start the uncompressed kernel in it instead
-    command: Command | None = None  # to run as a child of /init; None: INIT is PID 1
+    # To run as a child of /init; Commands: several, while it runs; None: INIT is PID 1.
+    command: Command | Commands | None = None
     logs: str = ""  # the directory in which the console of a failed boot is kept
     gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot

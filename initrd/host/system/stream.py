@@ -69,6 +69,15 @@ def count_unread(connection: socket.socket) -> int:
     return int.from_bytes(buffer, sys.byteorder)
 
 
+def close_connection(connection: socket.socket) -> None:
+    """Close a socket, and the connection even if a forked process has a copy of the socket."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the other end is closed
+        pass
+    connection.close()
+
+
 @contextmanager
 def open_source(descriptor: int) -> "Iterator[int]":
     """Yield a descriptor to read from that does not block when another program reads the same."""

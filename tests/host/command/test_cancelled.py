@@ -4,30 +4,31 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from initrd.command import Command
-from initrd.host.command import capture, interactive
 from initrd.host.command.capture import CAPTURED, Outcome, capture_command
 from initrd.host.command.interactive import TIMED_OUT, run_command
 from initrd.host.command.protocol import LocalStreams
-from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import BootObserver, HostStreams
-from initrd.host.system.loop import Loop
+from initrd.host.system.loop import Limit, Loop
+
+if TYPE_CHECKING:
+    from initrd.host.command.capture import Session
 
 TOP = Path(__file__).parents[3]
 
 
 @contextmanager
-def never_start(
-    launch: Launch, local: LocalStreams, loop: Loop, streams: HostStreams
-) -> Iterator[None]:
+def never_start(_: LocalStreams, loop: Loop, streams: HostStreams) -> Iterator["Session"]:
     """Stand for `start_session`: wait for a machine that does not start."""
     streams.on_note("a note")
     streams.limit.wait(loop, lambda: False)
+    raise AssertionError("the wait has ended")
     yield
 
 
@@ -39,21 +40,22 @@ def no_descriptor_left_open() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_captured_command_that_does_not_start_in_time_has_no_status(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
-    monkeypatch.setattr(capture, "start_session", never_start)
+def test_captured_command_that_does_not_start_in_time_has_no_status(seconds: float) -> None:
+    def open_session(
+        local: LocalStreams, loop: Loop, limit: Limit
+    ) -> AbstractContextManager["Session"]:
+        return never_start(local, loop, HostStreams(limit=limit))
+
     with Path(os.devnull).open("rb") as null:
-        outcome = capture_command(None, null.fileno(), CAPTURED, CAPTURED, seconds)
+        outcome = capture_command(open_session, null.fileno(), CAPTURED, CAPTURED, seconds)
     assert outcome == Outcome(None, b"", b"")
 
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_command_that_does_not_start_in_time_has_the_status_of_a_timeout(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], verbose: bool
+    capfd: pytest.CaptureFixture[str], verbose: bool
 ) -> None:
-    monkeypatch.setattr(interactive, "start_session", never_start)
-    status = run_command(Command((b"true",)), None, 0.05, BootObserver(), verbose=verbose)
+    status = run_command(Command((b"true",)), never_start, 0.05, BootObserver(), verbose=verbose)
     assert status == TIMED_OUT
     stderr = capfd.readouterr().err
     assert "after 0.05 s" in stderr
@@ -71,8 +73,8 @@ def test_signal_while_a_machine_starts_ends_the_program_by_it(number: int) -> No
         "def start(*words):\n"
         f"    os.kill(os.getpid(), {number})\n"
         "    return never_start(*words)\n"
-        "interactive.start_session = start\n"
-        "interactive.run_command(Command((b'true',)), None, None, BootObserver(), verbose=False)\n"
+        "command, observer = Command((b'true',)), BootObserver()\n"
+        "interactive.run_command(command, start, None, observer, verbose=False)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

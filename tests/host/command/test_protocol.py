@@ -340,3 +340,24 @@ def test_time_is_that_of_the_host_in_microseconds(guest: Guest) -> None:
     word, _, number = guest.received().decode().partition(" ")
     assert word == "time"
     assert before <= int(number) <= time.time_ns() // 1000
+
+
+def test_bytes_after_the_message_frames_are_for_another_reader() -> None:
+    with closing(Guest(("control",))) as guest:
+        guest.ports["control"].sendall(b"ready\nframes 2\n\x08\nexit 1\n")
+        guest.run_loop()
+        assert guest.host.has_frames
+        guest.host.send("bye")
+        connection, received = guest.host.take_over()
+        assert received == b"\x08\nexit 1\n"
+        assert connection.fileno() >= 0
+        assert guest.host.final is None
+        assert guest.received() == b""
+
+
+@pytest.mark.parametrize("version", ["1", "3", "", "x"])
+def test_guest_with_another_version_of_frames_is_refused(version: str) -> None:
+    with closing(Guest(("control",))) as guest:
+        with pytest.raises(HostError, match=r"uses version .* of the protocol, and not 2"):
+            guest.send(f"frames {version}")
+        assert not guest.host.has_frames

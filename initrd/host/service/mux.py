@@ -1,0 +1,296 @@
+"""The host's end of the port of a machine that runs several commands: `initrd.frames`.
+
+Each channel of a command is connected to a socket, whose other end a client has. A client that
+stands still holds up its own channels only. What the guest sends is checked, and bounded.
+"""
+
+import socket
+
+from initrd.frames import (
+    CLOSE,
+    CONTROL,
+    CREDIT,
+    DATA,
+    MACHINE,
+    MAX_DATA,
+    RUN,
+    Decoder,
+    Flow,
+    FrameError,
+    Numbers,
+    channel_of,
+    encode_credit,
+    encode_frame,
+    split_channel,
+)
+from initrd.host.system.loop import READABLE, WRITABLE, Loop
+from initrd.host.system.stream import close_connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAX_MESSAGE = 1 << 16  # bytes of a line from the guest; regular messages are much shorter
+_READ_SIZE = 1 << 18  # bytes
+
+
+class Port:
+    """The port of a machine, split into channels."""
+
+    def __init__(self, loop: Loop, connection: socket.socket) -> None:
+        """`connection`: to the guest; both sides have agreed to send frames only."""
+        self.loop = loop
+        self._connection = connection
+        self._decoder, self._numbers = Decoder(), Numbers()
+        self._outgoing = bytearray()
+        self._channels: dict[int, Channel] = {}
+        self._ended: set[Channel] = set()  # of commands that have ended; output is pending
+        self._machine_flow, self._line = Flow(), b""
+        self._is_closed = False
+        self.on_message: Callable[[str], object] = lambda _line: None  # of the machine
+        self.on_end: Callable[[int], object] = lambda _command: None  # the guest has closed it
+        self.on_error: Callable[[str], object] = lambda _why: None  # the guest is not understood
+        loop.watch(connection.fileno(), READABLE, self._on_events)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough bytes wait for the guest: no more should be read for it."""
+        return len(self._outgoing) >= MAX_DATA
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the clients have taken all output of the commands that have ended."""
+        return not self._ended
+
+    def run(self, content: bytes, sockets: dict[str, socket.socket]) -> int:
+        """Run the command of a command file; return its number.
+
+        `sockets`: for the channels of the command, by name; they are closed at its end.
+        """
+        number = self._numbers.next()
+        for name, end in sockets.items():
+            channel = Channel(self, channel_of(number, name), end)
+            self._channels[channel.number] = channel
+        self.send(encode_frame(channel_of(number, CONTROL), RUN, content))
+        for name in sockets:
+            self._channels[channel_of(number, name)].update()
+        return number
+
+    def send_message(self, message: str) -> None:
+        """Send a message to the machine. There are few, much shorter than a window."""
+        self.send(encode_frame(channel_of(MACHINE, CONTROL), DATA, f"{message}\n".encode()))
+
+    def close_command(self, number: int) -> None:
+        """Close a command before its end, because its client has gone."""
+        control = self._channels.get(channel_of(number, CONTROL))
+        if control:
+            control.pass_on_rest()  # such as the message `kill`
+        for channel in self._channels_of(number):
+            channel.discard()
+            del self._channels[channel.number]
+        self.send(encode_frame(channel_of(number, CONTROL), CLOSE))
+        self.on_end(number)
+
+    def receive(self, data: bytes) -> None:
+        """Act on bytes from the guest."""
+        try:
+            for number, kind, payload in self._decoder.feed(data):
+                self._dispatch(number, kind, payload)
+        except FrameError as error:
+            self.close()
+            self.on_error(str(error))
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame: now as much as the guest accepts, the rest later."""
+        if not self._is_closed:
+            self._outgoing += frame
+            self._transmit()
+
+    def close(self) -> None:
+        """Stop reading and writing, and close the clients' sockets. The caller closes the port."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.loop.unwatch(self._connection.fileno())
+        for channel in (*self._channels.values(), *self._ended):
+            channel.discard()
+        self._channels.clear()
+
+    def forget(self, channel: "Channel") -> None:
+        """Forget a channel that is closed."""
+        self._ended.discard(channel)
+
+    def _on_events(self, events: int) -> None:
+        if events & WRITABLE:
+            self._transmit()
+        if events & ~WRITABLE:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(_READ_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if data:
+            self.receive(data)
+        else:  # QEMU has ended; RunningMachine detects that
+            self.loop.unwatch(self._connection.fileno())
+
+    def _transmit(self) -> None:
+        was_busy = self.is_busy
+        try:
+            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            sent = self._connection.send(self._outgoing, flags) if self._outgoing else 0
+        except BlockingIOError:
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            sent = len(self._outgoing)
+        del self._outgoing[:sent]
+        events = READABLE | (WRITABLE if self._outgoing else 0)
+        self.loop.watch(self._connection.fileno(), events, self._on_events)
+        if was_busy != self.is_busy:
+            for channel in self._channels.values():
+                channel.update()
+
+    def _dispatch(self, number: int, kind: int, payload: bytes) -> None:
+        command, name = split_channel(number)
+        channel = self._channels.get(number)
+        if kind == RUN or not self._numbers.is_known(command):
+            raise FrameError(f"there is no command {command} that could send a frame")
+        if command == MACHINE:
+            self._handle_machine(kind, payload)
+        elif kind == CLOSE:
+            self._end(command, name)
+        elif channel:
+            channel.handle(kind, payload)
+
+    def _handle_machine(self, kind: int, payload: bytes) -> None:
+        if kind != DATA:
+            return
+        self._machine_flow.received(len(payload))
+        credit = self._machine_flow.consumed(len(payload))
+        if credit:
+            self.send(encode_credit(channel_of(MACHINE, CONTROL), credit))
+        *lines, self._line = (self._line + payload).split(b"\n")
+        if len(self._line) > _MAX_MESSAGE:
+            raise FrameError("a message of the machine has no end")
+        for line in lines:
+            self.on_message(line.decode(errors="replace"))
+
+    def _end(self, command: int, name: str) -> None:
+        if name != CONTROL:
+            raise FrameError(f"the guest closes {name} alone")
+        for channel in self._channels_of(command):
+            del self._channels[channel.number]
+            self._ended.add(channel)
+            channel.close_when_delivered()
+        self.on_end(command)
+
+    def _channels_of(self, command: int) -> "list[Channel]":
+        return [
+            channel
+            for number, channel in self._channels.items()
+            if split_channel(number)[0] == command
+        ]
+
+
+class Channel:
+    """One channel of a command, connected to a client's socket."""
+
+    def __init__(self, port: Port, number: int, end: socket.socket) -> None:
+        self.number = number
+        self._port, self._socket = port, end
+        self._flow = Flow()
+        self._pending = bytearray()  # for the client
+        self._reads, self._closes, self._is_closed = True, False, False
+        self._events = 0  # that are watched
+
+    def handle(self, kind: int, payload: bytes) -> None:
+        """Act on a frame from the guest. Raises FrameError."""
+        if kind == CREDIT:
+            self._flow.credited(payload)
+        else:
+            self._flow.received(len(payload))
+            self._pending += payload
+            self._write()
+        self.update()
+
+    def update(self) -> None:
+        """Watch the socket for what can be done with it now."""
+        if self._is_closed:
+            return
+        can_read = self._reads and self._flow.sendable and not self._port.is_busy
+        events = (READABLE if can_read else 0) | (WRITABLE if self._pending else 0)
+        if events == self._events:
+            return
+        self._events = events
+        if events:
+            self._port.loop.watch(self._socket.fileno(), events, self._on_events)
+        else:
+            self._port.loop.unwatch(self._socket.fileno())
+
+    def close_when_delivered(self) -> None:
+        """Close the socket as soon as the client has taken what is pending."""
+        self._reads, self._closes = False, True
+        self._write()
+        self.update()
+
+    def discard(self) -> None:
+        """Close the socket now."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._port.loop.unwatch(self._socket.fileno())
+            close_connection(self._socket)
+            self._port.forget(self)
+
+    def pass_on_rest(self) -> None:
+        """Send what the client has written before it has gone, as far as the guest allows."""
+        while self._reads and self._flow.sendable and self._receive():
+            pass
+
+    def _on_events(self, events: int) -> None:
+        if self._pending:
+            self._write()
+        if self._events & READABLE and events & ~WRITABLE:
+            self._read()
+        self.update()
+
+    def _read(self) -> None:
+        self._receive()
+        command, name = split_channel(self.number)
+        if name == CONTROL and not self._reads:  # the client has gone
+            self._port.close_command(command)
+
+    def _receive(self) -> bool:
+        """Send what can be read from the client; return whether there was anything."""
+        size = min(self._flow.sendable, MAX_DATA)
+        try:
+            data = self._socket.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if data:
+            self._flow.sent(len(data))
+            self._port.send(encode_frame(self.number, DATA, data))
+        else:
+            self._reads = False
+        return bool(data)
+
+    def _write(self) -> None:
+        try:
+            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            sent = self._socket.send(self._pending, flags) if self._pending else 0
+        except BlockingIOError:
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):  # the client reads no more
+            sent = len(self._pending)
+        del self._pending[:sent]
+        if self._closes and not self._pending:
+            self.discard()
+        elif sent:
+            credit = self._flow.consumed(sent)
+            if credit:
+                self._port.send(encode_credit(self.number, credit))
