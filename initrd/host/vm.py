@@ -7,28 +7,46 @@ It is used like `subprocess.run`:
     done = vm.run("/srv/bookworm", ["uname", "-s"], text=True)
     assert (done.status, done.stdout) == (0, "Linux\n")
 
+A machine can also stay, for any number of commands:
+
+    with vm.boot("/srv/bookworm", memory="2G") as machine:
+        machine.run(["make", "-C", "/src"], check=True)
+        server = machine.popen(["httpd", "-f"])
+
 It uses no terminal, sets no signal handlers and changes no global state: it may be called from any
 thread, and from several threads at the same time.
 """
 
 import os
-from contextlib import ExitStack
-from subprocess import CalledProcessError, TimeoutExpired
+import warnings
+from contextlib import ExitStack, closing, contextmanager
+from subprocess import PIPE, CalledProcessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from initrd.command import Command, Commands
 from initrd.errors import HostError
 from initrd.host.command import capture
-from initrd.host.machine.cli import OPTIONS, Option, parse
-from initrd.host.machine.config import parse_command, parse_machine
+from initrd.host.command.protocol import LocalStreams
+from initrd.host.command.session import start_session
+from initrd.host.machine.cli import OPTIONS, Arguments, Option, parse
+from initrd.host.machine.config import check_no_settings, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, plan_launch
+from initrd.host.machine.rootfs import read_release
+from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.console import KernelPanic
+from initrd.host.service.client import attach
+from initrd.host.service.owner import About, Owner, own_machine
+from initrd.host.service.popen import Popen
+from initrd.host.service.thread import OwnerThread
+from initrd.host.system.loop import Limit, Loop
 from initrd.host.system.process import explain_shortage
 from initrd.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Self
 
-    from initrd.host.command.capture import File
+    from initrd.host.command.capture import File, Session
 
     Scalar = str | int | float | os.PathLike[str]
     Value = bool | Scalar | Iterable[Scalar] | Mapping[str, Scalar] | None
@@ -38,8 +56,11 @@ __all__ = [
     "Completed",
     "HostError",
     "KernelPanic",
+    "Machine",
+    "Popen",
     "TimeoutExpired",
     "Vm",
+    "boot",
     "run",
 ]
 Word = str | bytes | os.PathLike[str]
@@ -53,7 +74,14 @@ _COMMAND_LINE_ONLY = {
     "--doctor",
     "--dry-run",
     "--verbose",
+    "--report",
     "--timeout",
+    "--name",
+    "--detach",
+    "--in",
+    "--list",
+    "--json",
+    "--stop",
     "--gdb",
 }
 KEYWORDS = {
@@ -61,6 +89,7 @@ KEYWORDS = {
     for option in OPTIONS
     if option.name not in _COMMAND_LINE_ONLY
 }
+_JOB_KEYWORDS = {"chdir", "env", "user"}
 NAMES = {option.name for option in KEYWORDS.values()}
 
 
@@ -122,28 +151,189 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
     the status is not 0; subprocess.TimeoutExpired after `timeout` seconds.
     """
     __tracebackhide__ = True
-    argv = (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)
     option_list = [*words, *option_words({"chdir": cwd, **options})]
+
+    @contextmanager
+    def open_session(local: LocalStreams, loop: Loop, limit: Limit) -> "Iterator[Session]":
+        argv = [os.fsdecode(word) for word in _as_argv(command)]
+        launch = plan_command(os.fspath(rootfs), argv, option_list)
+        with ExitStack() as stack:
+            for descriptor in launch.setup.descriptors:
+                stack.callback(os.close, descriptor)
+            yield stack.enter_context(start_session(launch, local, loop, HostStreams(limit=limit)))
+
+    call = _Call(_as_argv(command), stdin, input, stdout, stderr, text, check, timeout)
+    return _capture(open_session, call)
+
+
+class _Call(Record):
+    """The arguments of `run` that are about a command."""
+
+    argv: tuple[Word, ...]
+    stdin: "File"
+    input: str | bytes
+    stdout: "File"
+    stderr: "File"
+    text: bool
+    check: bool
+    timeout: float | None
+
+
+def _as_argv(command: "Word | Sequence[Word]") -> tuple[Word, ...]:
+    return (command,) if isinstance(command, (str, bytes, os.PathLike)) else tuple(command)
+
+
+def _capture(open_session: "capture.OpenSession", call: _Call) -> Completed[Any]:
+    """Run the command of a session, and return how it ended."""
+    __tracebackhide__ = True
+    data = call.input.encode(*_ENCODING) if isinstance(call.input, str) else call.input
     with explain_shortage(), ExitStack() as stack:
-        data = input.encode(*_ENCODING) if isinstance(input, str) else input
-        files = (
-            capture.open_input(stdin, data),
-            capture.open_output(stdout),
-            capture.open_output(stderr),
+        opened = (
+            capture.open_input(call.stdin, data),
+            capture.open_output(call.stdout),
+            capture.open_output(call.stderr),
         )
-        stdin_fd, stdout_fd, stderr_fd = (stack.enter_context(file) for file in files)
-        launch = plan_command(os.fspath(rootfs), [os.fsdecode(word) for word in argv], option_list)
-        for descriptor in launch.setup.descriptors:
-            stack.callback(os.close, descriptor)
-        outcome = capture.capture_command(launch, stdin_fd, stdout_fd, stderr_fd, timeout)
+        stdin, stdout, stderr = (stack.enter_context(file) for file in opened)
+        outcome = capture.capture_command(open_session, stdin, stdout, stderr, call.timeout)
     out, err = (
-        data.decode(*_ENCODING) if text else data for data in (outcome.stdout, outcome.stderr)
+        data.decode(*_ENCODING) if call.text else data for data in (outcome.stdout, outcome.stderr)
     )
     if outcome.status is None:
-        raise TimeoutExpired(argv, timeout or 0, out, err)
-    if check and outcome.status:
-        raise CommandFailed(outcome.status, argv, out, err)
-    return Completed(argv, outcome.status, out, err)
+        raise TimeoutExpired(call.argv, call.timeout or 0, out, err)
+    if call.check and outcome.status:
+        raise CommandFailed(outcome.status, call.argv, out, err)
+    return Completed(call.argv, outcome.status, out, err)
+
+
+class Machine:
+    """A running machine, in which commands run. Its methods may be called from any thread."""
+
+    def __init__(self, owner: OwnerThread, root: str, *, text: bool) -> None:
+        self._owner, self._text = owner, text
+        self.root = root
+
+    def run(  # noqa: PLR0913 - the parameters of subprocess.run
+        self,
+        *command: "Word | Sequence[Word]",
+        stdin: "File" = None,
+        input: str | bytes = b"",
+        stdout: "File" = None,
+        stderr: "File" = None,
+        text: bool | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        cwd: "str | os.PathLike[str] | None" = None,
+        **options: "Value",
+    ) -> Completed[Any]:
+        """Run a command, and return how it ended: as the function `run`, without a boot.
+
+        The command is one sequence, or its words. `options` are `env` and `user`. Processes that
+        the command leaves keep running.
+        """
+        __tracebackhide__ = True
+        argv = _words_of(command)
+        described = parse_job(argv, {"chdir": cwd, **options})
+
+        @contextmanager
+        def open_session(local: LocalStreams, loop: Loop, _: Limit) -> "Iterator[Session]":
+            with (
+                closing(self._owner.connect()) as connection,
+                attach(connection, described, local, loop) as session,
+            ):
+                yield session
+
+        text = self._text if text is None else text
+        call = _Call(argv, stdin, input, stdout, stderr, text, check, timeout)
+        return _capture(open_session, call)
+
+    def popen(  # noqa: PLR0913 - the parameters of subprocess.Popen
+        self,
+        *command: "Word | Sequence[Word]",
+        stdin: "File" = PIPE,
+        stdout: "File" = PIPE,
+        stderr: "File" = PIPE,
+        text: bool | None = None,
+        terminal: tuple[int, int] | None = None,
+        cwd: "str | os.PathLike[str] | None" = None,
+        **options: "Value",
+    ) -> Popen:
+        """Start a command, and return it while it runs.
+
+        `terminal`: its standard streams are a terminal with so many rows and columns. In place of
+        PIPE a stream can be a file, a descriptor, or DEVNULL. `options` are `env` and `user`.
+
+        Raises FileNotFoundError or PermissionError if it cannot be executed, and HostError.
+        """
+        described = parse_job(_words_of(command), {"chdir": cwd, **options})
+        if terminal is not None:
+            described = described.replace(tty=(0, 1, 2), size=terminal)
+        return Popen(
+            self._owner.connect(),
+            described,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=self._text if text is None else text,
+        )
+
+    def close(self) -> None:
+        """End all commands, and the machine. Raises HostError if it had ended by itself."""
+        self._owner.close()
+        if self._owner.error:
+            raise self._owner.error
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except HostError:
+            if error_type is None:  # else the error in the `with` says why
+                raise
+
+
+def boot(
+    rootfs: "str | os.PathLike[str]",
+    *,
+    text: bool = False,
+    timeout: float | None = None,
+    words: "Sequence[str]" = (),
+    **options: "Value",
+) -> Machine:
+    """Boot `rootfs`; return the machine, which runs commands until it is closed.
+
+    `text`: the default for its commands. `timeout`: seconds for the boot. `options` and `words` as
+    for the function `run`. The machine ends with this process, or at the end of its `with`.
+
+    Raises HostError when the machine cannot be started or its boot failed.
+    """
+    option_list = [*words, *option_words(options)]
+    root = os.fspath(rootfs)
+    with explain_shortage():
+        arguments = _parse_machine_words(root, option_list)
+        check_no_settings(arguments, "it is for a command: an argument of Machine.run and popen")
+        machine = parse_machine(arguments, Commands())
+        launch = plan_launch(machine, os.environ)
+
+        @contextmanager
+        def own(loop: Loop, streams: HostStreams) -> "Iterator[Owner]":
+            about = About("", os.path.realpath(root), read_release(launch.kernel))
+            with ExitStack() as stack:
+                for descriptor in launch.setup.descriptors:
+                    stack.callback(os.close, descriptor)
+                yield stack.enter_context(own_machine(launch, about, loop, streams, _warn))
+
+        return Machine(OwnerThread(own, timeout), root, text=text)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _words_of(command: "tuple[Word | Sequence[Word], ...]") -> tuple[Word, ...]:
+    """Return the words of a command that was given as one sequence, or as its words."""
+    return tuple(word for item in command for word in _as_argv(item))
 
 
 def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
@@ -151,14 +341,31 @@ def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
 
     Raises HostError when `words` has anything but options that describe a machine.
     """
+    arguments = _parse_machine_words(root, words, "--", *argv)
+    command = parse_command(arguments, os.environ, tty=())
+    return plan_launch(parse_machine(arguments, command), os.environ)
+
+
+def _parse_machine_words(root: str, words: "list[str]", *program: str) -> Arguments:
     given = parse(words)
     unusable = [name for name in given.given if name not in NAMES]
     unusable += [word for word in (given.root, *given.init, *(given.command or ())) if word]
     if unusable:
         raise HostError(f"cannot use {unusable[0]!r} here", "it is no option of a virtual machine")
-    arguments = parse([*words, "--", root, "--", *argv])
-    command = parse_command(arguments, os.environ, tty=())
-    return plan_launch(parse_machine(arguments, command), os.environ)
+    return parse([*words, "--", root, *program])
+
+
+def parse_job(argv: tuple[Word, ...], options: "Mapping[str, Value]") -> Command:
+    """Return the command for a running machine. Raises TypeError for options of the machine."""
+    for name, value in options.items():
+        if name not in _JOB_KEYWORDS and value is not None:
+            known = ", ".join(sorted(_JOB_KEYWORDS))
+            raise TypeError(f"unexpected option {name!r} of a command; there are {known}")
+    words = [*option_words(options), "--", "/", "--", *map(os.fsdecode, argv)]
+    command = parse_command(parse(words), os.environ, tty=())
+    if command is None:
+        raise ValueError("no command")
+    return command
 
 
 def option_words(options: "Mapping[str, Value]") -> list[str]:

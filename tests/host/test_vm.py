@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,8 @@ def test_keywords_become_options_of_chrootvm(options: dict[str, object], words: 
 
 def test_each_option_that_describes_a_machine_is_a_keyword() -> None:
     for_terminals = {"--help", "--version", "--doctor", "--dry-run", "--verbose", "--timeout"}
-    for_terminals |= {"--clean-cache", "--gdb"}
+    for_terminals |= {"--name", "--detach", "--in", "--list", "--json", "--stop"}
+    for_terminals |= {"--clean-cache", "--gdb", "--report"}
     names = {f"--{name.replace('_', '-')}" for name in KEYWORDS}
     assert names == {option.name for option in OPTIONS} - for_terminals
 
@@ -51,8 +53,15 @@ def test_unknown_keyword_is_a_type_error_with_the_known_ones(name: str) -> None:
         vm.option_words({name: True})
 
 
+@pytest.mark.parametrize("options", [{"env": {"A": "b"}}, {"user": "eve"}, {"words": ["--env=A"]}])
+def test_setting_of_a_command_is_refused_for_a_machine(options: Any) -> None:
+    with pytest.raises(HostError, match=r"it is for a command: an argument of Machine\.run"):
+        vm.boot("/", **options)
+
+
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--timeout", "5"], ["--gdb"], ["/root"], ["a", "--", "b"]]
+    "words",
+    [["--help"], ["--timeout", "5"], ["--gdb"], ["--report", "file"], ["/root"], ["a", "--", "b"]],
 )
 def test_words_that_describe_no_machine_are_refused(words: list[str]) -> None:
     with pytest.raises(HostError, match=r"cannot use '.*' here"):
