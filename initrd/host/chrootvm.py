@@ -6,8 +6,10 @@ The main program: from the words of the command line to the exit status.
 import os
 import signal
 from contextlib import ExitStack, closing
+from functools import partial
 
 from initrd import __version__
+from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.command.interactive import (
     TIMED_OUT,
@@ -15,7 +17,15 @@ from initrd.host.command.interactive import (
     report_escape,
     run_command,
 )
-from initrd.host.machine.cli import Arguments, parse, parse_seconds, usage
+from initrd.host.command.session import start_session
+from initrd.host.machine.cli import (
+    WITHOUT_ROOT,
+    Arguments,
+    check_companions,
+    parse,
+    parse_seconds,
+    usage,
+)
 from initrd.host.machine.config import command_terminals, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, format_commands, plan_launch
 from initrd.host.machine.locate import cache_directory
@@ -26,7 +36,7 @@ from initrd.host.machine.run import (
     RunningMachine,
     start_machine,
 )
-from initrd.host.qemu.console import Ending, KernelPanic, explain_boot_failure, keep_console
+from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init, keep_console
 from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
@@ -85,8 +95,22 @@ def run(arguments: Arguments) -> int:
 
         clean_cache(cache_directory(os.environ))
         return 0
+    if arguments.given.keys() & WITHOUT_ROOT:
+        from initrd.host.named import run_named_action  # noqa: PLC0415 - seldom needed
+
+        return run_named_action(arguments)
+    return run_in_new_machine(arguments)
+
+
+def run_in_new_machine(arguments: Arguments) -> int:
+    """Boot a machine, or print what would be done; return the exit status."""
+    check_companions(arguments)
     seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
     command = parse_command(arguments, os.environ, command_terminals())
+    if arguments.has("--name"):
+        from initrd.host.named import run_named  # noqa: PLC0415 - seldom needed
+
+        return run_named(arguments, command, seconds)
     machine = parse_machine(arguments, command)
     if arguments.has("--doctor"):
         from initrd.host.doctor import doctor  # noqa: PLC0415 - seldom needed
@@ -110,8 +134,9 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
             from initrd.host.report.report import report_at_end  # noqa: PLC0415 - seldom needed
 
             observer = stack.enter_context(report_at_end(arguments.values("--report"), launch))
-        if launch.command is not None:
-            return run_command(launch.command, launch, seconds, observer, verbose=verbose)
+        if isinstance(launch.command, Command):
+            open_session = partial(start_session, launch)
+            return run_command(launch.command, open_session, seconds, observer, verbose=verbose)
         if arguments.has("--warm"):
             MessageWriter().print_message("INIT boots: --warm is for -- COMMAND")
         return boot(launch, arguments, seconds, observer)
@@ -132,7 +157,7 @@ def boot(
                 print_escape_key(messages)
             in_time = connect_console(machine, signals, escape, seconds)
             observer.phase_started(PHASE_END)
-            is_ended = machine.is_off and not escape.is_complete
+            is_ended = machine.is_off and not escape.is_complete and not signals.received
             ending = find_ending(machine, launch) if is_ended else None
             if ending and ending.target_ended:
                 output.drop_panic()
@@ -179,8 +204,10 @@ def connect_console(
 def find_ending(machine: RunningMachine, launch: Launch) -> Ending:
     """Return how INIT ended in a machine that is off. Raises HostError when the boot failed."""
     ending = machine.ending()
+    if machine.was_terminated:
+        raise HostError("the machine has ended", "a signal, or gdb, has ended QEMU")
     if ending.failure:
-        error = explain_boot_failure(ending.failure, launch.setup.hardware.memory, launch.kernel)
+        error = explain_failure_of_init(ending.failure, launch.setup.hardware.memory, launch.kernel)
         raise keep_console(error, launch.logs, machine.log.text)
     return ending
 

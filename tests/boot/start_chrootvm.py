@@ -8,5 +8,6 @@ WARM = "CHROOTVM_TEST_WARM"
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    warm = ["--warm"] if os.environ.get(WARM) and "--" in words else []
+    starts = "--in" not in words and ("--" in words or "--name" in words)
+    warm = ["--warm"] if os.environ.get(WARM) and starts else []
     os.execv(sys.executable, [sys.executable, PROGRAM, *warm, *words])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.chrootvm import explain_end_of_init
+from initrd.host.chrootvm import explain_end_of_init, run
 from initrd.host.machine.cli import parse
 from initrd.host.system.process import explain_shortage
 
@@ -65,3 +65,9 @@ def test_end_of_init_is_one_sentence_with_the_command_to_use(status: int, ended:
         f"/bin/echo {ended}, and INIT must not end; a program that is to end goes after --: "
         "chrootvm '/my root' -- /bin/echo 'a b'"
     )
+
+
+@pytest.mark.parametrize("option", ["--env=A=b", "--chdir=/tmp", "--user=eve"])
+def test_setting_of_a_command_is_refused_for_a_machine_that_only_stays(option: str) -> None:
+    with pytest.raises(HostError, match=r"no COMMAND is to run; it goes with --in NAME"):
+        run(parse(["--name", "one", "--detach", option, "/"]))

@@ -24,6 +24,9 @@ USAGE = """\
 usage: chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
        chrootvm [OPTION]... ROOTFS
        chrootvm [OPTION]... ROOTFS INIT [ARG]...
+       chrootvm --name NAME [--detach] [OPTION]... ROOTFS [-- COMMAND [ARG]...]
+       chrootvm --in NAME [OPTION]... [-- COMMAND [ARG]...]
+       chrootvm --list [--json] | --stop NAME
 
 Run COMMAND, or a login shell, in the directory ROOTFS; or boot it with INIT as process 1.
 """
@@ -224,6 +227,12 @@ OPTIONS = (
         "cache_limit",
         parse_size,
     ),
+    Option("--name", ("NAME",), "give the machine a name: further commands can run in it (--in)"),
+    Option("--detach", help="with --name: leave the machine running, until --stop NAME"),
+    Option("--in", ("NAME",), "run COMMAND in the machine of this name"),
+    Option("--list", help="print the machines that have a name, and exit"),
+    Option("--json", help="with --list: print JSON"),
+    Option("--stop", ("NAME",), "end the machine of this name, and exit"),
     Option("--timeout", ("SECONDS",), "end the machine after SECONDS, with exit status 124"),
     Option(
         "--gdb",
@@ -257,6 +266,13 @@ OPTIONS = (
     Option("--help", help="show this, and exit"),
     Option("--version", help="show the version, and exit"),
 )
+# Options that take no ROOTFS, each with those that can be given beside it.
+WITHOUT_ROOT: dict[str, tuple[str, ...]] = {
+    "--in": ("--env", "--chdir", "--user", "--timeout", "--verbose"),
+    "--list": ("--json",),
+    "--stop": (),
+}
+_COMPANIONS = {"--detach": "--name", "--json": "--list"}
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -311,14 +327,19 @@ class Arguments(Record):
 def parse(words: "Sequence[str]") -> Arguments:
     """Parse the words after the program's name. Raises HostError."""
     given: dict[str, list[tuple[str, ...]]] = {}
-    rest = list(words)
+    rest, last = list(words), None
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
         name, equals, first = rest.pop(0).partition("=")
         option = _BY_NAME.get(name) or _fail_unknown(name)
+        last = None if equals else option
         values = _parse_values(option, [first] if equals else [], rest)
         given.setdefault(name, []).append(values)
+    if given.keys() & WITHOUT_ROOT:
+        return _parse_without_root(given, rest)
     if rest[:1] == ["--"]:  # the next word is the root, even if it begins with -
         rest.pop(0)
+    else:
+        _check_no_value(last, rest)
     root, program = (rest[0], rest[1:]) if rest else ("", [])
     if rest and not root:
         raise HostError("cannot use '' as the root directory", "it is empty")
@@ -327,6 +348,32 @@ def parse(words: "Sequence[str]") -> Arguments:
     if not program[1:]:
         raise HostError("no command after --", "there is nothing to run", "chrootvm ROOTFS -- true")
     return Arguments(given, root, (), tuple(program[1:]))
+
+
+def _parse_without_root(given: dict[str, list[tuple[str, ...]]], rest: list[str]) -> Arguments:
+    """Return the arguments for a machine that runs, or for none."""
+    name = next(name for name in WITHOUT_ROOT if name in given)
+    allowed = WITHOUT_ROOT[name]
+    possible = (name, *allowed, "--help", "--version")
+    other = next((option for option in given if option not in possible), "")
+    if other:
+        known = f"the options with it are {', '.join(allowed)}" if allowed else "it has no options"
+        raise HostError(f"cannot use {other} with {name}", known)
+    if name != "--in" and rest:
+        raise HostError(f"cannot use {rest[0]!r} with {name}", "it takes no further words")
+    if rest and rest[0] != "--":
+        hint = f"chrootvm --in {given[name][-1][0]} -- {' '.join(rest)}"
+        raise HostError(f"cannot use {rest[0]!r} with --in", "COMMAND goes after --", hint)
+    if rest[:1] == ["--"] and not rest[1:]:
+        raise HostError("no command after --", "there is nothing to run")
+    return Arguments(given, "", (), tuple(rest[1:]) or None)
+
+
+def check_companions(arguments: Arguments) -> None:
+    """Raise HostError for an option without the one that it belongs to."""
+    for option, other in _COMPANIONS.items():
+        if arguments.has(option) and not arguments.has(other):
+            raise HostError(f"cannot use {option} alone", f"it belongs to {other}")
 
 
 def _parse_values(option: Option, values: list[str], rest: list[str]) -> tuple[str, ...]:
@@ -346,6 +393,18 @@ def _parse_values(option: Option, values: list[str], rest: list[str]) -> tuple[s
         # Probably an unset variable of a script: no reason to share the working directory.
         raise HostError(f"cannot understand {option.name}", "its value is empty")
     return (*values, *further)
+
+
+def _check_no_value(last: Option | None, rest: list[str]) -> None:
+    """Raise HostError when the root is probably meant as the value of the option before it.
+
+    It is, if the option's value is optional, and the word after the root is not `--` either: with
+    `--gdb 1234 DIR -- true` chrootvm would look for the root 1234, and for DIR in it as INIT.
+    """
+    if last and last.optional and rest[1:] and rest[1] != "--" and not os.path.isdir(rest[0]):
+        why = f"there is no such directory; a value of {last.name} is written with ="
+        what = f"cannot use {rest[0]} as the root directory"
+        raise HostError(what, why, f"{last.name}={rest[0]} {rest[1]}")
 
 
 def _fail_unknown(name: str) -> "NoReturn":

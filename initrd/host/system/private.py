@@ -29,6 +29,7 @@ Sources: open(2) with O_PATH, path_resolution(7), flock(2), rename(2).
 import errno
 import fcntl
 import os
+import socket
 import stat
 import time
 
@@ -144,6 +145,34 @@ class PrivateFolder:
         os.rename(_check_name(temporary_name), name, src_dir_fd=folder, dst_dir_fd=folder)
         if durable:
             os.fsync(folder)
+
+    def listen(self, name: str) -> socket.socket:
+        """Return a listening unix socket of this name. Raises OSError when there is such a file."""
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(self._socket_path(name))
+            listener.listen()
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def connect(self, name: str) -> socket.socket:
+        """Return a connection to the listening socket of this name.
+
+        Raises FileNotFoundError, and ConnectionRefusedError when nobody listens any more.
+        """
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(self._socket_path(name))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _socket_path(self, name: str) -> str:
+        """Return a short path of a socket: with its directory's it might exceed 107 bytes."""
+        return f"/proc/self/fd/{self._descriptor}/{_check_name(name)}"
 
     def remove(self, name: str) -> None:
         """Remove a file; it is no error when there is none."""

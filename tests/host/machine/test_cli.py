@@ -95,11 +95,25 @@ def test_words_are_parsed_into_options_root_and_program(
             ["--mount", "a", "", "/"], "--mount: its value is empty", id="an empty path of a share"
         ),
         pytest.param(["--user", "", "/"], "--user: its value is empty", id="an empty user"),
+        pytest.param(
+            ["--gdb", "1234", "/srv", "--", "true"],
+            r"(?s)cannot use 1234 as the root directory: .* written with =\ntry: --gdb=1234 /srv",
+            id="the value of --gdb as a word of its own",
+        ),
+        pytest.param(
+            ["--overlay", "/no/disk", "/srv"], "try: --overlay=/no/disk /srv", id="--overlay FILE"
+        ),
     ],
 )
 def test_wrong_words_are_refused_with_a_reason(words: list[str], why: str) -> None:
     with pytest.raises(HostError, match=why):
         parse(words)
+
+
+@pytest.mark.parametrize("words", [["--list"], ["--in", "x"], ["--stop", "x"]])
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_can_be_given_with_the_actions_on_machines(words: list[str], option: str) -> None:
+    assert parse([*words, option]).has(option)
 
 
 def test_help_lists_each_option() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_a_ctrl_c_during_the_fork_leaves_no_process_and_no_descriptor(
     pids = []
 
     def fork_during_ctrl_c() -> int:
-        os.kill(os.getpid(), signal.SIGINT)  # SIGINT is blocked until the fork is over
+        # SIGINT is blocked in this thread until the fork is over; pytest-xdist has others.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         pids.append(fork())
         return pids[-1]
 
