@@ -114,6 +114,7 @@ LIBRARY := $(DESTDIR)$(LIBDIR)/initrd
 INIT := $(DESTDIR)$(LIBDIR)/osbuild/initrd/initrd
 MODULES := $(filter-out initrd/init.py,$(wildcard initrd/*.py initrd/host/*.py initrd/host/*/*.py))
 SCRIPTS := $(notdir $(wildcard scripts/*))
+COMPLETION := $(DESTDIR)$(PREFIX)/share/bash-completion/completions/chrootvm
 MANUALS := $(notdir $(wildcard man/*.[1-8]))
 # In a shell's loop, where $$page is initrd.8: the file of its section.
 MANUAL := $(DESTDIR)$(MANDIR)/man$${page\#\#*.}/$$page
@@ -128,11 +129,12 @@ install: $(DIST)/init ## install below PREFIX (and DESTDIR)
 		ln -sfr "$(LIBRARY)/scripts/$$script" "$(DESTDIR)$(BINDIR)/$$script" || exit; \
 	done
 	for page in $(MANUALS); do install -D -m 0644 man/$$page "$(MANUAL)" || exit; done
+	install -D -m 0644 completions/chrootvm.bash "$(COMPLETION)"
 
 uninstall: ## remove the files that `install` has installed
 	for script in $(SCRIPTS); do rm -f "$(DESTDIR)$(BINDIR)/$$script" || exit; done
 	for page in $(MANUALS); do rm -f "$(MANUAL)" || exit; done
-	rm -f "$(INIT)"
+	rm -f "$(INIT)" "$(COMPLETION)"
 	rm -rf "$(LIBRARY)"
 	-rmdir -p --ignore-fail-on-non-empty "$(DESTDIR)$(LIBDIR)/osbuild/initrd"
 
