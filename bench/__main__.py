@@ -21,6 +21,7 @@ from bench import (
     cold_start,
     guest_boot,
     icount,
+    running,
     start,
     virtiofs,
     wall_clock,
@@ -117,6 +118,11 @@ def host(runs: int) -> list[Figure]:
     return [Figure("execve of chrootvm to that of QEMU", median(starts[1:]), "s", 0.15)]
 
 
+def commands_in_a_machine(runs: int) -> list[Figure]:
+    """Time commands in a machine that runs."""
+    return running.figures(runs)
+
+
 def cold_and_warm_starts(runs: int) -> list[Figure]:
     """Time cold and warm starts. A round takes more than half a minute."""
     return wall_clock.figures(runs - 1)
@@ -131,7 +137,14 @@ BENCHMARKS: tuple[Callable[[int], list[Figure]], ...] = (
     boot_by_alternatives,
 )
 # Wall-clock times, which take many boots.
-LONG_BENCHMARKS = (host, commands, cold_and_warm_starts, build_time.figures, virtiofs.figures)
+LONG_BENCHMARKS = (
+    host,
+    commands,
+    commands_in_a_machine,
+    cold_and_warm_starts,
+    build_time.figures,
+    virtiofs.figures,
+)
 
 
 def main() -> None:
