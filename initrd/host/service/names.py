@@ -64,7 +64,8 @@ def hold_name(folder: PrivateFolder, name: str) -> "Iterator[socket.socket]":
     lock = folder.lock(f"{name}.lock")
     if lock is None:
         hint = f"chrootvm --in {name} -- COMMAND, or chrootvm --stop {name}"
-        raise HostError(f"cannot start a machine as {name}", "one of this name runs", hint)
+        why = "another machine that runs has it"
+        raise HostError(f"cannot give the machine the name {name}", why, hint)
     with lock:
         folder.remove(f"{name}.sock")
         try:
@@ -84,8 +85,9 @@ def connect(name: str, environment: "Mapping[str, str]") -> socket.socket:
         connection = _connect(folder, name)
     if connection is None:
         running = [machine["name"] for machine in list_machines(environment)]
-        why = f"there are {', '.join(running)}" if running else "there is none at all"
-        raise HostError(f"no machine of the name {name} runs", why, "chrootvm --list")
+        known = f"the names of those that run are {', '.join(running)}"
+        why = known if running else "no machine that runs has a name"
+        raise HostError(f"cannot find the machine {name}", why, "chrootvm --list")
     return connection
 
 

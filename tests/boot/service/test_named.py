@@ -112,7 +112,7 @@ def test_list_shows_machines_and_commands(kept: str, vm_root: str) -> None:
     gone = chrootvm("--in", kept, "--", "true")
     assert gone.returncode == 125
     assert gone.stderr == (
-        f"chrootvm: no machine of the name {kept} runs: there is none at all\n"
+        f"chrootvm: cannot find the machine {kept}: no machine that runs has a name\n"
         "try: chrootvm --list\n"
     )
     assert chrootvm("--stop", kept).returncode == 125
@@ -133,7 +133,9 @@ def test_stop_ends_a_machine_whose_owner_is_stopped(
 def test_name_is_for_one_machine(kept: str, vm_root: str) -> None:
     done = chrootvm("--name", kept, vm_root, "--", "true")
     assert done.returncode == 125
-    assert f"cannot start a machine as {kept}: one of this name runs" in done.stderr
+    assert (
+        f"cannot give the machine the name {kept}: another machine that runs has it" in done.stderr
+    )
     assert f"chrootvm --in {kept} -- COMMAND" in done.stderr
 
 

@@ -49,7 +49,10 @@ def test_name_is_held_by_one_owner(environment: dict[str, str]) -> None:
     with names.open_names(environment) as folder:
         with names.hold_name(folder, "one"), names.open_names(environment) as other:
             with (
-                pytest.raises(HostError, match="cannot start a machine as one: one of this name"),
+                pytest.raises(
+                    HostError,
+                    match="cannot give the machine the name one: another machine that runs has it",
+                ),
                 names.hold_name(other, "one"),
             ):
                 pass
@@ -70,7 +73,9 @@ def test_socket_that_a_crash_has_left_is_removed(
     assert os.listdir(tmp_path / "chrootvm") == []
     with names.open_names(environment) as folder:
         folder.listen("one.sock").close()
-    with pytest.raises(HostError, match="no machine of the name one runs: there is none at all"):
+    with pytest.raises(
+        HostError, match="cannot find the machine one: no machine that runs has a name"
+    ):
         names.connect("one", environment)
 
 
@@ -84,7 +89,9 @@ def test_machine_that_does_not_answer_is_listed_as_starting(
         assert (machine["name"], machine["state"]) == ("one", "starting")
         assert machine["owner"] == os.getpid()
         assert time.monotonic() < began + 5
-        with pytest.raises(HostError, match="no machine of the name two runs: there are one"):
+        with pytest.raises(
+            HostError, match="cannot find the machine two: the names of those that run are one"
+        ):
             names.connect("two", environment)
 
 
