@@ -1,8 +1,10 @@
 """The Python interface initrd.host.vm and the pytest fixture `vm`, with real machines."""
 
+import gc
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,20 +21,34 @@ pytestmark = pytest.mark.boot
 
 @pytest.fixture(autouse=True)
 def unchanged_process() -> Iterator[None]:
-    """Assert that a test leaves this process's descriptors, children and signals unchanged."""
-    before = process_state()
+    """Assert that a test leaves no descriptors, and children and signals unchanged."""
+    gc.collect()  # descriptors of objects that earlier tests have left
+    state, descriptors = process_state(), open_descriptors()
     yield
-    assert process_state() == before
+    assert process_state() == state
+    assert open_descriptors() - descriptors == Counter()
+
+
+def open_descriptors() -> Counter[str]:
+    """Return how many descriptors are open of each kind: `file`, or `socket` for `socket:[N]`."""
+    kinds: Counter[str] = Counter()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the descriptor of the listing itself
+            continue
+        kinds["file" if path.startswith("/") else path.split(":")[0]] += 1
+    return kinds
 
 
 def process_state() -> tuple[object, ...]:
-    """Return descriptors, children, signal handlers and mask, directory and temporary files."""
+    """Return children, signal handlers and mask, directory and temporary files."""
     with open("/proc/thread-self/children", encoding="ascii") as file:
         children = file.read()
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     names = [name for name in os.listdir("/tmp") if name.startswith("chrootvm-")]
-    return len(os.listdir("/proc/self/fd")), children, handlers, mask, os.getcwd(), names
+    return children, handlers, mask, os.getcwd(), names
 
 
 def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path, start: str) -> None:
