@@ -20,13 +20,16 @@ pytestmark = pytest.mark.boot
 
 
 @pytest.fixture(autouse=True)
-def unchanged_process() -> Iterator[None]:
-    """Assert that a test leaves no descriptors, and children and signals unchanged."""
-    gc.collect()  # descriptors of objects that earlier tests have left
-    state, descriptors = process_state(), open_descriptors()
-    yield
-    assert process_state() == state
-    assert open_descriptors() - descriptors == Counter()
+def unchanged_process(directory: str) -> Iterator[None]:
+    """Assert that a test leaves no descriptors and files, and children and signals unchanged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", directory)
+        gc.collect()  # descriptors of objects that earlier tests have left
+        state, descriptors = process_state(), open_descriptors()
+        yield
+        assert process_state() == state
+        assert open_descriptors() - descriptors == Counter()
+        assert [name for name in os.listdir(directory) if name.startswith("chrootvm-")] == []
 
 
 def open_descriptors() -> Counter[str]:
@@ -42,13 +45,12 @@ def open_descriptors() -> Counter[str]:
 
 
 def process_state() -> tuple[object, ...]:
-    """Return children, signal handlers and mask, directory and temporary files."""
+    """Return children, signal handlers and mask, and the working directory."""
     with open("/proc/thread-self/children", encoding="ascii") as file:
         children = file.read()
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    names = [name for name in os.listdir("/tmp") if name.startswith("chrootvm-")]
-    return children, handlers, mask, os.getcwd(), names
+    return children, handlers, mask, os.getcwd()
 
 
 def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path, start: str) -> None:
