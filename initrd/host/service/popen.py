@@ -53,41 +53,31 @@ class Popen:
         """
         self.args = tuple(map(os.fsdecode, command.argv))
         self.returncode: int | None = None
-        self._command = command
-        self._error: BaseException | None = None
-        self._warnings: list[str] = []
-        self._actions: deque[Callable[[AttachedSession], object]] = deque()
-        self._started, self._ended = Event(), Event()  # the process of the command
         self._writer: Thread | None = None  # of `communicate`
         self._readers: list[_Reader] = []
         with ExitStack() as stack:  # closed by the thread
             stack.enter_context(closing(connection))
             pipes = _Pipes(stack, text=text)
             self.stdin = pipes.open_input(stdin)
-            self.stdout = pipes.open_output(stdout)
-            self.stderr = None if command.tty else pipes.open_output(stderr)
-            # What is written to it makes the thread look for actions.
-            wake_reader, self._wake_writer = socket.socketpair()
-            stack.enter_context(closing(wake_reader))
-            stack.enter_context(closing(self._wake_writer))
-            stack.callback(self._started.set)
-            stack.callback(self._ended.set)  # called before the one above
-            arguments = (connection, wake_reader.fileno(), pipes, stack.pop_all())
-            self._thread = Thread(target=self._run, args=arguments, daemon=True)
-        self._thread.start()
-        self._started.wait()
+            self.stdout = pipes.open_output("stdout", stdout)
+            self.stderr = None if command.tty else pipes.open_output("stderr", stderr)
+            # The thread has no reference to this object: the files of one that is dropped are
+            # closed, which ends a command that writes to them, and the thread.
+            self._running = _Running(command, connection, pipes, stack)
+        self._running.start()
+        self._running.started.wait()
         self._raise_start_error()
 
     def poll(self) -> int | None:
         """Return the exit status, -N after signal N; None while the command runs."""
-        return self._finish() if self._ended.is_set() else None
+        return self._finish() if self._running.ended.is_set() else None
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the command; return its status.
 
         Raises TimeoutExpired, and HostError when there is no status.
         """
-        if not self._ended.wait(timeout):
+        if not self._running.ended.wait(timeout):
             raise TimeoutExpired(self.args, timeout or 0)
         return self._finish()
 
@@ -114,7 +104,7 @@ class Popen:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command."""
-        self._do(lambda session: session.guest.send(f"signal {int(number)}"))
+        self._running.do(lambda session: session.guest.send(f"signal {int(number)}"))
 
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
@@ -126,7 +116,7 @@ class Popen:
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of the command's terminal."""
-        self._do(lambda session: session.guest.send(f"resize {rows} {columns}"))
+        self._running.do(lambda session: session.guest.send(f"resize {rows} {columns}"))
 
     def __enter__(self) -> "Self":
         return self
@@ -136,11 +126,50 @@ class Popen:
         for file in (self.stdin, self.stdout, self.stderr):
             if file:
                 _close(file)
-        if self._command.tty:
-            self._do(lambda session: session.guest.hang_up())
+        if self._running.command.tty:
+            self._running.do(lambda session: session.guest.hang_up())
         self.wait()
 
-    def _do(self, action: "Callable[[AttachedSession], object]") -> None:
+    def _finish(self) -> int:
+        self.returncode = self._running.returncode
+        if self._running.error:
+            raise self._running.error
+        if self.returncode is None:
+            raise HostError("the command has no status", "its thread has ended")
+        return self.returncode
+
+    def _raise_start_error(self) -> None:
+        if not self._running.ended.is_set():
+            return
+        status, warnings = self._finish(), self._running.warnings
+        if warnings and status in _NOT_EXECUTED:
+            raise OSError(_NOT_EXECUTED[status], warnings[-1])
+
+
+class _Running(Thread):
+    """The command: its messages and its streams, on the descriptors of `pipes`."""
+
+    def __init__(
+        self, command: Command, connection: socket.socket, pipes: "_Pipes", stack: ExitStack
+    ) -> None:
+        """Run a command in the machine of the owner; close `stack` at its end."""
+        super().__init__(daemon=True)
+        self.command = command
+        self.returncode: int | None = None
+        self.error: BaseException | None = None
+        self.warnings: list[str] = []
+        self.started, self.ended = Event(), Event()  # the process of the command
+        self._connection, self._pipes = connection, pipes
+        self._actions: deque[Callable[[AttachedSession], object]] = deque()
+        # What is written to it makes the thread look for actions.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        stack.enter_context(closing(self._wake_reader))
+        stack.enter_context(closing(self._wake_writer))
+        stack.callback(self.started.set)
+        stack.callback(self.ended.set)  # called before the one above
+        self._stack = stack.pop_all()
+
+    def do(self, action: "Callable[[AttachedSession], object]") -> None:
         """Let the thread do `action`, if the command has not ended."""
         self._actions.append(action)
         try:
@@ -148,65 +177,48 @@ class Popen:
         except OSError:  # it has ended; or it will look in any case
             pass
 
-    def _finish(self) -> int:
-        if self._error:
-            raise self._error
-        if self.returncode is None:
-            raise HostError("the command has no status", "its thread has ended")
-        return self.returncode
-
-    def _raise_start_error(self) -> None:
-        if not self._ended.is_set():
-            return
-        status = self._finish()
-        if self._warnings and status in _NOT_EXECUTED:
-            number = _NOT_EXECUTED[status]
-            raise OSError(number, self._warnings[-1])
-
-    def _run(
-        self, connection: socket.socket, wake_reader: int, pipes: "_Pipes", stack: ExitStack
-    ) -> None:
-        with stack:
+    def run(self) -> None:
+        """Run the command to its end."""
+        with self._stack:
             try:
-                self.returncode = self._run_command(connection, wake_reader, pipes)
+                self.returncode = self._run_command()
             except BaseException as error:
-                self._error = error
+                self.error = error
 
-    def _run_command(self, connection: socket.socket, wake_reader: int, pipes: "_Pipes") -> int:
+    def _run_command(self) -> int:
         loop = Loop()
         with ExitStack() as stack:
             enter = stack.enter_context
-            stdin, *outputs = pipes.descriptors
+            stdin, *outputs = self._pipes.descriptors
             sinks = [enter(closing(Sink(number))) for number in outputs]
             out, err = (*sinks, None)[:2]
             source = enter(open_source(stdin))
-            on_warning = self._warnings.append
+            on_warning = self.warnings.append
             local = LocalStreams(source, out, err, hangs_up=False, on_warning=on_warning)
-            session = enter(attach(connection, self._command, local, loop))
+            session = enter(attach(self._connection, self.command, local, loop))
 
             def on_wakeup(_: int) -> None:
-                os.read(wake_reader, 64)
+                self._wake_reader.recv(64)
                 while self._actions:
                     self._actions.popleft()(session)
 
             def on_start() -> None:
                 guest.start_input()
-                self._started.set()
+                self.started.set()
 
             def has_ended() -> bool:
                 return bool(guest.process_status) and all(map(guest.is_complete, to_files))
 
             guest = session.guest
             guest.on_start = on_start
-            to_files = [name for name in ("stdout", "stderr") if not getattr(self, name)]
-            to_files = [] if self._command.tty else to_files
-            loop.watch(wake_reader, READABLE, on_wakeup)
+            to_files = [] if self.command.tty else self._pipes.to_files
+            loop.watch(self._wake_reader.fileno(), READABLE, on_wakeup)
             session.wait(has_ended)
             if has_ended():
                 self.returncode = _returncode(guest.process_status)
-                self._ended.set()
+                self.ended.set()
             session.wait(lambda: False)
-            session.status(self._warnings.append)
+            session.status(on_warning)
             return _returncode(" ".join(guest.final or ()))
 
 
@@ -226,6 +238,7 @@ class _Pipes:
         """Close the descriptors with `stack`, but not the files."""
         self._stack, self._text = stack, text
         self.descriptors: list[int] = []
+        self.to_files: list[str] = []  # output streams that go to a file of the caller
 
     def open_input(self, given: "File") -> IO[Any] | None:
         """Open the standard input; return the file to write to for PIPE."""
@@ -236,9 +249,10 @@ class _Pipes:
         self._own(reader)
         return self._open(writer, "w")
 
-    def open_output(self, given: "File") -> IO[Any] | None:
+    def open_output(self, name: str, given: "File") -> IO[Any] | None:
         """Open an output stream; return the file to read from for PIPE."""
         if given != PIPE:
+            self.to_files.append(name)
             self._add(given, os.O_WRONLY)
             return None
         reader, writer = os.pipe()

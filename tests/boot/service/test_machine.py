@@ -1,5 +1,6 @@
 """Machines that stay: many commands in one boot, from Python, with real machines."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -75,6 +76,21 @@ def test_flood_that_is_not_read_and_input_that_is_not_taken_hold_up_no_other_com
     for process in (flood, idle):
         process.kill()
         assert process.wait(30) == -9
+
+
+def test_commands_that_were_killed_and_dropped_keep_no_descriptors(machine: Machine) -> None:
+    machine.run("true")
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        flood = machine.popen("cat", "/dev/zero")
+        flood.kill()
+        assert flood.wait(30) == -9
+    del flood
+    deadline = time.monotonic() + 30
+    while len(os.listdir("/proc/self/fd")) > before:
+        assert time.monotonic() < deadline
+        gc.collect()
 
 
 def test_popen_on_a_terminal_with_job_control(machine: Machine) -> None:
