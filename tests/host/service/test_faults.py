@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -144,21 +144,23 @@ def test_clients_over_the_limit_are_refused(
     owner: OwnerThread, machine: vm.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (64 + 6 * 2, 1024))
-    with socket.socket(socket.AF_UNIX) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
+        stack.callback(owner.close)  # before the listener, which it watches
         assert owner._owner
         owner._owner.add_listener(listener)
         machine.run("true", **RUN)  # wakes the loop, which then sees the listener
-        clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        deadline = time.monotonic() + 20
+        while owner._owner._clients:
+            assert time.monotonic() < deadline
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
         for each in clients:
-            each.settimeout(5)
+            each.settimeout(20)
             each.connect(str(tmp_path / "socket"))
         with pytest.raises(HostError, match="it serves 2 clients already"):
             receive_reply(clients[2])
-        for each in clients:
-            each.close()
-        owner.close()
 
 
 def test_kill_of_a_client_that_leaves_at_once_reaches_its_command(
@@ -217,7 +219,7 @@ def test_output_that_is_not_read_before_the_end_of_the_machine_is_whole_or_an_er
     thread.start()
     thread.join(10)
     assert not thread.is_alive(), "the output has no end"
-    process._thread.join(10)
+    process._running.join(10)
     if len(received[0]) < size:
         with pytest.raises(HostError, match=r"output is not all there|machine has ended"):
             process.wait(5)
