@@ -12,7 +12,7 @@ from initrd.command import TERMINAL, unescape
 from initrd.errors import HostError
 from initrd.frames import VERSION
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
-from initrd.host.system.stream import KeyboardRelay, Relay, Sink
+from initrd.host.system.stream import KeyboardRelay, Relay, Sink, send_now
 from initrd.record import Record
 from initrd.text import parse_natural
 
@@ -201,13 +201,8 @@ class CommandProtocol:
             self._receive()
 
     def _transmit(self) -> None:
-        try:
-            sent = self._control.send(self._outgoing, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return
-        except (BrokenPipeError, ConnectionResetError):
-            sent = len(self._outgoing)  # QEMU has ended; RunningMachine detects that
-        self._outgoing = self._outgoing[sent:]
+        # A closed connection: QEMU has ended, which RunningMachine detects.
+        self._outgoing = self._outgoing[send_now(self._control, self._outgoing) :]
 
     def _receive(self) -> None:
         try:

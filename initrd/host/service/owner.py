@@ -30,7 +30,7 @@ from initrd.host.service.requests import (
     parse_request,
 )
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
-from initrd.host.system.stream import close_connection
+from initrd.host.system.stream import close_connection, send_now
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -300,14 +300,7 @@ class Client:
         self._transmit()
 
     def _transmit(self) -> None:
-        try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            sent = self._connection.send(self._unsent, flags) if self._unsent else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # the client has gone
-            sent = len(self._unsent)
-        self._unsent = self._unsent[sent:]
+        self._unsent = self._unsent[send_now(self._connection, self._unsent) :]
         events = READABLE | (WRITABLE if self._unsent else 0)
         self._owner.loop.watch(self._connection.fileno(), events, self._on_events)
 
