@@ -92,10 +92,11 @@ def attach(
 ) -> "Iterator[AttachedSession]":
     """Run a command in the machine of the owner that `connection` leads to. Raises HostError.
 
-    A command that has not ended at the end of the `with` gets SIGHUP.
+    At the end of the `with` a command that has not ended gets SIGHUP, and the connection is closed.
     """
     content = encode_command(command)
     with ExitStack() as stack:
+        stack.callback(close_connection, connection)
         pairs = {name: socket.socketpair() for name in command.ports}
         for pair in pairs.values():
             for end in pair:

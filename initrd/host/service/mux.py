@@ -24,7 +24,7 @@ from initrd.frames import (
     split_channel,
 )
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
-from initrd.host.system.stream import close_connection
+from initrd.host.system.stream import close_connection, send_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,14 +140,7 @@ class Port:
 
     def _transmit(self) -> None:
         was_busy = self.is_busy
-        try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            sent = self._connection.send(self._outgoing, flags) if self._outgoing else 0
-        except BlockingIOError:
-            sent = 0
-        except (BrokenPipeError, ConnectionResetError):
-            sent = len(self._outgoing)
-        del self._outgoing[:sent]
+        del self._outgoing[: send_now(self._connection, self._outgoing)]
         events = READABLE | (WRITABLE if self._outgoing else 0)
         self.loop.watch(self._connection.fileno(), events, self._on_events)
         if was_busy != self.is_busy:
@@ -254,14 +247,8 @@ class Channel:
         if self._pending:
             self._write()
         if self._events & READABLE and events & ~WRITABLE:
-            self._read()
+            self._receive()
         self.update()
-
-    def _read(self) -> None:
-        self._receive()
-        command, name = split_channel(self.number)
-        if name == CONTROL and not self._reads:  # the client has gone
-            self._port.close_command(command)
 
     def _receive(self) -> bool:
         """Send what can be read from the client; return whether there was anything."""
@@ -280,13 +267,7 @@ class Channel:
         return bool(data)
 
     def _write(self) -> None:
-        try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            sent = self._socket.send(self._pending, flags) if self._pending else 0
-        except BlockingIOError:
-            sent = 0
-        except (BrokenPipeError, ConnectionResetError):  # the client reads no more
-            sent = len(self._pending)
+        sent = send_now(self._socket, self._pending)
         del self._pending[:sent]
         if self._closes and not self._pending:
             self.discard()

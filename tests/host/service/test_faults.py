@@ -58,6 +58,12 @@ def line(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
+        (b"x\n", "is no object of JSON"),
+        (b'{"version": 2, "kind": "run"}\n', "it is not of version 1"),
+        (line(kind="dance"), "it asks for 'dance'"),
+        (line(kind="run", speed=3), "speed"),
+        (line(kind="run", channels=["control"]), "descriptors are missing"),
+        (b"x" * 100_000, "too long"),
         (line(kind="run", size="x"), "'x' is no number of bytes"),
         (line(kind="run", size=-5), "-5 is no number"),
         (line(kind="run", size=None), "None is no number"),
@@ -70,7 +76,7 @@ def line(**fields: object) -> bytes:
         (line(kind="info") + b"more", ""),
     ],
 )
-def test_request_with_wrong_fields_is_refused(
+def test_request_that_is_wrong_or_unknown_is_refused(
     owner: OwnerThread, machine: vm.Machine, data: bytes, why: str
 ) -> None:
     with owner.connect() as connection:
@@ -182,6 +188,25 @@ def test_further_communicate_after_a_timeout_returns_all_output(machine: vm.Mach
         process.communicate(timeout=0.3)
     process.kill()
     assert process.communicate(timeout=10) == ("a\n", "b\n")
+
+
+def test_forked_process_does_not_keep_a_client_whose_command_has_ended(
+    owner: OwnerThread, machine: vm.Machine
+) -> None:
+    process = machine.popen("sleep", "0.5", **RUN)
+    pid = os.fork()
+    if not pid:  # it has copies of the client's sockets
+        signal.pause()
+        os._exit(0)
+    try:
+        assert process.wait(10) == 0
+        assert owner._owner
+        deadline = time.monotonic() + 10
+        while owner._owner._clients:
+            assert time.monotonic() < deadline
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("closes", [False, True])

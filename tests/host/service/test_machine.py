@@ -234,29 +234,6 @@ def test_close_ends_commands_orderly(machine: vm.Machine) -> None:
         machine.run("true", **RUN)
 
 
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (b"x\n", "is no object of JSON"),
-        (b'{"version": 2, "kind": "run"}\n', "it is not of version 1"),
-        (b'{"version": 1, "kind": "dance"}\n', "it asks for 'dance'"),
-        (b'{"version": 1, "kind": "run", "speed": 3}\n', "speed"),
-        (b'{"version": 1, "kind": "run", "channels": ["control"]}\n', "descriptors are missing"),
-        (b"x" * 100_000, "too long"),
-    ],
-    ids=["json", "version", "kind", "field", "descriptors", "long"],
-)
-def test_owner_refuses_requests_that_it_does_not_know(
-    owner: OwnerThread, machine: vm.Machine, data: bytes, why: str
-) -> None:
-    with owner.connect() as connection:
-        connection.settimeout(5)
-        connection.sendall(data)
-        with pytest.raises(HostError, match=why):
-            receive_reply(connection)
-    assert machine.run("true", **RUN).status == 0
-
-
 def test_description_of_a_machine_has_its_commands(owner: OwnerThread, machine: vm.Machine) -> None:
     process = machine.popen("sleep", "1000", **RUN)
     with owner.connect() as connection:
