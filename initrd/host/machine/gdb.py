@@ -10,10 +10,10 @@ Sources: QEMU's `docs/system/gdb.rst`; unix(7).
 
 import os
 import socket
-import stat
 from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
+from initrd.host.machine.locate import runtime_directory
 from initrd.host.machine.rootfs import read_release
 from initrd.host.qemu.argv import path_stream
 from initrd.host.system.files import resolve_in_root
@@ -122,20 +122,11 @@ def _own_folder(environment: "Mapping[str, str]") -> "Iterator[str]":
 
 def _parents(environment: "Mapping[str, str]") -> "Iterator[str]":
     """Yield the directories for the socket's directory, the best first."""
-    runtime = environment.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and _is_private(runtime):
+    runtime = runtime_directory(environment)
+    if runtime:
         yield runtime
     yield os.path.abspath(environment.get("TMPDIR") or "/tmp")  # noqa: S108
     yield "/tmp"  # noqa: S108
-
-
-def _is_private(folder: str) -> bool:
-    """Return whether a directory is for this user only, as XDG_RUNTIME_DIR is to be."""
-    try:
-        found = os.lstat(folder)
-    except OSError:  # it does not exist, as after su(1)
-        return False
-    return found.st_uid == os.geteuid() and found.st_mode == stat.S_IFDIR | stat.S_IRWXU
 
 
 def _fits(path: str) -> bool:

@@ -118,6 +118,17 @@ def state_directory(environment: "Mapping[str, str]") -> str:
     return _xdg_directory(environment, "XDG_STATE_HOME", ".local/state")
 
 
+def runtime_directory(environment: "Mapping[str, str]") -> str:
+    """Return XDG_RUNTIME_DIR; empty unless it is a directory for this user only, as it is to be."""
+    path = environment.get("XDG_RUNTIME_DIR", "")
+    try:
+        found = os.lstat(path)
+    except OSError:  # it does not exist, as after su(1)
+        return ""
+    is_private = found.st_uid == os.geteuid() and found.st_mode == stat.S_IFDIR | stat.S_IRWXU
+    return path if is_private and os.path.isabs(path) else ""
+
+
 def _xdg_directory(environment: "Mapping[str, str]", variable: str, default: str) -> str:
     parent = environment.get(variable, "")
     if not parent.startswith("/"):  # the XDG specification: ignore a relative path

@@ -7,11 +7,11 @@ crashed leaves is removed by the next call.
 import os
 import signal
 import socket
-import stat
 import struct
 from contextlib import closing, contextmanager
 
 from initrd.errors import HostError, reason
+from initrd.host.machine.locate import runtime_directory
 from initrd.host.service.requests import INFO, STOP, Request, receive_reply, send_request
 from initrd.host.system.loop import READABLE, is_ready
 from initrd.host.system.private import PrivateFolder
@@ -43,12 +43,8 @@ def names_directory(environment: "Mapping[str, str]") -> str:
     It is below XDG_RUNTIME_DIR if that is this user's own; else /run/chrootvm for root, and for
     others a directory in /tmp.
     """
-    runtime, user = environment.get("XDG_RUNTIME_DIR", ""), os.geteuid()
-    try:
-        status = os.stat(runtime) if runtime.startswith("/") else None
-    except OSError:
-        status = None
-    if status and status.st_uid == user and status.st_mode == stat.S_IFDIR | stat.S_IRWXU:
+    runtime, user = runtime_directory(environment), os.geteuid()
+    if runtime:
         return os.path.join(runtime, "chrootvm")
     return f"/tmp/chrootvm-{user}" if user else "/run/chrootvm"  # noqa: S108 - checked when opened
 
