@@ -26,20 +26,20 @@ _SILENT_RESET = "the machine reset itself, and its kernel printed no reason"
 _REPORT_LENGTH = 60  # lines of a kernel's report that are shown
 
 # Patterns are text: most machines end without a use for them, and compiling takes milliseconds.
-_TIMESTAMP = r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "  # the second part: CONFIG_PRINTK_CALLER
+TIMESTAMP = r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "  # the second part: CONFIG_PRINTK_CALLER
 # Messages of /init, on the console or by way of the kernel log:
-_INIT_LINE = rf"(?:{_TIMESTAMP})?initrd: (.*)"
+_INIT_LINE = rf"(?:{TIMESTAMP})?initrd: (.*)"
 _INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
 # Messages of the kernel:
-_PANIC_BEGIN = "Kernel panic - not syncing: "
-_PANIC = _PANIC_BEGIN + "(.*)"
+PANIC_BEGIN = "Kernel panic - not syncing: "
+_PANIC = PANIC_BEGIN + "(.*)"
 _REPORT_START = (
     r"BUG: |Unable to handle kernel |Oops|general protection fault|Kernel panic - "
     r"|-{12}\[ cut here \]"
 )
 _REPORT_END = r"---\[ end (?:trace|Kernel panic)"
 _SHUTDOWN = r"reboot: (?:Power down|Restarting system|System halted)|sysrq: (?:Resetting|Power Off)"
-_KERNEL_LINE = rf"{_TIMESTAMP}|{_SHUTDOWN}"  # some kernels print no timestamps
+_KERNEL_LINE = rf"{TIMESTAMP}|{_SHUTDOWN}"  # some kernels print no timestamps
 _KILLED_BY_OOM = r"Out of memory: Killed process \d+ \((.*?)\)"
 _INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
 # Reasons of a failed boot for which chrootvm has a hint:
@@ -111,7 +111,7 @@ def parse_ending(text: str) -> Ending:
     failure = find_boot_failure(lines)
     if failure:
         return Ending(failure=failure)
-    _, panic, rest = text.rpartition(_PANIC_BEGIN)
+    _, panic, rest = text.rpartition(PANIC_BEGIN)
     if not panic or re.search(_SHUTDOWN, rest):  # a target that printed the text of a panic
         return Ending()
     message = rest.partition("\n")[0].removesuffix(" ]---")

@@ -9,11 +9,12 @@ import os
 import re
 import time
 
+from initrd.host.qemu.console import PANIC_BEGIN, TIMESTAMP
 from initrd.host.system.loop import WRITABLE, Loop, is_ready
 from initrd.host.system.stream import Sink
 
-_PANIC = b"Kernel panic - not syncing: Attempted to kill init!"
-_TIMESTAMP = rb"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "  # the second part: CONFIG_PRINTK_CALLER
+_PANIC = f"{PANIC_BEGIN}Attempted to kill init!".encode()
+_TIMESTAMP = TIMESTAMP.encode()
 _TIMESTAMP_BEGIN = rb"\[ *(?:\d+(?:\.\d*(?:\](?:\[ *(?:[TC]\d*\]?)?)?)?)?)?"
 _MAX_HELD = 1 << 16  # bytes; the trace has about 4000
 _MAX_BEGIN = 100  # bytes of the timestamp and of _PANIC
