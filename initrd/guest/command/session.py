@@ -128,8 +128,10 @@ class Session:
 
     def _serve(self, processes: Processes) -> None:
         """Run several commands. From the message `frames` on, the control port has frames only."""
+        from initrd.frames import VERSION  # noqa: PLC0415 - not for a single command
+
         server_type = _import_server()
-        self._control.send("frames 2")
+        self._control.send(f"frames {VERSION}")
         self._run_loop(lambda: self._control.is_sent or self._control.disconnected)
         fd = self._ports[CONTROL]
         self._server = server_type(fd, processes, self._make_request, self._report_spawn_error)
@@ -225,7 +227,7 @@ class Session:
 
 
 def _import_server() -> "type[JobServer]":
-    """Import what runs several commands. A template does it before its initramfs is deleted."""
+    """Import what runs several commands; in a template before it is saved, for all its machines."""
     from initrd.guest.command.jobs import JobServer  # noqa: PLC0415 - not for a single command
 
     return JobServer
