@@ -36,6 +36,8 @@ _DELIVERY = 1.0  # seconds for messages to be read that were sent before the mac
 class CommandSession:
     """A machine in which a command runs."""
 
+    ended_by_escape = "the machine"  # by the escape key of a terminal
+
     def __init__(self, launch: Launch, machine: RunningMachine, guest: CommandProtocol) -> None:
         self.machine, self.guest = machine, guest
         self._launch = launch
@@ -53,8 +55,6 @@ class CommandSession:
     def wait(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
         """Wait for the end of the command, or `until`; return False when `seconds` pass before."""
         return self.machine.loop.run(lambda: self.finished or until(), seconds)
-
-    ended_by_escape = "the machine"  # by the escape key of a terminal
 
     def kill(self) -> None:
         """Do nothing: the machine ends, and its command with it."""
