@@ -4,7 +4,6 @@ Source: "Debugging with GDB", appendix "GDB Remote Serial Protocol".
 """
 
 import socket
-from types import TracebackType
 from typing import Self
 
 _TIMEOUT = 180.0  # seconds
@@ -27,12 +26,7 @@ class Gdb:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def ask(self, packet: str) -> str:

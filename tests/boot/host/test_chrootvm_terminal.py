@@ -24,13 +24,8 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
-def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) -> None:
-    before = terminal.modes()
-    terminal.run(f"clear; {CHROOTVM} --env PS1='there> ' {assets.debian_root()} -- bash --norc")
-    terminal.expect("there>")
-    terminal.run("tty; stty size")
-    terminal.expect("/dev/pts/0")
-    terminal.expect("24 80")
+def check_job_control(terminal: Terminal) -> None:
+    """Stop, continue and interrupt a job of the bash that runs in the terminal."""
     terminal.run("sh -c 'echo it runs; exec sleep 1000'")
     terminal.expect("it runs")  # earlier keys would go to bash
     terminal.press("C-z")
@@ -40,6 +35,16 @@ def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) 
     terminal.expect("sh -c")
     terminal.press("C-c")
     terminal.expect("^C")
+
+
+def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) -> None:
+    before = terminal.modes()
+    terminal.run(f"clear; {CHROOTVM} --env PS1='there> ' {assets.debian_root()} -- bash --norc")
+    terminal.expect("there>")
+    terminal.run("tty; stty size")
+    terminal.expect("/dev/pts/0")
+    terminal.expect("24 80")
+    check_job_control(terminal)
     terminal.resize(100, 30)
     terminal.run("clear; stty size")
     terminal.expect("30 100")
@@ -60,15 +65,7 @@ def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
     terminal.run("PS1='there> '; clear; echo $0 $PWD $HOME; stty size")
     terminal.expect("-bash / /root")
     terminal.expect("24 80")
-    terminal.run("sh -c 'echo it runs; exec sleep 1000'")
-    terminal.expect("it runs")
-    terminal.press("C-z")
-    terminal.expect("[1]+  Stopped")
-    terminal.run("clear; fg")
-    terminal.expect_gone("[1]+  Stopped")
-    terminal.expect("sh -c")
-    terminal.press("C-c")
-    terminal.expect("^C")
+    check_job_control(terminal)
     terminal.run("clear; exit 5")
     terminal.expect("here>")
     terminal.run("echo status $?")
