@@ -14,7 +14,7 @@ import pytest
 from initrd.errors import HostError
 from initrd.host import vm as interface
 from initrd.host.vm import CommandFailed, Vm
-from tests.boot.images import TOP
+from tests.boot.nested import run_nested
 
 pytestmark = pytest.mark.boot
 
@@ -126,7 +126,8 @@ def test_the_kernel(vm):
     assert vm.run("uname", "-s").stdout == "Linux\\n"
 
 def test_options(vm):
-    assert vm.run("nproc").stdout == "2\\n"
+    memory_kb = int(vm.run("cat", "/proc/meminfo").stdout.split()[1])
+    assert 200_000 < memory_kb < 307_200
     assert vm.run("touch", "/new", overlay=True).status == 0
 
 def test_failed_command(vm):
@@ -137,11 +138,10 @@ def test_failed_command(vm):
 def test_fixture_vm_uses_root_and_options_of_the_ini_file(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, vm_root: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", TOP)
     pytester.makepyfile(TEST_MODULE)
     pytester.path.joinpath("system").symlink_to(vm_root)
-    pytester.makeini("[pytest]\nvm_root = system\nvm_options = --cpus 2 --memory 512M\n")
-    result = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin", "-W", "error")
+    pytester.makeini("[pytest]\nvm_root = system\nvm_options = --memory 300M\n")
+    result = run_nested(pytester, monkeypatch, "-W", "error")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["E *CommandFailed: *exit status 1.", "E *broken"])
     assert "initrd/host/vm.py" not in result.stdout.str()
@@ -150,7 +150,6 @@ def test_fixture_vm_uses_root_and_options_of_the_ini_file(
 def test_fixture_vm_uses_root_and_options_of_a_projects_fixtures(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, vm_root: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", TOP)
     pytester.makeconftest(
         "import pytest\n"
         '@pytest.fixture(scope="session")\n'
@@ -159,5 +158,5 @@ def test_fixture_vm_uses_root_and_options_of_a_projects_fixtures(
         'def vm_options(): return ["--env", "A=b"]\n'
     )
     pytester.makepyfile('def test_it(vm): assert vm.run("sh", "-c", "echo $A").stdout == "b\\n"')
-    result = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin")
+    result = run_nested(pytester, monkeypatch)
     result.assert_outcomes(passed=1)

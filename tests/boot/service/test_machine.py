@@ -17,6 +17,7 @@ from initrd.host import vm as interface
 from initrd.host.vm import Machine
 from tests.boot.chrootvm import used_templates
 from tests.boot.images import TOP
+from tests.boot.nested import run_nested
 
 pytestmark = pytest.mark.boot
 
@@ -201,11 +202,10 @@ def test_fixture_machine_boots_once_for_its_scope(
     scope: str,
     expected: str,
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", TOP)
     pytester.makepyfile(
         **{name: text.replace("EXPECTED", repr(expected)) for name, text in TEST_MODULES.items()}
     )
     settings = f"vm_root = {vm_root}\n" + (f"vm_machine_scope = {scope}\n" if scope else "")
     pytester.makeini(f"[pytest]\n{settings}")
-    result = pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin", "-W", "error")
+    result = run_nested(pytester, monkeypatch, "-W", "error")
     result.assert_outcomes(passed=3)
