@@ -47,7 +47,10 @@ class Terminal:
         return self._tmux("capture-pane", "-p")
 
     def expect(self, text: str) -> None:
-        """Wait until a line of the screen begins with `text`."""
+        """Wait until a line of the screen begins with `text`, or with `^Z` and `text`.
+
+        bash reports a stopped job on a line of its own, or behind the echo of Ctrl-Z.
+        """
         self._await(lambda: self._shows(text))
 
     def expect_gone(self, text: str) -> None:
@@ -55,7 +58,7 @@ class Terminal:
         self._await(lambda: not self._shows(text))
 
     def _shows(self, text: str) -> bool:
-        return any(line.startswith(text) for line in self.screen().split("\n"))
+        return any(line.removeprefix("^Z").startswith(text) for line in self.screen().split("\n"))
 
     def _await(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + DEADLINE
