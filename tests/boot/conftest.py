@@ -30,9 +30,10 @@ def _require_built_init() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache() -> Iterator[None]:
-    """Give chrootvm a cache that begins empty: its templates have up to 100 MB each."""
+    """Give chrootvm a cache and a state directory that begin empty; templates are large."""
     with tempfile.TemporaryDirectory(prefix="boot-") as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", path)
+        patch.setenv("XDG_STATE_HOME", f"{path}/state")
         yield
 
 
