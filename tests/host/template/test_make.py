@@ -111,7 +111,10 @@ def test_directory_that_cannot_be_shared_is_no_fault_of_the_template(
     assert not isinstance(raised.value, TemplateError)
 
 
-def test_slow_boot_is_an_error(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_boot_is_an_error(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(tmp_path, "hang while booting")
     monkeypatch.setattr(make, "_BOOT_TIMEOUT", 0.0)
     with pytest.raises(TemplateError, match="its boot has not ended after 0 s"):
         make_snapshot(launch, Loop(), STREAMS)
