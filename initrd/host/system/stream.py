@@ -29,13 +29,13 @@ _KEYS_KEPT = 1 << 18  # bytes; a pasted text may be long
 def send_now(connection: socket.socket, data: "bytes | bytearray") -> int:
     """Send the beginning of `data`, without waiting; return the number of bytes sent.
 
-    When the other end is closed, that is all of them: nobody will read the rest.
+    When the other end is closed, that is all of them: nobody will read the rest. Raises OSError.
     """
     try:
         return connection.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) if data else 0
     except BlockingIOError:
         return 0
-    except OSError:
+    except (BrokenPipeError, ConnectionResetError):
         return len(data)
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from initrd.host.system import stream
 from initrd.host.system.loop import Loop
-from initrd.host.system.stream import KeyboardRelay, Relay, Sink, StderrPipe, open_source
+from initrd.host.system.stream import (
+    KeyboardRelay,
+    Relay,
+    Sink,
+    StderrPipe,
+    open_source,
+    send_now,
+)
 from initrd.host.virtiofsd.serve import ConnectedListener
 
 
@@ -237,3 +244,19 @@ def test_a_connected_listener_works_in_a_directory_with_a_long_name(tmp_path: Pa
     folder.mkdir()
     with ConnectedListener(str(folder)) as pair:
         assert pair.listener.accept()[0].close() is None  # type: ignore[func-returns-value]
+
+
+def test_bytes_are_sent_without_waiting_until_the_other_end_is_closed() -> None:
+    data = bytes(1 << 22)
+    near, far = socket.socketpair()
+    with near:
+        with far:
+            assert send_now(near, b"") == 0
+            assert 0 < send_now(near, data) < len(data)
+            assert send_now(near, data) == 0
+        assert send_now(near, data) == len(data)
+
+
+def test_bytes_that_cannot_be_sent_for_another_reason_are_not_counted_as_sent() -> None:
+    with socket.socket(socket.AF_UNIX) as unconnected, pytest.raises(OSError, match="endpoint"):
+        send_now(unconnected, b"x")
