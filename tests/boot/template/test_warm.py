@@ -29,6 +29,7 @@ echo boot_id $(cat /proc/sys/kernel/random/boot_id)
 for name in stack heap vdso; do echo $name $(grep "\\[$name\\]" /proc/$$/maps); done
 echo cmdline $(cat /proc/cmdline)
 """
+TRIES = 3  # a guest that boots on a busy host may cease to trust its TSC, and use acpi_pm
 ROUNDS = 20  # of asking a guest for its time
 TELL_TIME = """
 import sys, time
@@ -168,9 +169,13 @@ def inspected(shared_directory: str) -> dict[str, list[str]]:
 
     def inspect(start: str) -> str:
         words = ("sh", "/run/mnt/s/inspect")
-        done = vm.run(assets.busybox_root(), words, text=True, warm=start == "warm", **devices)
-        assert done.status == 0
-        assert read_sections(done.stdout)["end"] == []
+        for _ in range(TRIES):
+            done = vm.run(assets.busybox_root(), words, text=True, warm=start == "warm", **devices)
+            assert done.status == 0
+            sections = read_sections(done.stdout)
+            assert sections["end"] == []
+            if sections["clock"][-1] != "acpi_pm":
+                break
         return str(done.stdout)
 
     return {start: [inspect(start) for _ in range(2)] for start in ("cold", "warm")}
