@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
-_LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
+LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
 
 
 def is_ready(descriptor: int, events: int, seconds: float = 0.0) -> bool:
@@ -79,8 +79,8 @@ class Loop:
         """Wait once, until a descriptor is ready, `deadline` or the timer; call the callbacks."""
         expiry = None if self._interval is None else self._last_expiry + self._interval
         ends = [end for end in (deadline, expiry) if end is not None]
-        timeout = max(0.0, min(ends) - time.monotonic()) if ends else _LONGEST_POLL
-        for descriptor, events in self._poll.poll(min(timeout, _LONGEST_POLL) * 1000):
+        timeout = max(0.0, min(ends) - time.monotonic()) if ends else LONGEST_POLL
+        for descriptor, events in self._poll.poll(min(timeout, LONGEST_POLL) * 1000):
             callback = self._callbacks.get(descriptor)
             if callback:  # an earlier callback of this round may have called `unwatch`
                 callback(events)
@@ -107,7 +107,7 @@ class Limit:
         """Return the seconds that are left, at least 0; None: without end."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def wait(self, loop: Loop, until: "Callable[[], bool]", seconds: float = _LONGEST_POLL) -> bool:
+    def wait(self, loop: Loop, until: "Callable[[], bool]", seconds: float = LONGEST_POLL) -> bool:
         """Run `loop` until `until()` is true; return False after `seconds`. Raises Cancelled."""
         remaining = self.remaining()
         is_shorter = remaining is not None and remaining < seconds

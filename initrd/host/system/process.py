@@ -14,7 +14,7 @@ import warnings
 from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
-from initrd.host.system.loop import READABLE, is_ready
+from initrd.host.system.loop import READABLE, TERMINATING_SIGNALS, is_ready
 from initrd.host.system.syscalls import die_with_parent
 from initrd.record import Record
 
@@ -163,6 +163,17 @@ def fork() -> int:
         return os.fork()
 
 
+def fork_watchdog(function: "Callable[[], None]", *descriptors: int) -> int:
+    """Call `function` in a child process that outlives signals to this one; return its pid.
+
+    The child ends with `function`. It keeps the standard streams and `descriptors` only.
+    """
+    pid = fork()
+    if not pid:
+        _run_watchdog(function, descriptors)
+    return pid
+
+
 def run_in_child(function: "Callable[[], str]", timeout: float = _CHILD_TIMEOUT) -> str:
     """Return the result of `function`, called in a child process; empty when it hangs or crashes.
 
@@ -251,6 +262,24 @@ def _reset_signals() -> None:
     for name in _RESET_SIGNALS:
         signal.signal(signal.Signals[name], signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _run_watchdog(function: "Callable[[], None]", descriptors: "tuple[int, ...]") -> "NoReturn":
+    try:
+        signal.set_wakeup_fd(-1)
+        # A signal to the whole control group must not end the watchdog before its parent.
+        for number in TERMINATING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        os.setsid()  # Ctrl-C and the like do not reach another session
+        start = 3
+        for descriptor in sorted(descriptors):
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+        os.closerange(start, 1 << 20)
+        function()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(0)
 
 
 def _write_result(function: "Callable[[], str]", writer: int, timeout: float) -> "NoReturn":

@@ -6,19 +6,19 @@ restores the modes, so that even `kill -9` leaves a usable terminal.
 
 import os
 import signal
-import sys
 import termios
 import time
 import tty
 from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
-from initrd.host.system.loop import TERMINATING_SIGNALS, die_of_signal
+from initrd.host.system.loop import die_of_signal
+from initrd.host.system.process import fork_watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn, Self
+    from typing import Self
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
@@ -157,26 +157,11 @@ def _start_watchdog(descriptor: int, modes: Modes) -> tuple[int, int]:
     The end of this process closes the pipe; `RawTerminal` writes to it after restoring the modes.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        _run_watchdog(descriptor, modes, reader, writer)
-    os.close(reader)
-    return pid, writer
 
-
-def _run_watchdog(descriptor: int, modes: Modes, reader: int, writer: int) -> "NoReturn":
-    """Wait for the pipe; set the terminal's modes when it closes without data."""
-    try:
-        signal.set_wakeup_fd(-1)
-        # A signal to the whole control group must not end the watchdog before this process.
-        for number in TERMINATING_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        os.setsid()  # Ctrl-C and the like do not reach another session
-        os.close(writer)
-        os.closerange(3, reader)
-        os.closerange(reader + 1, 1 << 20)
+    def wait() -> None:
         if not os.read(reader, 4):
             _set_modes(descriptor, modes)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    os._exit(0)
+
+    pid = fork_watchdog(wait, reader)
+    os.close(reader)
+    return pid, writer
