@@ -199,11 +199,14 @@ class Boot:
 
     def give_up(self, error: Exception) -> "NoReturn":
         """Report why the boot failed, and end as `initrd.onfail` selects."""
-        if self.options.debug:
-            sys.__excepthook__(type(error), error, error.__traceback__)
-        self.log.fail(describe_failure(error))
-        if self.session:
-            self.session.fail(error)
+        try:
+            if self.options.debug:
+                sys.__excepthook__(type(error), error, error.__traceback__)
+            self.log.fail(describe_failure(error))
+            if self.session:
+                self.session.fail(error)
+        except Exception as report_error:  # of any kind, as an error whose text cannot be made
+            self.log.fail(f"boot failed: {type(error).__name__}; {type(report_error).__name__}")
         give_up(self.kernel, self.log, self.failure)
 
 

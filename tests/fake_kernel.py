@@ -217,3 +217,39 @@ class FakeKernel:
                     return planned.pop(0) if planned else 0
                 return planned
         return 0
+
+
+class FaultyKernel:
+    """A kernel whose calls fail, reading ones included: the one with the index `fail_at`.
+
+    `failed` is that call. An OSError names the path of the call, as those of Python do. Calls that
+    cannot fail, and those by which a failed boot ends, are neither counted nor fail.
+    """
+
+    _NEVER_FAIL = frozenset(
+        ("power_off", "exit", "write", "monotonic", "sleep", "pid", "execute", "close", "open_log")
+    )
+
+    def __init__(self, kernel: FakeKernel, fail_at: int = -1) -> None:
+        self._kernel, self._fail_at = kernel, fail_at
+        self.count = 0
+        self.failed: Call = ()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._kernel, name)
+        if name in self._NEVER_FAIL or not callable(method):
+            return method
+
+        def call(*arguments: Any) -> Any:
+            self.count += 1
+            if self.count - 1 == self._fail_at:
+                self.failed = (name, *arguments)
+                raise OSError(errno.EIO, os.strerror(errno.EIO), *self.failed[1:][: self.has_path])
+            return method(*arguments)
+
+        return call
+
+    @property
+    def has_path(self) -> bool:
+        """Whether the call that failed has a path."""
+        return len(self.failed) > 1 and isinstance(self.failed[1], str)

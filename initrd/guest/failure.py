@@ -4,6 +4,7 @@ from initrd.errors import ExplainedError, reason
 from initrd.guest.log import Log
 from initrd.options import BootOptions
 from initrd.record import Record
+from initrd.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from initrd.guest.kernel import Kernel
 
+_DEBUG = "try: boot with 'debug' to see where"
 _SHELL_ENVIRONMENT = (
     (b"HOME", b"/"),
     (b"TERM", b"linux"),
@@ -39,7 +41,13 @@ def describe_failure(error: BaseException) -> str:
         return str(error)
     if isinstance(error, BootError):
         return f"boot failed: {error}"
-    return f"boot failed: {type(error).__name__}: {error}\ntry: boot with 'debug' to see where"
+    if isinstance(error, OSError) and error.filename:
+        return f"boot failed: cannot use {_as_text(error.filename)}: {reason(error)}\n{_DEBUG}"
+    return f"boot failed: {type(error).__name__}: {error}\n{_DEBUG}"
+
+
+def _as_text(path: "str | bytes") -> str:
+    return decode(path) if isinstance(path, bytes) else path
 
 
 def give_up(kernel: "Kernel", log: Log, failure: FailurePolicy) -> "NoReturn":

@@ -27,6 +27,9 @@ def read_file(path: "str | bytes") -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return b"".join(iter(lambda: os.read(fd, 65536), b""))
+    except OSError as error:
+        error.filename = path  # read(2) has no path, and this may be a directory
+        raise
     finally:
         os.close(fd)
 

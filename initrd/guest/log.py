@@ -66,7 +66,7 @@ class Log:
         """Write a line to the kernel log; return whether that succeeded."""
         try:
             # The kernel holds back a record without a line break: more text may follow.
-            self._kernel.write(self._kmsg, encode(f"<{_FACILITY_USER | level}>{PREFIX}{line}\n"))
+            self._kernel.write(self._kmsg, _encode(f"<{_FACILITY_USER | level}>{PREFIX}{line}\n"))
         except OSError:  # /dev/kmsg is not open: the message goes to the console
             return False
         return True
@@ -83,6 +83,14 @@ class Log:
 
     def _write_console(self, line: str) -> None:
         try:
-            self._kernel.write(CONSOLE, encode(f"{PREFIX}{line}\n"))
+            self._kernel.write(CONSOLE, _encode(f"{PREFIX}{line}\n"))
         except OSError:  # a kernel without a console
             pass
+
+
+def _encode(line: str) -> bytes:
+    """Return the bytes of a line. Raises nothing, whatever an error message contains."""
+    try:
+        return encode(line)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return line.encode("utf-8", "backslashreplace")

@@ -7,7 +7,7 @@ import pytest
 from initrd.guest._syscalls import MS_MOVE, MS_RDONLY
 from initrd.guest.log import Log
 from initrd.init import Boot, reason_to_refuse
-from tests.fake_kernel import Call, FakeKernel
+from tests.fake_kernel import Call, FakeKernel, FaultyKernel
 
 TRANSPORT = "/sys/bus/pci/drivers/virtio-pci"
 MODULES = "/usr/lib/modules"
@@ -178,6 +178,60 @@ def test_boot_with_any_failing_call_powers_off_with_a_reason(number: int) -> Non
     assert "initrd: boot failed: " in kernel.output
     assert "Input/output error" in kernel.output
     assert "Traceback" not in kernel.output
+
+
+CMDLINES = (
+    "mount=a mount=b:/srv",
+    "initrd.modules=m init=/bin/true",
+)
+
+
+def count_all_calls(cmdline: str) -> int:
+    """Return the number of calls of a successful boot that may fail."""
+    kernel = FaultyKernel(BootKernel(cmdline, files={f"{MODULES}/1.ko": ""}))
+    run(kernel)
+    return kernel.count
+
+
+def run(kernel: FaultyKernel) -> None:
+    with pytest.raises((BootEnded, SystemExit)):
+        Boot(kernel, []).run()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cmdline", CMDLINES)
+def test_any_failing_call_is_named_or_the_boot_goes_on(cmdline: str) -> None:
+    for number in range(count_all_calls(cmdline)):
+        fake = BootKernel(cmdline, files={f"{MODULES}/1.ko": ""})
+        kernel = FaultyKernel(fake, number)
+        run(kernel)
+        assert fake.calls[-1][0] in ("power_off", "execute"), kernel.failed
+        if fake.calls[-1] == ("power_off",):
+            assert "Input/output error" in fake.output, kernel.failed
+            assert not kernel.has_path or str(kernel.failed[1]) in fake.output, kernel.failed
+
+
+def test_error_whose_text_cannot_be_written_ends_the_boot() -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class OddKernel(BootKernel):
+        error: Exception
+
+        def read(self, path: str) -> str:
+            if path == "/proc/cmdline":
+                raise self.error
+            return super().read(path)
+
+    for error, message in (
+        (Unprintable(), "initrd: boot failed: Unprintable; ValueError"),
+        (ValueError("a label \ud83d, a byte \udcff"), "ValueError: a label \\ud83d, a byte"),
+    ):
+        kernel = OddKernel()
+        kernel.error = error
+        boot(kernel)
+        assert message in kernel.output
+        assert kernel.calls[-1] == ("power_off",)
 
 
 def test_late_tag_is_waited_for() -> None:

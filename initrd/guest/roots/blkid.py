@@ -19,6 +19,7 @@ _EXT_JOURNAL_DEVICE = 0x8  # s_feature_incompat
 # Features of ext3 in s_feature_incompat (filetype, recover, meta_bg) and in s_feature_ro_compat
 # (sparse_super, large_file, btree_dir); a file system with others is ext4.
 _EXT3_INCOMPAT, _EXT3_RO_COMPAT = 0x2 | 0x4 | 0x10, 0x1 | 0x2 | 0x4
+_UTF_16_LE = b"\xff\xfe"  # the mark of the order of bytes; /init has no codec utf-16-le
 _GPT_HEADER = 92  # bytes
 _LAST_SECTOR = 1 << 48  # a partition table beyond it means that the header is damaged
 
@@ -69,8 +70,7 @@ def _read_erofs(head: bytes) -> Superblock:
 
 def _read_f2fs(head: bytes) -> Superblock:
     name = head[1024 + 124 : 1024 + 124 + 1024]  # at most 512 code units of UTF-16
-    units = (int.from_bytes(name[at : at + 2], "little") for at in range(0, len(name), 2))
-    label = "".join(map(chr, units)).partition("\0")[0]
+    label = (_UTF_16_LE + name).decode("utf-16", "replace").partition("\0")[0]
     return Superblock("f2fs", _read_uuid(head, 1024 + 108), label)
 
 

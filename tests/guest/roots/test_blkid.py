@@ -32,6 +32,10 @@ FORMATS = {
         device((1024, b"\x10\x20\xf5\xf2"), (1132, UUID_BYTES), (1148, "flé".encode("utf-16-le"))),
         Superblock("f2fs", UUID, "flé"),
     ),
+    "f2fs with a letter beyond 16 bits, and half of one": (
+        device((1024, b"\x10\x20\xf5\xf2"), (1148, "😀".encode("utf-16-le") + b"\x3d\xd8a\0")),
+        Superblock("f2fs", "", "😀\ufffda"),
+    ),
     "iso9660": (
         device(
             (32769, b"CD001"),
