@@ -88,6 +88,10 @@ boot: export CACHE := $(abspath $(CACHE))
 boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
 	$(VENV_PYTHON) -m pytest -q -m boot -n $(JOBS) --dist loadfile --timeout 600
 
+FUZZ_SECONDS := 600
+fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten minutes
+	$(VENV_PYTHON) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+
 # BENCH=--short for one run of each.
 bench: export CACHE := $(abspath $(CACHE))
 bench: build $(INSTALLED) packages-check ## measure instructions, times and sizes
