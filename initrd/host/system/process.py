@@ -48,6 +48,8 @@ class Program(Record):
     command: tuple[str, ...]
     descriptors: tuple[int, ...] = ()  # inherited, with the same numbers
     before: "Callable[[], None]" = staticmethod(_do_nothing)  # called in the child before exec
+    # Called in the child first of all: it is carried out even when the parent is killed meanwhile.
+    first: "Callable[[], None]" = staticmethod(_do_nothing)
 
 
 class Process:
@@ -230,6 +232,7 @@ def explain_shortage() -> "Iterator[None]":
 def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoReturn":
     """Execute the program in this process, just forked; write the reason of a failure to a pipe."""
     try:
+        program.first()
         die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before `die_with_parent`
             os._exit(1)

@@ -31,6 +31,7 @@ def serve_share(virtiofsd: Virtiofsd, share: Share, stderr: StderrPipe) -> "Iter
     """Run virtiofsd for `share` as long as the `with` lasts. Raises HostError."""
     with ConnectedListener() as sockets, _open_directory(share.source) as directory:
         command = program.make_program(virtiofsd, share, sockets.listener.fileno(), directory)
+        command = command.replace(first=sockets.connect)
         with Process(command, stderr.writer, signal.SIGKILL) as process:  # nothing is in its memory
             sockets.listener.close()
             yield Server(process, sockets.connection)
@@ -53,18 +54,21 @@ class ConnectedListener:
 
     For two programs that are started at the same time: the server inherits the listener, the client
     the connection. The socket's name is removed at once, so nothing polls for it, no other process
-    can connect, and no file is left behind.
+    can connect. Two processes share the sockets, so that one may call `connect`, and no file is
+    left behind when the other is killed meanwhile.
     """
 
-    def __init__(self, folder: str = "") -> None:
+    def __init__(self) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
         self.connection = socket.socket(socket.AF_UNIX)
+
+    def connect(self, folder: str = "") -> None:
+        """Connect the two; `folder`: for the socket's name, by default TMPDIR. Raises HostError."""
         parent = folder or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         private = os.path.join(parent, f"chrootvm-{os.urandom(8).hex()}")
         try:
             os.mkdir(private, 0o700)
         except OSError as error:
-            self.close()
             raise HostError(f"cannot make {private}", reason(error), "another TMPDIR") from error
         try:
             self._connect(private)

@@ -171,3 +171,23 @@ def test_no_program_is_started_while_sigchld_is_ignored() -> None:
             Process(shell("exit"), 2)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_first_function_is_carried_out_when_the_parent_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys, time
+from initrd.host.system.process import Process, Program
+
+def first():
+    os.mkdir({str(tmp_path / "made")!r})
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(0.1)
+    os.rmdir({str(tmp_path / "made")!r})
+    os.mkdir({str(tmp_path / "done")!r})
+
+Process(Program(("/bin/sleep", "60"), first=first), 2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    # The pipe of standard error is closed by now: the child has not executed the program.
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["done"]

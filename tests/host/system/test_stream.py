@@ -231,7 +231,8 @@ def test_a_stderr_pipe_keeps_the_last_lines(pipes: tuple[Pipe, Pipe]) -> None:
 
 
 def test_a_connected_listener_leaves_no_socket_in_its_directory(tmp_path: Path) -> None:
-    with ConnectedListener(str(tmp_path)) as pair:
+    with ConnectedListener() as pair:
+        pair.connect(str(tmp_path))
         assert list(tmp_path.iterdir()) == []
         server, _ = pair.listener.accept()
         with server:
@@ -242,7 +243,8 @@ def test_a_connected_listener_leaves_no_socket_in_its_directory(tmp_path: Path) 
 def test_a_connected_listener_works_in_a_directory_with_a_long_name(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
-    with ConnectedListener(str(folder)) as pair:
+    with ConnectedListener() as pair:
+        pair.connect(str(folder))
         assert pair.listener.accept()[0].close() is None  # type: ignore[func-returns-value]
 
 
