@@ -10,6 +10,7 @@ from initrd.guest import _syscalls
 from initrd.guest.command.spawn import SpawnRequest, spawn
 from initrd.text import parse_natural
 
+MAX_REAPED = 64
 _OMIT_DIRECTORY = "/run/sendsigs.omit.d"
 _MAX_OMIT_FILE = 1 << 16  # bytes
 _MAX_STAT_FILE = 4096  # bytes
@@ -28,9 +29,13 @@ class Processes:
         return spawn(request)
 
     def reap(self) -> "list[tuple[int, int]]":
-        """Collect every child that has ended: (process ID, wait status)."""
+        """Collect children that have ended: (process ID, wait status).
+
+        Processes may end as fast as they are collected. So no more than MAX_REAPED are, and a
+        SIGCHLD announces the others: the host's messages are read between them.
+        """
         ended: list[tuple[int, int]] = []
-        while True:
+        while len(ended) < MAX_REAPED:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:  # there are no children
@@ -38,6 +43,8 @@ class Processes:
             if pid == 0:
                 return ended
             ended.append((pid, status))
+        os.kill(os.getpid(), _syscalls.SIGCHLD)
+        return ended
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a process; to a process group if `pid` is negative: kill(2)."""

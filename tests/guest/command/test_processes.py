@@ -52,3 +52,27 @@ def test_process_has_a_program_until_its_last_thread_ends() -> None:
 
 def read_process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+
+
+def test_children_beyond_a_limit_are_announced_again() -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from initrd.guest.command.processes import MAX_REAPED, Processes\n"
+        "processes = Processes()\n"
+        "signals = processes.receive_signals()\n"
+        "for _ in range(MAX_REAPED + 1):\n"
+        "    pid = os.fork() or os._exit(3)\n"
+        "    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)\n"
+        "counts = []\n"
+        "while sum(counts) <= MAX_REAPED:\n"
+        "    os.set_blocking(signals, True)\n"
+        "    assert int.from_bytes(os.read(signals, 128)[:4], sys.byteorder) == signal.SIGCHLD\n"
+        "    ended = processes.reap()\n"
+        "    assert {status for _, status in ended} <= {0x300}\n"
+        "    counts.append(len(ended))\n"
+        "print(max(counts) == MAX_REAPED, sum(counts) == MAX_REAPED + 1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "True True\n"
