@@ -36,7 +36,8 @@ from initrd.host.machine.run import (
     RunningMachine,
     start_machine,
 )
-from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init, keep_console
+from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init
+from initrd.host.qemu.console_file import keep_console
 from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
@@ -117,6 +118,8 @@ def run_in_new_machine(arguments: Arguments) -> int:
 
         return doctor(machine, os.environ)
     launch = plan_launch(machine, os.environ)
+    if launch.warning:
+        MessageWriter().print_message(launch.warning)
     if arguments.has("--dry-run"):
         print_output(format_commands(launch))
         return 0

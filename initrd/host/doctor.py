@@ -24,6 +24,7 @@ from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
 from initrd.host.qemu.resources import explain_port, find_port_problem
+from initrd.host.system.cached import find_cache_problem
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
@@ -310,6 +311,15 @@ def check_memory(context: CheckContext) -> Finding:
     )
 
 
+def check_cache(context: CheckContext) -> Finding | None:
+    """Warn when images and kernels are made again at each start."""
+    problem = find_cache_problem(locate.cache_directory(context.environment))
+    if problem is None:
+        return None
+    text = f"nothing is kept, so each start takes longer: {problem.what}: {problem.why}"
+    return Finding("cache", WARNING, text, problem.hint or launch.CACHE_HINT)
+
+
 def check_template(context: CheckContext) -> Finding | None:
     """Report whether a command can start from a template. Where it cannot, it boots."""
     machine, virtiofsd = context.machine, _virtiofsd_if_any(context)
@@ -434,6 +444,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("QEMU", check_qemu),
     ("accelerator", check_accelerator),
     ("memory", check_memory),
+    ("cache", check_cache),
     ("--warm", check_template),
 )
 

@@ -66,6 +66,8 @@ def run_named(arguments: Arguments, command: Command | None, seconds: float | No
 
         return doctor(parse_machine(arguments, command or Commands()), os.environ)
     launch = plan_launch(parse_machine(arguments, Commands()), os.environ)
+    if launch.warning:
+        MessageWriter().print_message(launch.warning)
     if arguments.has("--dry-run"):
         print_output(format_commands(launch))
         return 0

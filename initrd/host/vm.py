@@ -313,8 +313,7 @@ def boot(
     with explain_shortage():
         arguments = _parse_machine_words(root, option_list)
         check_no_settings(arguments, "it is for a command: an argument of Machine.run and popen")
-        machine = parse_machine(arguments, Commands())
-        launch = plan_launch(machine, os.environ)
+        launch = _plan(arguments, Commands())
 
         @contextmanager
         def own(loop: Loop, streams: HostStreams) -> "Iterator[Owner]":
@@ -343,7 +342,14 @@ def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
     """
     arguments = _parse_machine_words(root, words, "--", *argv)
     command = parse_command(arguments, os.environ, tty=())
-    return plan_launch(parse_machine(arguments, command), os.environ)
+    return _plan(arguments, command)
+
+
+def _plan(arguments: Arguments, command: Command | Commands | None) -> Launch:
+    launch = plan_launch(parse_machine(arguments, command), os.environ)
+    if launch.warning:
+        _warn(launch.warning)
+    return launch
 
 
 def _parse_machine_words(root: str, words: "list[str]", *program: str) -> Arguments:

@@ -17,9 +17,8 @@ from initrd.host.qemu.console import (
     explain_oom_kill,
     explain_refusal,
     find_panic,
-    keep_console,
-    save_console_log,
 )
+from initrd.host.qemu.console_file import keep_console, keep_panic
 from initrd.host.system.loop import Loop
 from initrd.template import PORTS, SEED_SIZE, Start, dump_start
 
@@ -106,7 +105,7 @@ class CommandSession:
         console, memory = self.machine.log.text, self._launch.setup.hardware.memory
         panic = find_panic(console, memory)
         if panic and console:
-            panic.console = save_console_log(self._launch.logs, console)
+            keep_panic(panic, self._launch.logs, console)
         return panic
 
     def explain_oom_kill(self, position: int = 0) -> str:

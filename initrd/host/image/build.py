@@ -18,7 +18,8 @@ from initrd.command import Command, CommandError, Commands, dump
 from initrd.errors import HostError, reason
 from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
-from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
+from initrd.host.system.cached import IMAGES, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.files import OpenFile, name_open_file
 from initrd.options import COMMAND_FILE
 
 INIT_PATH = "init"
@@ -89,7 +90,7 @@ def open_boot_image(
     cache directory. Raises HostError.
     """
     key = repr((init, modules_dir, requirements))
-    folder = os.path.join(cache, "images")
+    folder = CacheFolder(cache, IMAGES)
     image = open_cached(folder, key, lambda: _make_cache_entry(init, modules_dir, requirements))
     return name_open_file(image, _UNCACHED_NAME)
 

@@ -9,16 +9,13 @@ Sources: depmod(8); `modules_install` of the kernel's scripts/Makefile.modinst.
 
 import os
 import shutil
+import stat
 import time
 
 from initrd.errors import HostError, reason
 from initrd.host.image.buildtree import ORDER, BuildTree
-from initrd.host.system.files import file_state
-from initrd.host.system.private import PrivateFolder, is_own_name
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from initrd.host.system.cached import file_state
+from initrd.host.system.private import PrivateFolder, is_number, is_temporary
 
 FOLDER = "modules"  # in the cache
 ENTRIES_KEPT = 8
@@ -37,23 +34,23 @@ def open_staged(tree: BuildTree, release: str, depmod: str, cache: str) -> str:
     if "/" in release or release in ("", ".", ".."):
         raise HostError(f"cannot use the modules in {tree.directory}", f"release {release!r}")
     folder = os.path.join(cache, FOLDER)
-    path = os.path.join(folder, _name_of(tree, release))
+    name = _name_of(tree, release)
     try:
-        with PrivateFolder.open(folder, create=True):
-            if not os.path.isdir(path):
-                _make_entry(tree, release, depmod, path)
-            os.utime(path)
-            _remove_oldest(folder)
+        with PrivateFolder.open(folder, create=True, readable=True) as opened:
+            if not _has_entry(opened, name):
+                _make_entry(tree, release, depmod, opened, name)
+            opened.use(name)
+            _remove_oldest(opened)
     except OSError as error:
         what = f"cannot keep links to the modules in {folder}"
         raise HostError(what, reason(error)) from error
-    return _module_directory(path, release)
+    return _module_directory(os.path.join(folder, name), release)
 
 
-def remove_staged(folder: str) -> None:
-    """Remove all entries in a directory of the cache. Raises OSError."""
-    for entry in _entries(folder):
-        shutil.rmtree(entry.path)
+def remove_staged(folder: PrivateFolder) -> None:
+    """Remove all entries in the directory of the cache for them. Raises OSError."""
+    for name, _ in _entries(folder):
+        folder.remove_tree(name)
 
 
 def _name_of(tree: BuildTree, release: str) -> str:
@@ -70,22 +67,34 @@ def _module_directory(entry: str, release: str) -> str:
     return os.path.join(entry, "usr/lib/modules", release)
 
 
-def _make_entry(tree: BuildTree, release: str, depmod: str, path: str) -> None:
-    """Make an entry under another name, and rename it when it is complete."""
-    temporary = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.tmp")
+def _has_entry(folder: PrivateFolder, name: str) -> bool:
+    """Return whether there is an entry. Raises UnsafeFolder if its name is that of another file."""
     try:
-        directory = _module_directory(temporary, release)
+        with folder.open_folder(name):
+            return True
+    except FileNotFoundError:
+        return False
+
+
+def _make_entry(
+    tree: BuildTree, release: str, depmod: str, folder: PrivateFolder, name: str
+) -> None:
+    """Make an entry under another name, and rename it when it is complete."""
+    temporary = folder.create_temporary_folder()
+    try:
+        base = os.path.join(folder.path_by_descriptor, temporary)
+        directory = _module_directory(base, release)
         os.makedirs(directory, 0o700)
-        os.symlink("usr/lib", os.path.join(temporary, "lib"))  # depmod uses one of the two
+        os.symlink("usr/lib", os.path.join(base, "lib"))  # depmod uses one of the two
         _fill(tree, directory)
         os.symlink(tree.directory, os.path.join(directory, _BUILD))  # the target of all links
-        _run_depmod(depmod, temporary, directory)
+        _run_depmod(depmod, base, directory, folder.fileno())
         os.unlink(os.path.join(directory, _BUILD))
         os.mkdir(os.path.join(directory, _BUILD))
         _allow_reading(directory)
-        _rename(temporary, path)
+        _rename(folder, temporary, name)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        folder.remove_tree(temporary)
 
 
 def _fill(tree: BuildTree, directory: str) -> None:
@@ -103,15 +112,23 @@ def _fill(tree: BuildTree, directory: str) -> None:
             shutil.copyfile(source, os.path.join(directory, name))
 
 
-def _run_depmod(depmod: str, base: str, directory: str) -> None:
-    """Run depmod for the one module directory below `base`. Raises HostError."""
+def _run_depmod(depmod: str, base: str, directory: str, descriptor: int) -> None:
+    """Run depmod for the one module directory below `base`. Raises HostError.
+
+    It inherits the descriptor, by which `base` is reached.
+    """
     import subprocess  # noqa: PLC0415 - a slow import, seldom needed
 
     command = [depmod, "-b", base, os.path.basename(directory)]
     null, what = subprocess.DEVNULL, f"cannot run {depmod} for the modules of the guest"
     try:
         done = subprocess.run(
-            command, stdin=null, capture_output=True, timeout=_TIMEOUT, check=False
+            command,
+            stdin=null,
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+            pass_fds=(descriptor,),
         )
     except OSError as error:
         raise HostError(what, reason(error)) from error
@@ -132,30 +149,31 @@ def _allow_reading(directory: str) -> None:
                 os.chmod(path, 0o644)
 
 
-def _rename(temporary: str, path: str) -> None:
+def _rename(folder: PrivateFolder, temporary: str, name: str) -> None:
     try:
-        os.rename(temporary, path)
+        folder.commit(temporary, name, durable=False)
     except OSError:
-        if not os.path.isdir(path):  # else another process has made the same entry meanwhile
+        if not _has_entry(folder, name):  # else another process has made the same entry meanwhile
             raise
 
 
-def _remove_oldest(folder: str) -> None:
+def _remove_oldest(folder: PrivateFolder) -> None:
     """Remove all but the entries that were used last, and temporary directories of crashes."""
     complete: list[tuple[int, str]] = []
-    for entry in _entries(folder):
-        changed = entry.stat(follow_symlinks=False).st_mtime_ns
-        if not entry.name.startswith("."):
-            complete.append((changed, entry.path))
-        elif changed < (time.time() - _TEMPORARY_MAX_AGE) * 1e9:
-            shutil.rmtree(entry.path, ignore_errors=True)
-    for _, path in sorted(complete, reverse=True)[ENTRIES_KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)
+    oldest = (time.time() - _TEMPORARY_MAX_AGE) * 1e9
+    for name, status in _entries(folder):
+        if not is_temporary(name):
+            complete.append((status.st_mtime_ns, name))
+        elif status.st_mtime_ns < oldest:
+            folder.remove_tree(name)
+    for _, name in sorted(complete, reverse=True)[ENTRIES_KEPT:]:
+        folder.remove_tree(name)
 
 
-def _entries(folder: str) -> "Iterator[os.DirEntry[str]]":
-    """Yield the directories that this module can have made."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_own_name(entry.name) and entry.is_dir(follow_symlinks=False):
-                yield entry
+def _entries(folder: PrivateFolder) -> list[tuple[str, os.stat_result]]:
+    """Return the directories that this module can have made, each with the result of lstat(2)."""
+    return [
+        (name, status)
+        for name, status in folder.entries()
+        if stat.S_ISDIR(status.st_mode) and (is_number(name, 32) or is_temporary(name))
+    ]

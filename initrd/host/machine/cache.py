@@ -3,16 +3,16 @@
 That is images, kernels, links to modules, templates and test results.
 """
 
-import os
 import stat
 
 from initrd.errors import HostError, reason
 from initrd.host.image import depmod
-from initrd.host.system.private import PrivateFolder
+from initrd.host.qemu import accel
+from initrd.host.system import cached
+from initrd.host.system.private import PrivateFolder, is_number, is_temporary
 
-_FOLDERS = ("images", "kernels", depmod.FOLDER, "templates", "virtiofsd")
-
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_FOLDERS = (cached.IMAGES, cached.KERNELS, cached.HELP_TEXTS, depmod.FOLDER, "templates")
+_TEMPLATE_SUFFIXES = (".template", ".failure")
 
 
 def clean_cache(path: str) -> None:
@@ -21,33 +21,35 @@ def clean_cache(path: str) -> None:
     Only what has a name that chrootvm gives is deleted: files, and directories of links to modules.
     Raises HostError.
     """
-    for folder_path in (*(os.path.join(path, name) for name in _FOLDERS), path):
-        _close_to_readers(folder_path)
-        try:
-            with PrivateFolder.open(folder_path, create=False) as folder:
-                for name, status in folder.entries():
-                    if stat.S_ISREG(status.st_mode):
-                        folder.remove(name)
-                if folder_path == os.path.join(path, depmod.FOLDER):
-                    depmod.remove_staged(folder_path)
-        except FileNotFoundError:  # nothing has been saved there
-            pass
-        except OSError as error:
-            raise HostError(f"cannot delete the files in {folder_path}", reason(error)) from error
-
-
-def _close_to_readers(path: str) -> None:
-    """Give the mode 0700 to a directory that other users can read, but not change.
-
-    Earlier versions made the cache's directory by the umask, and `PrivateFolder` refuses it.
-    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # `PrivateFolder` says why it cannot be used
-        return
+        with cached.open_cache(path, create=False) as cache:
+            for name in _FOLDERS:
+                _clean_folder(cache, name)
+            _remove_files(cache)
+    except FileNotFoundError:  # nothing has been saved
+        pass
+    except OSError as error:
+        raise HostError(f"cannot delete the files in {path}", reason(error)) from error
+
+
+def _clean_folder(cache: PrivateFolder, name: str) -> None:
     try:
-        status = os.fstat(descriptor)
-        if status.st_uid == os.geteuid() and not status.st_mode & _WRITABLE_BY_OTHERS:
-            os.fchmod(descriptor, stat.S_IRWXU)
-    finally:
-        os.close(descriptor)
+        with cache.open_folder(name) as folder:
+            _remove_files(folder)
+            if name == depmod.FOLDER:
+                depmod.remove_staged(folder)
+    except FileNotFoundError:  # nothing has been saved there
+        pass
+
+
+def _remove_files(folder: PrivateFolder) -> None:
+    for name, status in folder.entries():
+        if stat.S_ISREG(status.st_mode) and _is_saved(name):
+            folder.remove(name)
+
+
+def _is_saved(name: str) -> bool:
+    """Return whether chrootvm gives this name to a file in its cache."""
+    is_template = any(is_number(name, 8, suffix) for suffix in _TEMPLATE_SUFFIXES)
+    is_entry = cached.is_entry_name(name) or is_template
+    return is_entry or is_temporary(name) or name in (accel.RESULT, "lock")

@@ -26,7 +26,9 @@ from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup
 from initrd.host.qemu.pvh import find_pvh_kernel
+from initrd.host.system.cached import find_cache_problem
 from initrd.host.system.files import OpenFile
+from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd, identify
 from initrd.options import CmdlineError, Share
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _ALL = {"0.0.0.0"}  # noqa: S104 - the address that stands for all of the host
+CACHE_HINT = "another XDG_CACHE_HOME; with sudo: sudo -H"
 
 
 class Launch(Record):
@@ -51,7 +54,8 @@ class Launch(Record):
     logs: str = ""  # the directory in which the console of a failed boot is kept
     gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot
-    remark: str = ""  # for --verbose and --dry-run
+    remark: str = ""  # for --verbose and --dry-run; may have several lines
+    warning: str = ""  # for standard error: other users could change the cache
 
 
 class Warm(Record):
@@ -70,8 +74,10 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     cache = locate.cache_directory(environment)
     kernel = select_kernel(machine)
     qemu = find_qemu(machine, arch, environment)
-    accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
-    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
+    problem = find_cache_problem(cache)
+    kept = "" if isinstance(problem, UnsafeFolder) else cache
+    accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, kept))
+    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), kept)
     found = guest_modules.find_guest_modules(machine, kernel, virtiofsd, environment)
     of_guest = guest_modules.stage(found, kernel.release, cache, environment)
     cmdline = command_line(machine, arch, accelerator, of_guest.shares)
@@ -80,9 +86,9 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         locate.find_init(machine.init_program, environment),
         kernel.modules,
         module_requirements(machine, cmdline),
-        cache,
+        kept,
     )
-    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache, kaslr=machine.kaslr)
+    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, kept, kaslr=machine.kaslr)
     setup = Setup(
         program=qemu,
         hardware=hardware,
@@ -99,9 +105,17 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    remark = of_guest.remark(kernel.release)
+    without_cache = explain_cache_problem(problem) if problem else ""
+    remarks = (of_guest.remark(kernel.release), without_cache if kept else "")
     launch = Launch(
-        setup, virtiofsd, kernel.image, machine.command, logs, gdb=machine.gdb, remark=remark
+        setup,
+        virtiofsd,
+        kernel.image,
+        machine.command,
+        logs,
+        gdb=machine.gdb,
+        remark="\n".join(filter(None, remarks)),
+        warning="" if kept else without_cache,
     )
     if not machine.warm or machine.command is None:
         return launch
@@ -112,6 +126,12 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         machine.cache_limit,
     )
     return launch.replace(setup=setup.replace(generation=random_uuid()), warm=warm)
+
+
+def explain_cache_problem(problem: HostError) -> str:
+    """Return the message that nothing is kept for later starts, in one line."""
+    hint = problem.hint or CACHE_HINT
+    return f"going without a cache, so it starts later: {problem.what}: {problem.why}; try: {hint}"
 
 
 def random_uuid() -> str:
@@ -217,7 +237,7 @@ def format_commands(launch: Launch) -> str:
     """
     from shlex import join  # noqa: PLC0415 - only when the commands are shown
 
-    lines = [f"# {launch.remark}"] if launch.remark else []
+    lines = [f"# {line}" for line in launch.remark.splitlines()]
     for share in launch.setup.shares:
         socket = f"--socket-path={share.tag}.sock"
         words = program.command(launch.virtiofsd, share, socket, share.source)

@@ -18,7 +18,7 @@ import struct
 
 from initrd.errors import HostError, reason
 from initrd.host.qemu.arch import Arch, is_native
-from initrd.host.system.files import make_private_folder, replace_file
+from initrd.host.system.cached import open_cache
 from initrd.host.system.process import run_in_child
 
 TYPE_CHECKING = False
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CHOICES = ("auto", "kvm", "tcg")
 DEVICE = "/dev/kvm"
 KVM_WORKS = "works"
+RESULT = "kvm"  # the file in the cache
+_MAX_RESULT = 4096  # bytes
 # ioctl requests of include/uapi/linux/kvm.h, and the sizes of the structures that they copy.
 _CREATE_VM, _GET_VCPU_MMAP_SIZE, _CREATE_VCPU, _RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 _SET_USER_MEMORY_REGION = 0x4020AE46
@@ -67,31 +69,48 @@ def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
         return f"{device} does not exist"
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} is not for this user; the group kvm may have access"
-    path = os.path.join(cache, "kvm")
-    result = cached_result(path, read_boot_id(), lambda: probe_kvm(device))
+    result = cached_result(cache, read_boot_id(), lambda: probe_kvm(device))
     return "" if result == KVM_WORKS else result
 
 
-def cached_result(path: str, boot_id: str, probe: "Callable[[], str]") -> str:
-    """Return the result in the file `path`, if it is of this boot; else save that of `probe`.
+def cached_result(cache: str, boot_id: str, probe: "Callable[[], str]") -> str:
+    """Return the result in the cache, if it is of this boot; else save that of `probe`.
 
-    With an empty `boot_id` no saved result is used.
+    With an empty `boot_id` no saved result is used; with an empty `cache` there is none.
     """
-    saved = _read(path)
+    saved = _read_result(cache) if cache else ""
     if boot_id and saved.startswith(f"{boot_id} "):
         return saved.removeprefix(f"{boot_id} ")
     result = probe()
-    try:
-        make_private_folder(os.path.dirname(path))
-        replace_file(path, f"{boot_id} {result}\n".encode())
-    except OSError:  # without the cache, the next call takes some milliseconds longer
-        pass
+    if cache:
+        _write_result(cache, f"{boot_id} {result}\n")
     return result
+
+
+def _read_result(cache: str) -> str:
+    try:
+        with open_cache(cache, create=False) as folder:
+            return folder.read_file(RESULT, _MAX_RESULT).decode(errors="replace").rstrip("\n")
+    except (OSError, HostError):  # missing, or not for this user alone: KVM is tried again
+        return ""
+
+
+def _write_result(cache: str, text: str) -> None:
+    try:
+        with open_cache(cache, create=True) as folder:
+            # After a crash of the host the content is worth nothing anyway: it is of another boot.
+            folder.write_file(RESULT, text.encode(), durable=False)
+    except (OSError, HostError):  # without the cache, the next call takes some milliseconds longer
+        pass
 
 
 def read_boot_id() -> str:
     """Return the kernel's identifier of the current boot; empty where the kernel has none."""
-    return _read("/proc/sys/kernel/random/boot_id")
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def probe_kvm(device: str = DEVICE) -> str:
@@ -155,11 +174,3 @@ def _set_registers(processor: int) -> None:
     general = bytearray(_REGS_SIZE)
     struct.pack_into("QQ", general, _RIP_OFFSET, _LOAD_ADDRESS, 2)  # rip; bit 1 of rflags is 1
     fcntl.ioctl(processor, _SET_REGS, general)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().rstrip("\n")
-    except OSError:  # the file does not exist yet, or cannot be read: KVM is tried again
-        return ""

@@ -1,20 +1,16 @@
-"""The guest's console output: keep the end of it, read from it how the guest ended, save it.
+"""The guest's console output: keep the end of it, read from it how the guest ended.
 
 A guest reports the exit status of its target, or why the boot failed, on the console only: in
 messages of `/init` and of the kernel. `parse_ending` reads them; the `explain_` functions turn them
-into messages for the user, with options of chrootvm to try. Only `save_console_log` writes a file.
+into messages for the user, with options of chrootvm to try.
 """
 
-import os
 import re
-import time
 
 from initrd.errors import HostError
-from initrd.host.system.files import make_private_folder, replace_file
 from initrd.record import Record
 
 _LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end
-_SAVED_LOGS = 10
 # Bytes: a kernel that resets a machine with less memory probably had too little of it.
 _LITTLE_MEMORY = 256 << 20
 _BOOT_FAILED = "the boot failed"
@@ -242,33 +238,6 @@ def explain_oom_kill(console: str, memory: int) -> str:
 def format_megabytes(size: int) -> str:
     """Return a size in bytes as a value of --memory."""
     return f"{size >> 20}M"
-
-
-def keep_console(error: HostError, folder: str, text: str) -> HostError:
-    """Save console output to a file in `folder`; return the error with the path of the file."""
-    kept = save_console_log(folder, text) if text else ""
-    where = f" (the guest's console is kept in {kept})" if kept else ""
-    return HostError(error.what, error.why + where, error.hint)
-
-
-def save_console_log(folder: str, text: str, now: float | None = None) -> str:
-    """Save console output to a new file in `folder`; return its path, or "" if that fails.
-
-    The _SAVED_LOGS newest files are kept. `now`: seconds since the epoch. Names sort by time.
-    """
-    timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
-    path = os.path.join(folder, f"{timestamp}-{os.urandom(3).hex()}.log")
-    try:
-        make_private_folder(folder)
-        replace_file(path, text.encode(errors="surrogateescape"), 0o600)
-        logs = sorted(name for name in os.listdir(folder) if name.endswith(".log"))
-        for name in logs[:-_SAVED_LOGS]:
-            os.unlink(os.path.join(folder, name))
-    except FileNotFoundError:  # another chrootvm has removed an old log at the same time
-        pass
-    except OSError:  # no home directory, or a full disk: the error is reported without a log
-        return ""
-    return path
 
 
 def _exit_code(wait_status: int) -> int:

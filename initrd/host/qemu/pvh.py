@@ -15,7 +15,8 @@ import os
 import struct
 
 from initrd.errors import HostError
-from initrd.host.system.files import CacheEntry, OpenFile, name_open_file, open_cached
+from initrd.host.system.cached import KERNELS, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.files import OpenFile, name_open_file
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -90,10 +91,8 @@ def open_vmlinux(image: str, cache: str) -> int:
 
     The cache also holds that there is none: as an empty file.
     """
-    folder = os.path.join(cache, "kernels")
-    descriptor = open_cached(
-        folder, image, lambda: CacheEntry(read_vmlinux(image), (image,)), kept=CACHED_KERNELS
-    )
+    folder = CacheFolder(cache, KERNELS, CACHED_KERNELS)
+    descriptor = open_cached(folder, image, lambda: CacheEntry(read_vmlinux(image), (image,)))
     if os.fstat(descriptor).st_size:
         return descriptor
     os.close(descriptor)

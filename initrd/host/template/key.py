@@ -4,7 +4,8 @@ import os
 
 from initrd import __version__
 from initrd.host.machine.launch import Launch, Warm
-from initrd.host.system.files import OpenFile, file_state, name_of
+from initrd.host.system.cached import file_state, name_of
+from initrd.host.system.files import OpenFile
 
 _FORMAT = 1  # of the template's file
 _CPU_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags", "Features")

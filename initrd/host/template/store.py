@@ -15,7 +15,8 @@ import time
 from contextlib import contextmanager, nullcontext
 
 from initrd.errors import HostError, reason
-from initrd.host.system.private import PrivateFolder, UnsafeFolder
+from initrd.host.system.private import PrivateFolder, is_number
+from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.template import memory
 from initrd.record import Record
 
@@ -143,7 +144,7 @@ def _new_file(folder: PrivateFolder, name: str) -> "Iterator[int]":
     file, temporary = folder.create_temporary()
     try:
         yield file
-        folder.commit(temporary, name, durable=False)
+        folder.commit(temporary, name, durable=True)
     except BaseException:
         folder.remove(temporary)
         raise
@@ -209,7 +210,7 @@ def _remove_oldest(folder: PrivateFolder, limit: int) -> None:
     templates = [
         (status, name)
         for name, status in folder.entries()
-        if name.endswith(_SUFFIX) and stat.S_ISREG(status.st_mode)
+        if is_number(name, 8, _SUFFIX) and stat.S_ISREG(status.st_mode)
     ]
     total = 0
     for status, name in sorted(templates, key=lambda entry: -entry[0].st_atime_ns):

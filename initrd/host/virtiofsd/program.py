@@ -8,7 +8,7 @@ with the state of the program's file: running it takes a tenth of the time until
 import os
 
 from initrd.errors import HostError, reason
-from initrd.host.system.files import CacheEntry, open_cached
+from initrd.host.system.cached import HELP_TEXTS, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.process import Program, capture_output
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
@@ -54,8 +54,8 @@ def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_
 
     if _is_script(program):
         return parse_help(program, help_of(program))
-    folder = os.path.join(cache, "virtiofsd")
-    with open(open_cached(folder, program, make_entry, kept=HELP_TEXTS_KEPT), "rb") as file:
+    folder = CacheFolder(cache, HELP_TEXTS, HELP_TEXTS_KEPT)
+    with open(open_cached(folder, program, make_entry), "rb") as file:
         file.seek(0)  # the offset of a file in memory is at its end
         return parse_help(program, file.read())
 

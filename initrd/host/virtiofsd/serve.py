@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
 from initrd.host.system.process import Process
+from initrd.host.system.safe_path import check_directory
 from initrd.host.system.stream import StderrPipe
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
@@ -77,9 +78,11 @@ class ConnectedListener:
 
     def _connect(self, private: str) -> None:
         # Through a descriptor: the name has to fit into 108 bytes, however long TMPDIR is.
-        descriptor = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         name = f"/proc/self/fd/{descriptor}/socket"
         try:
+            # The owner of TMPDIR may have put another directory in its place.
+            check_directory(private, os.fstat(descriptor), readable=False)
             self.listener.bind(name)
             self.listener.listen(1)
             self.connection.connect(name)

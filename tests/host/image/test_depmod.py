@@ -9,6 +9,7 @@ from initrd.errors import HostError
 from initrd.host.image import depmod
 from initrd.host.image.buildtree import BuildTree
 from initrd.host.image.depmod import ENTRIES_KEPT, open_staged, remove_staged
+from initrd.host.system.private import PrivateFolder
 from tests.host.conftest import write_program
 from tests.host.image.module_trees import elf_module, write, write_build_tree
 
@@ -204,6 +205,7 @@ def test_removal_leaves_the_build_tree_and_other_directories(
     folder = tmp_path / "cache/modules"
     (folder / "Notes of a user").mkdir()
     (folder / "0123").symlink_to(tree.directory)
-    remove_staged(str(folder))
+    with PrivateFolder.open(str(folder), create=False) as opened:
+        remove_staged(opened)
     assert sorted(os.listdir(folder)) == ["0123", "Notes of a user"]
     assert os.path.exists(f"{tree.directory}/top.ko")

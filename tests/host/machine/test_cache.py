@@ -10,12 +10,12 @@ from initrd.errors import HostError
 from initrd.host.image.build import open_boot_image
 from initrd.host.machine.cache import clean_cache
 from initrd.host.qemu.accel import cached_result
-from initrd.host.system import files
+from initrd.host.system import cached
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 
 FOLDERS = ("images", "kernels", "modules", "templates", "virtiofsd")
 OWN = (f"{'0' * 32}.img", "01234567.json", "01234567.template", "lock", ".0123456789abcdef.tmp")
-OTHERS = ("Notes.txt", "a.b.c", "a b", ".hidden", "UPPER", "ä")
+OTHERS = ("Notes.txt", "a.b.c", "a b", ".hidden", "UPPER", "ä", "notes.txt", "0.img", "a.json", "x")
 
 
 @pytest.fixture
@@ -121,21 +121,21 @@ def test_file_that_cannot_be_deleted_is_an_error(
 
     fill(cache / "images", OWN)
     monkeypatch.setattr(os, "unlink", fail)
-    with pytest.raises(HostError, match=r"cannot delete the files in .*images: Read-only"):
+    with pytest.raises(HostError, match=r"cannot delete the files in .*cache: Read-only"):
         clean_cache(str(cache))
 
 
 def test_all_that_is_saved_can_be_deleted_and_is_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_RECENT", -1e9)  # what is new is cached, too
+    monkeypatch.setattr(cached, "_RECENT", -1e9)  # what is new is cached, too
     (tmp_path / "init").write_bytes(b"\x7fELF program")
     cache = tmp_path / "home/cache"
     umask = os.umask(0o002)  # the usual one of users with a group of their own
     try:
         image = open_boot_image(str(tmp_path / "init"), "", (), str(cache))
         os.close(image.descriptor)
-        cached_result(str(cache / "kvm"), "boot", lambda: "works")
+        cached_result(str(cache), "boot", lambda: "works")
         with PrivateFolder.open(str(cache / "templates"), create=True):
             pass
     finally:

@@ -1,11 +1,7 @@
 """Error messages for failed boots, and saved console logs."""
 
-import os
-from pathlib import Path
-
 import pytest
 
-from initrd.host.qemu import console
 from initrd.host.qemu.console import (
     explain_boot_failure,
     explain_failure_of_init,
@@ -97,21 +93,3 @@ def test_processes_killed_for_lack_of_memory_are_named() -> None:
         "the guest ran out of memory at 1024M and killed cc1, cc1; try --memory 2048M"
     )
     assert explain_oom_kill("all is well", 1 << 30) == ""
-
-
-def test_console_log_is_readable_by_its_owner_only(tmp_path: Path) -> None:
-    path = Path(console.save_console_log(f"{tmp_path}/a/b", "text \udcff\n"))
-    assert path.read_bytes() == b"text \xff\n"
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-
-
-def test_only_the_ten_newest_console_logs_are_kept(tmp_path: Path) -> None:
-    paths = [
-        console.save_console_log(str(tmp_path), "", now=float(day * 86400)) for day in range(15)
-    ]
-    assert sorted(os.listdir(tmp_path)) == [os.path.basename(path) for path in paths[-10:]]
-
-
-def test_console_log_that_cannot_be_written_raises_no_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert console.save_console_log(f"{tmp_path}/file/logs", "text") == ""

@@ -243,7 +243,7 @@ def test_image_in_the_cache_and_in_memory_have_the_same_identity(
 ) -> None:
     in_memory = open_image(tmp_path, "/proc/nowhere")
     assert in_memory.path == "initrd.img"
-    monkeypatch.setattr("initrd.host.system.files._RECENT", -1e9)  # what is new is cached, too
+    monkeypatch.setattr("initrd.host.system.cached._RECENT", -1e9)  # what is new is cached, too
     in_cache = open_image(tmp_path, str(tmp_path / "cache"))
     assert in_cache.path.startswith(f"{tmp_path}/cache/images/")
     keys = {template_key(with_setup(initrd=image)(launch)) for image in (in_memory, in_cache)}

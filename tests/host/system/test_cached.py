@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.system.files import ENTRIES_KEPT, CacheEntry, open_cached
+from initrd.host.system.cached import ENTRIES_KEPT, CacheEntry, CacheFolder, open_cached
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 
@@ -18,7 +18,7 @@ class CacheUnderTest:
     """A cache whose entries are made from one input file; counts how often one is made."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "cache"
+        self.cache, self.folder = folder / "cache", folder / "cache/images"
         self.input, self.missing_input = folder / "init", folder / "absent"
         self.input.write_bytes(b"first")
         self.make_count = 0
@@ -31,7 +31,8 @@ class CacheUnderTest:
 
     def open(self, key: str = "key") -> bytes:
         clock = time.time() + self.clock_offset
-        with open(open_cached(str(self.folder), key, self.make, lambda: clock), "rb") as file:
+        folder = CacheFolder(str(self.cache), "images")
+        with open(open_cached(folder, key, self.make, lambda: clock), "rb") as file:
             file.seek(0)
             return file.read()
 
@@ -53,7 +54,8 @@ def test_the_descriptor_of_a_new_entry_refers_to_its_file_in_the_cache(
     cache: CacheUnderTest,
 ) -> None:
     cache.open()
-    descriptor = open_cached(str(cache.folder), "other", cache.make, lambda: time.time() + 60)
+    folder = CacheFolder(str(cache.cache), "images")
+    descriptor = open_cached(folder, "other", cache.make, lambda: time.time() + 60)
     path = os.readlink(f"/proc/self/fd/{descriptor}")
     os.close(descriptor)
     assert Path(path).parent == cache.folder
@@ -126,7 +128,7 @@ def test_an_entry_is_made_again_when_its_file_was_removed(cache: CacheUnderTest)
 
 
 def test_an_entry_is_made_in_memory_when_the_cache_cannot_be_written(cache: CacheUnderTest) -> None:
-    cache.folder.write_text("a file where the directory should be")
+    cache.cache.write_text("a file where the directory should be")
     assert cache.open() == b"image of first"
 
 
@@ -148,25 +150,27 @@ def test_the_entries_that_were_used_last_are_kept(cache: CacheUnderTest) -> None
 
 
 def test_old_temporary_files_in_the_cache_are_removed(cache: CacheUnderTest) -> None:
-    cache.folder.mkdir()
-    for name, age in (("old.tmp", 7200), ("new.tmp", 0)):
+    cache.folder.mkdir(0o700, parents=True)
+    old, new, foreign = ".0123456789abcdef.tmp", ".fedcba9876543210.tmp", "old.tmp"
+    for name, age in ((old, 7200), (new, 0), (foreign, 7200)):
         (cache.folder / name).write_text("")
         os.utime(cache.folder / name, (time.time() - age,) * 2)
     cache.open()
-    assert cache.stored(".tmp") == ["new.tmp"]
+    assert sorted(cache.stored(".tmp")) == sorted([new, foreign])
 
 
 def test_processes_that_use_the_cache_at_once_read_complete_entries(cache: CacheUnderTest) -> None:
     script = (
         "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from initrd.host.system.files import CacheEntry, open_cached\n"
+        "from initrd.host.system.cached import CacheEntry, CacheFolder, open_cached\n"
         "for n in range(200):\n"
         "  key = str(n % 12)\n"
         "  make = lambda: CacheEntry(key.encode() * 100000, (sys.argv[3],))\n"
-        "  fd = open_cached(sys.argv[2], key, make, lambda: time.time() + 60)\n"
+        "  folder = CacheFolder(sys.argv[2], 'images')\n"
+        "  fd = open_cached(folder, key, make, lambda: time.time() + 60)\n"
         "  assert os.pread(fd, 10**7, 0) == key.encode() * 100000\n"
         "  os.close(fd)\n"
     )
-    command = [sys.executable, "-c", script, REPOSITORY, str(cache.folder), str(cache.input)]
+    command = [sys.executable, "-c", script, REPOSITORY, str(cache.cache), str(cache.input)]
     processes = [subprocess.Popen(command) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4

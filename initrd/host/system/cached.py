@@ -1,0 +1,234 @@
+"""Keep generated files in the user's cache: images, uncompressed kernels, outputs of programs.
+
+An entry is two files in a folder of the cache: the generated file, named by a digest of its
+content, and a description, named by a checksum of the key. The description has the state of each
+input, the files that the generated one was made from. A changed input has another ctime, even when
+its size and its time of modification are the same, and the entry is then made again.
+
+A generated file is used only if it is the one that was written. Its time of modification is set to
+a fixed value when it is complete, so that a later write is noticed, and its size and a checksum of
+both ends are compared. A checksum of the whole would take each start longer than all other work on
+the host. A file is on the disk before it has its name, so a crash of the host leaves none of zeros.
+
+Processes may use the cache at the same time: a generated file is used through its descriptor, which
+stays valid when another process replaces or removes the file. `PrivateFolder` opens the
+directories, and this module works relative to them. An entry that cannot be kept is in memory only;
+`find_cache_problem` returns the reason, for all entries.
+"""
+
+import binascii
+import json
+import os
+import stat
+import time
+
+from initrd.errors import HostError
+from initrd.host.system.private import PrivateFolder, is_number
+from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENTRIES_KEPT = 8
+IMAGES, KERNELS, HELP_TEXTS = "images", "kernels", "virtiofsd"  # folders in the cache
+_TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
+_RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
+_MAX_DESCRIPTION = 1 << 22  # bytes; that of an image with a hundred modules has 20 kB
+_COMPLETE = 946_684_800 * 10**9  # the time of modification of a complete file: 2000-01-01
+_END = 1 << 16  # bytes of each end of a file in its checksum
+# What a description raises that is not one, or is one of another version.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+FileState = list[int]
+
+
+class CacheEntry(Record):
+    """The content of a generated file, and the paths of all files that it was made from."""
+
+    content: bytes
+    inputs: tuple[str, ...]  # also the paths that were tried and do not exist
+
+
+class CacheFolder(Record):
+    """A folder of the cache."""
+
+    cache: str  # the directory of the cache; empty: nothing is kept
+    name: str
+    kept: int = ENTRIES_KEPT  # no more than the entries that were used last
+
+    def open(self, *, create: bool) -> PrivateFolder:
+        """Open the folder. Raises what `PrivateFolder.open` raises."""
+        path = os.path.join(self.cache, self.name)
+        return PrivateFolder.open(path, create=create, readable=True)
+
+
+def open_cached(
+    folder: CacheFolder,
+    key: str,
+    make: "Callable[[], CacheEntry]",
+    clock: "Callable[[], float]" = time.time,
+) -> int:
+    """Return a descriptor of the file for `key`: from the cache, or from `make`."""
+    descriptor = _open_current(folder, key)
+    if descriptor is not None:
+        return descriptor
+    began = clock()
+    entry = make()
+    if _store(folder, key, entry, began):
+        descriptor = _open_current(folder, key)
+    return _open_in_memory(entry.content) if descriptor is None else descriptor
+
+
+def find_cache_problem(cache: str) -> HostError | None:
+    """Return why generated files cannot be kept in a directory, which is made if it is missing.
+
+    An UnsafeFolder: other users could change it, and nothing in it may be used.
+    """
+    try:
+        with open_cache(cache, create=True) as opened:
+            for name in (IMAGES, KERNELS, HELP_TEXTS):
+                _check_folder(opened, name)
+            if not os.access(opened.path_by_descriptor, os.W_OK):
+                return HostError(f"cannot write to the directory {cache}", "it is read-only")
+    except HostError as error:
+        return error
+    return None
+
+
+def open_cache(cache: str, *, create: bool) -> PrivateFolder:
+    """Open the directory of the cache. Raises what `PrivateFolder.open` raises."""
+    return PrivateFolder.open(cache, create=create, readable=True, own_names=1)
+
+
+def is_entry_name(name: str) -> bool:
+    """Return whether a file of this name can be one of an entry."""
+    return is_number(name, 32, ".img") or is_number(name, 8, ".json")
+
+
+def file_state(path: str) -> "FileState | None":
+    """Return numbers of which one changes whenever the file does; None when it does not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def name_of(content: bytes) -> str:
+    """Return the name of a file with this content in the cache: a digest of it."""
+    import hashlib  # noqa: PLC0415 - a slow import, not needed for an entry from the cache
+
+    return hashlib.blake2b(content, digest_size=16).hexdigest() + ".img"
+
+
+def _check_folder(cache: PrivateFolder, name: str) -> None:
+    try:
+        with cache.open_folder(name):
+            pass
+    except FileNotFoundError:  # it will be made
+        pass
+
+
+def _description_of(key: str) -> str:
+    return f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}.json"
+
+
+def _open_current(folder: CacheFolder, key: str) -> int | None:
+    """Return a descriptor of the file stored for `key`; None when there is none, or it is stale."""
+    if not folder.cache:
+        return None
+    try:
+        with folder.open(create=False) as opened:
+            return _open_entry(opened, key)
+    except (OSError, HostError, *_DAMAGE):  # missing, damaged, or not for this user alone
+        return None
+
+
+def _open_entry(folder: PrivateFolder, key: str) -> int:
+    """Return a descriptor of the file of an entry. Raises OSError, HostError and _DAMAGE."""
+    description = _description_of(key)
+    stored = json.loads(folder.read_file(description, _MAX_DESCRIPTION))
+    if stored["key"] != key or not is_number(stored["image"], 32, ".img"):
+        raise ValueError("another entry, or none that this module has written")
+    if any(file_state(path) != state for path, state in stored["inputs"].items()):
+        raise ValueError("a stale entry")
+    descriptor = folder.open_file(stored["image"])
+    try:
+        _check_content(descriptor, stored["size"], stored["checksum"])
+        os.utime(descriptor, ns=(time.time_ns(), _COMPLETE))  # `_remove_oldest` goes by the first
+        folder.use(description)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_content(descriptor: int, size: int, checksum: int) -> None:
+    """Raise ValueError unless the file is as it was written."""
+    status = os.fstat(descriptor)
+    if (status.st_size, status.st_mtime_ns) != (size, _COMPLETE):
+        raise ValueError("a file that was changed")
+    head, tail = os.pread(descriptor, _END, 0), os.pread(descriptor, _END, max(0, size - _END))
+    if _checksum(head, tail) != checksum:
+        raise ValueError("a damaged file")
+
+
+def _checksum(head: bytes, tail: bytes) -> int:
+    return binascii.crc32(tail, binascii.crc32(head))
+
+
+def _store(folder: CacheFolder, key: str, entry: CacheEntry, began: float) -> bool:
+    """Store an entry; return whether it is there.
+
+    None is stored of which an input changed shortly before `began`, in seconds since 1970.
+    """
+    states = {path: file_state(path) for path in entry.inputs}
+    recent = any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values())
+    if recent or not folder.cache:
+        return False
+    content, name = entry.content, name_of(entry.content)
+    description = {
+        "key": key,
+        "image": name,
+        "size": len(content),
+        "checksum": _checksum(content[:_END], content[-_END:]),
+        "inputs": states,
+    }
+    try:
+        with folder.open(create=True) as opened:
+            _write_complete(opened, name, content)
+            opened.write_file(_description_of(key), json.dumps(description).encode(), durable=True)
+            _remove_oldest(opened, folder.kept)
+    except (OSError, HostError):  # no home, no space, read-only: it is made again the next time
+        return False
+    return True
+
+
+def _write_complete(folder: PrivateFolder, name: str, content: bytes) -> None:
+    folder.write_file(name, content, durable=True)
+    descriptor = folder.open_file(name)
+    try:
+        os.utime(descriptor, ns=(time.time_ns(), _COMPLETE))
+    finally:
+        os.close(descriptor)
+
+
+def _remove_oldest(folder: PrivateFolder, kept: int) -> None:
+    """Remove all but the `kept` entries that were used last, and temporary files of crashes."""
+    folder.remove_stale_temporaries(_TEMPORARY_MAX_AGE)
+    entries = [
+        (status.st_atime_ns, name)
+        for name, status in folder.entries()
+        if is_entry_name(name) and stat.S_ISREG(status.st_mode)
+    ]
+    for suffix in (".img", ".json"):
+        newest_first = [name for _, name in sorted(entries, reverse=True) if name.endswith(suffix)]
+        for name in newest_first[kept:]:
+            folder.remove(name)
+
+
+def _open_in_memory(content: bytes) -> int:
+    descriptor = os.memfd_create("initrd")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor
