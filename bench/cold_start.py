@@ -38,6 +38,7 @@ from initrd.host.qemu import argv
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup, fd_stream
 from initrd.host.qemu.pvh import PvhKernel, find_pvh_kernel
+from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
 from testbed import assets
 
@@ -158,9 +159,9 @@ class ColdStart:
 @contextmanager
 def cold_start(image: str) -> Iterator[ColdStart]:
     """Prepare both ways to start the kernel in this image, with /init alone as initramfs."""
-    cache = locate.cache_directory(os.environ)
     program = locate.find_program(icount.QEMU, os.environ, "")
-    kernel = find_pvh_kernel(HARDWARE, image, program, cache)
+    with Cache(locate.cache_directory(os.environ)) as cache:
+        kernel = find_pvh_kernel(HARDWARE, image, program, cache)
     if not kernel:
         raise ValueError(f"{image} has no kernel with a PVH entry point")
     with boots.image_file(icount.initramfs(Path(boots.INIT).read_bytes())) as initrd:

@@ -24,7 +24,7 @@ from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
 from initrd.host.qemu.resources import explain_port, find_port_problem
-from initrd.host.system.cached import find_cache_problem
+from initrd.host.system.cached import Cache
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
@@ -283,8 +283,12 @@ def check_qemu(context: CheckContext) -> Finding:
 
 def check_accelerator(context: CheckContext) -> Finding:
     """Warn when the guest's processor is emulated."""
-    option, cache = context.machine.accel, locate.cache_directory(context.environment)
-    test_kvm = partial(find_kvm_problem, cache)
+    with Cache(locate.cache_directory(context.environment)) as cache:
+        return _check_accelerator(context, partial(find_kvm_problem, cache))
+
+
+def _check_accelerator(context: CheckContext, test_kvm: "Callable[[], str]") -> Finding:
+    option = context.machine.accel
     if choose_accelerator(option, context.arch, test_kvm) == "kvm":
         return Finding("accelerator", OK, "KVM works")
     if option == "tcg":
@@ -313,7 +317,9 @@ def check_memory(context: CheckContext) -> Finding:
 
 def check_cache(context: CheckContext) -> Finding | None:
     """Warn when images and kernels are made again at each start."""
-    problem = find_cache_problem(locate.cache_directory(context.environment))
+    with Cache(locate.cache_directory(context.environment)) as cache:
+        cache.check_folders()
+        problem = cache.problem
     if problem is None:
         return None
     text = f"nothing is kept, so each start takes longer: {problem.what}: {problem.why}"

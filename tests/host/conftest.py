@@ -1,10 +1,12 @@
 """A machine for tests that plan a launch: its programs are scripts, and it is never started."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from initrd.host.machine.config import Machine
+from initrd.host.system.cached import Cache
 from initrd.options import Root, Share
 
 
@@ -19,6 +21,13 @@ def write_program(path: Path, script: str = "exit 0") -> str:
 def root_share(path: str, *, writable: bool = False) -> Share:
     """Return the root of a machine: the directory `path`, read-only as without --rw."""
     return Share(Root.source, source=path, writable=writable)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    """An empty cache."""
+    with Cache(f"{tmp_path}/cache") as opened:
+        yield opened
 
 
 QEMU = "echo QEMU emulator version 9.9 with vhost-user-fs-pci"

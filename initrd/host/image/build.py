@@ -18,7 +18,7 @@ from initrd.command import Command, CommandError, Commands, dump
 from initrd.errors import HostError, reason
 from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
-from initrd.host.system.cached import IMAGES, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.cached import IMAGES, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
 from initrd.options import COMMAND_FILE
 
@@ -82,12 +82,11 @@ def read_module(path: str) -> bytes:
 
 
 def open_boot_image(
-    init: str, modules_dir: str, requirements: tuple[Requirement, ...], cache: str
+    init: str, modules_dir: str, requirements: tuple[Requirement, ...], cache: Cache
 ) -> OpenFile:
     """Return the image with the program `init` and the modules required.
 
-    `modules_dir` is the kernel's module directory; empty: it has none. `cache` is this program's
-    cache directory. Raises HostError.
+    `modules_dir` is the kernel's module directory; empty: it has none. Raises HostError.
     """
     key = repr((init, modules_dir, requirements))
     folder = CacheFolder(cache, IMAGES)

@@ -70,7 +70,7 @@ def _module_directory(entry: str, release: str) -> str:
 def _has_entry(folder: PrivateFolder, name: str) -> bool:
     """Return whether there is an entry. Raises UnsafeFolder if its name is that of another file."""
     try:
-        with folder.open_folder(name):
+        with folder.open_folder(name, create=False):
             return True
     except FileNotFoundError:
         return False

@@ -34,7 +34,7 @@ def clean_cache(path: str) -> None:
 
 def _clean_folder(cache: PrivateFolder, name: str) -> None:
     try:
-        with cache.open_folder(name) as folder:
+        with cache.open_folder(name, create=False) as folder:
             _remove_files(folder)
             if name == depmod.FOLDER:
                 depmod.remove_staged(folder)

@@ -26,7 +26,7 @@ from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup
 from initrd.host.qemu.pvh import find_pvh_kernel
-from initrd.host.system.cached import find_cache_problem
+from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
@@ -70,25 +70,27 @@ class Warm(Record):
 def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
     """Return how to start `machine` on this host. Raises HostError for anything that is missing."""
     check_machine(machine)
+    with Cache(locate.cache_directory(environment)) as cache:
+        return _plan(machine, environment, cache)
+
+
+def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> Launch:
     arch = find_arch(machine.arch)
-    cache = locate.cache_directory(environment)
     kernel = select_kernel(machine)
     qemu = find_qemu(machine, arch, environment)
-    problem = find_cache_problem(cache)
-    kept = "" if isinstance(problem, UnsafeFolder) else cache
-    accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, kept))
-    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), kept)
+    accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
+    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
     found = guest_modules.find_guest_modules(machine, kernel, virtiofsd, environment)
-    of_guest = guest_modules.stage(found, kernel.release, cache, environment)
+    of_guest = guest_modules.stage(found, kernel.release, cache.path, environment)
     cmdline = command_line(machine, arch, accelerator, of_guest.shares)
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     initrd = open_boot_image(
         locate.find_init(machine.init_program, environment),
         kernel.modules,
         module_requirements(machine, cmdline),
-        kept,
+        cache,
     )
-    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, kept, kaslr=machine.kaslr)
+    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache, kaslr=machine.kaslr)
     setup = Setup(
         program=qemu,
         hardware=hardware,
@@ -105,8 +107,9 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    without_cache = explain_cache_problem(problem) if problem else ""
-    remarks = (of_guest.remark(kernel.release), without_cache if kept else "")
+    is_unsafe = isinstance(cache.problem, UnsafeFolder)
+    without_cache = explain_cache_problem(cache.problem) if cache.problem else ""
+    remarks = (of_guest.remark(kernel.release), "" if is_unsafe else without_cache)
     launch = Launch(
         setup,
         virtiofsd,
@@ -115,14 +118,14 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
         logs,
         gdb=machine.gdb,
         remark="\n".join(filter(None, remarks)),
-        warning="" if kept else without_cache,
+        warning=without_cache if is_unsafe else "",
     )
     if not machine.warm or machine.command is None:
         return launch
     warm = Warm(
         template_command_line(machine, arch, accelerator),
         kernel.release,
-        os.path.join(cache, "templates"),
+        os.path.join(cache.path, "templates"),
         machine.cache_limit,
     )
     return launch.replace(setup=setup.replace(generation=random_uuid()), warm=warm)

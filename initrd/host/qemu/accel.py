@@ -18,7 +18,8 @@ import struct
 
 from initrd.errors import HostError, reason
 from initrd.host.qemu.arch import Arch, is_native
-from initrd.host.system.cached import open_cache
+from initrd.host.system.cached import Cache
+from initrd.host.system.private import PrivateFolder
 from initrd.host.system.process import run_in_child
 
 TYPE_CHECKING = False
@@ -60,10 +61,10 @@ def choose_accelerator(choice: str, arch: Arch, check_kvm: "Callable[[], str]") 
     return "tcg" if problem else "kvm"
 
 
-def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
+def find_kvm_problem(cache: Cache, device: str = DEVICE) -> str:
     """Return why KVM does not work on this host; empty when it works.
 
-    `cache` is the directory in which the result of the test is kept.
+    The result of the test is kept in the cache.
     """
     if not os.path.exists(device):
         return f"{device} does not exist"
@@ -73,34 +74,32 @@ def find_kvm_problem(cache: str, device: str = DEVICE) -> str:
     return "" if result == KVM_WORKS else result
 
 
-def cached_result(cache: str, boot_id: str, probe: "Callable[[], str]") -> str:
+def cached_result(cache: Cache, boot_id: str, probe: "Callable[[], str]") -> str:
     """Return the result in the cache, if it is of this boot; else save that of `probe`.
 
-    With an empty `boot_id` no saved result is used; with an empty `cache` there is none.
+    With an empty `boot_id` no saved result is used.
     """
-    saved = _read_result(cache) if cache else ""
+    saved = _read_result(cache.folder) if cache.folder else ""
     if boot_id and saved.startswith(f"{boot_id} "):
         return saved.removeprefix(f"{boot_id} ")
     result = probe()
-    if cache:
-        _write_result(cache, f"{boot_id} {result}\n")
+    if cache.folder:
+        _write_result(cache.folder, f"{boot_id} {result}\n")
     return result
 
 
-def _read_result(cache: str) -> str:
+def _read_result(folder: PrivateFolder) -> str:
     try:
-        with open_cache(cache, create=False) as folder:
-            return folder.read_file(RESULT, _MAX_RESULT).decode(errors="replace").rstrip("\n")
+        return folder.read_file(RESULT, _MAX_RESULT).decode(errors="replace").rstrip("\n")
     except (OSError, HostError):  # missing, or not for this user alone: KVM is tried again
         return ""
 
 
-def _write_result(cache: str, text: str) -> None:
+def _write_result(folder: PrivateFolder, text: str) -> None:
     try:
-        with open_cache(cache, create=True) as folder:
-            # After a crash of the host the content is worth nothing anyway: it is of another boot.
-            folder.write_file(RESULT, text.encode(), durable=False)
-    except (OSError, HostError):  # without the cache, the next call takes some milliseconds longer
+        # After a crash of the host the content is of no use anyway: it is of another boot.
+        folder.write_file(RESULT, text.encode(), durable=False)
+    except OSError:  # without the cache, the next call takes some milliseconds longer
         pass
 
 

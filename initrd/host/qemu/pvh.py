@@ -15,7 +15,7 @@ import os
 import struct
 
 from initrd.errors import HostError
-from initrd.host.system.cached import KERNELS, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.cached import KERNELS, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
 from initrd.record import Record
 
@@ -45,7 +45,7 @@ class PvhKernel(Record):
 
 
 def find_pvh_kernel(
-    hardware: "Hardware", kernel: str, qemu: str, cache: str, *, kaslr: bool = False
+    hardware: "Hardware", kernel: str, qemu: str, cache: Cache, *, kaslr: bool = False
 ) -> PvhKernel | None:
     """Return the uncompressed kernel of the image `kernel`; None: QEMU boots the image.
 
@@ -86,7 +86,7 @@ def find_firmware(name: str, qemu: str) -> str:
     return ""
 
 
-def open_vmlinux(image: str, cache: str) -> int:
+def open_vmlinux(image: str, cache: Cache) -> int:
     """Return a descriptor of the ELF file inside the image at this path; -1 for none.
 
     The cache also holds that there is none: as an empty file.

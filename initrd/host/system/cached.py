@@ -13,7 +13,7 @@ the host. A file is on the disk before it has its name, so a crash of the host l
 Processes may use the cache at the same time: a generated file is used through its descriptor, which
 stays valid when another process replaces or removes the file. `PrivateFolder` opens the
 directories, and this module works relative to them. An entry that cannot be kept is in memory only;
-`find_cache_problem` returns the reason, for all entries.
+`Cache.problem` is the reason, for all entries.
 """
 
 import binascii
@@ -29,6 +29,7 @@ from initrd.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 ENTRIES_KEPT = 8
 IMAGES, KERNELS, HELP_TEXTS = "images", "kernels", "virtiofsd"  # folders in the cache
@@ -36,7 +37,7 @@ _TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a cr
 _RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
 _MAX_DESCRIPTION = 1 << 22  # bytes; that of an image with a hundred modules has 20 kB
 _COMPLETE = 946_684_800 * 10**9  # the time of modification of a complete file: 2000-01-01
-_END = 1 << 16  # bytes of each end of a file in its checksum
+_END = 1 << 14  # bytes of each end of a file in its checksum
 # What a description raises that is not one, or is one of another version.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 FileState = list[int]
@@ -49,17 +50,61 @@ class CacheEntry(Record):
     inputs: tuple[str, ...]  # also the paths that were tried and do not exist
 
 
+class Cache:
+    """The user's cache, open for a `with`; it keeps nothing where other users could change it.
+
+    `problem`: why files cannot be kept, or an UnsafeFolder: why nothing in a directory is used.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the directory at an absolute path, and make it where it is missing."""
+        self.path = path
+        self.problem: HostError | None = None
+        self.folder: PrivateFolder | None = None
+        try:
+            self.folder = open_cache(path, create=True)
+        except HostError as error:
+            self.problem = error
+            return
+        if not self.folder.is_writable():
+            self.problem = HostError(f"cannot write to the directory {path}", "it is read-only")
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder is not None:
+            self.folder.close()
+
+    def open_folder(self, name: str, *, create: bool) -> PrivateFolder:
+        """Open a folder of the cache. Raises OSError; and HostError if it cannot be used."""
+        if self.folder is None:
+            raise self.problem or HostError(f"cannot use {self.path}", "it is closed")
+        try:
+            return self.folder.open_folder(name, create=create)
+        except HostError as error:
+            self.problem = self.problem or error
+            raise
+
+    def check_folders(self) -> None:
+        """Set `problem` to that of a folder, if there is one."""
+        for name in (IMAGES, KERNELS, HELP_TEXTS):
+            try:
+                self.open_folder(name, create=False).close()
+            except (OSError, HostError):  # it will be made; or the problem is known now
+                pass
+
+
 class CacheFolder(Record):
     """A folder of the cache."""
 
-    cache: str  # the directory of the cache; empty: nothing is kept
+    cache: Cache
     name: str
     kept: int = ENTRIES_KEPT  # no more than the entries that were used last
 
     def open(self, *, create: bool) -> PrivateFolder:
-        """Open the folder. Raises what `PrivateFolder.open` raises."""
-        path = os.path.join(self.cache, self.name)
-        return PrivateFolder.open(path, create=create, readable=True)
+        """Open the folder. Raises OSError and HostError."""
+        return self.cache.open_folder(self.name, create=create)
 
 
 def open_cached(
@@ -77,22 +122,6 @@ def open_cached(
     if _store(folder, key, entry, began):
         descriptor = _open_current(folder, key)
     return _open_in_memory(entry.content) if descriptor is None else descriptor
-
-
-def find_cache_problem(cache: str) -> HostError | None:
-    """Return why generated files cannot be kept in a directory, which is made if it is missing.
-
-    An UnsafeFolder: other users could change it, and nothing in it may be used.
-    """
-    try:
-        with open_cache(cache, create=True) as opened:
-            for name in (IMAGES, KERNELS, HELP_TEXTS):
-                _check_folder(opened, name)
-            if not os.access(opened.path_by_descriptor, os.W_OK):
-                return HostError(f"cannot write to the directory {cache}", "it is read-only")
-    except HostError as error:
-        return error
-    return None
 
 
 def open_cache(cache: str, *, create: bool) -> PrivateFolder:
@@ -121,22 +150,12 @@ def name_of(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest() + ".img"
 
 
-def _check_folder(cache: PrivateFolder, name: str) -> None:
-    try:
-        with cache.open_folder(name):
-            pass
-    except FileNotFoundError:  # it will be made
-        pass
-
-
 def _description_of(key: str) -> str:
     return f"{binascii.crc32(key.encode(errors='surrogateescape')):08x}.json"
 
 
 def _open_current(folder: CacheFolder, key: str) -> int | None:
     """Return a descriptor of the file stored for `key`; None when there is none, or it is stale."""
-    if not folder.cache:
-        return None
     try:
         with folder.open(create=False) as opened:
             return _open_entry(opened, key)
@@ -183,8 +202,7 @@ def _store(folder: CacheFolder, key: str, entry: CacheEntry, began: float) -> bo
     None is stored of which an input changed shortly before `began`, in seconds since 1970.
     """
     states = {path: file_state(path) for path in entry.inputs}
-    recent = any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values())
-    if recent or not folder.cache:
+    if any(state and state[-1] > (began - _RECENT) * 1e9 for state in states.values()):
         return False
     content, name = entry.content, name_of(entry.content)
     description = {

@@ -20,6 +20,7 @@ import time
 from initrd.errors import reason
 from initrd.host.system.safe_path import (
     UnsafeFolder,
+    cannot_use,
     check_directory,
     name_user,
     open_directory,
@@ -106,15 +107,20 @@ class PrivateFolder:
         descriptor = open_directory(path, create=create, readable=readable, own_names=own_names)
         return cls(path, descriptor, readable=readable)
 
-    def open_folder(self, name: str) -> "PrivateFolder":
-        """Open a directory in this one. Raises FileNotFoundError and UnsafeFolder."""
+    def open_folder(self, name: str, *, create: bool) -> "PrivateFolder":
+        """Open a directory in this one; `create`: make it if it is missing.
+
+        Raises UnsafeFolder, and FileNotFoundError without `create`.
+        """
         path = f"{self._path}/{_check_name(name)}"
+        if create:
+            self._make_folder(name)
         try:
             descriptor = os.open(name, _FOLDER, dir_fd=self._descriptor)
         except OSError as error:
             if error.errno in _NO_FOLDER:
-                why = "it is a symbolic link, or no directory"
-                raise UnsafeFolder(f"cannot use the directory {path}", why) from error
+                why = f"{path} is {'a symbolic link' if self._is_link(name) else 'no directory'}"
+                raise UnsafeFolder(cannot_use(path), why) from error
             raise
         try:
             check_directory(path, os.fstat(descriptor), readable=self._readable)
@@ -127,7 +133,21 @@ class PrivateFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._descriptor)
+
+    def _is_link(self, name: str) -> bool:
+        status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        return stat.S_ISLNK(status.st_mode)
+
+    def _make_folder(self, name: str) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._descriptor)
+        except FileExistsError:  # it is checked when it is opened
+            pass
 
     def open_file(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return a descriptor of a regular file that only this user can reach.
@@ -220,6 +240,10 @@ class PrivateFolder:
         name = f".{os.urandom(8).hex()}.tmp"
         os.mkdir(name, 0o700, dir_fd=self._descriptor)
         return name
+
+    def is_writable(self) -> bool:
+        """Return whether this user can make files: the file system may be read-only."""
+        return os.access(".", os.W_OK, dir_fd=self._descriptor)
 
     @property
     def path_by_descriptor(self) -> str:

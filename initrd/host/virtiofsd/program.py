@@ -8,7 +8,7 @@ with the state of the program's file: running it takes a tenth of the time until
 import os
 
 from initrd.errors import HostError, reason
-from initrd.host.system.cached import HELP_TEXTS, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.cached import HELP_TEXTS, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.process import Program, capture_output
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
@@ -40,7 +40,9 @@ def help_text(program: str) -> bytes:
     return capture_output(program, "--help")
 
 
-def identify(program: str, cache: str, help_of: "Callable[[str], bytes]" = help_text) -> Virtiofsd:
+def identify(
+    program: str, cache: Cache, help_of: "Callable[[str], bytes]" = help_text
+) -> Virtiofsd:
     """Return which virtiofsd a program is, by the output of `--help`, which the cache may hold.
 
     Raises HostError when it is none. Such an output is not kept: a missing library may be the

@@ -20,6 +20,7 @@ from initrd.host.image.build import (
 )
 from initrd.host.image.compress import METHODS
 from initrd.host.image.modules import Module, choose_modules
+from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
 from initrd.options import COMMAND_FILE
 from tests.host.image.module_trees import REQUIRED, content, write_tree
@@ -158,9 +159,9 @@ def test_read_init_refuses_files_that_are_no_elf_program(
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Iterator[OpenFile]:
+def image(tmp_path: Path, cache: Cache) -> Iterator[OpenFile]:
     (tmp_path / "init").write_bytes(INIT)
-    image = open_boot_image(f"{tmp_path}/init", "", (), str(tmp_path / "cache"))
+    image = open_boot_image(f"{tmp_path}/init", "", (), cache)
     yield image
     os.close(image.descriptor)
 

@@ -11,6 +11,7 @@ from initrd.host.image.build import open_boot_image
 from initrd.host.machine.cache import clean_cache
 from initrd.host.qemu.accel import cached_result
 from initrd.host.system import cached
+from initrd.host.system.cached import Cache
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 
 FOLDERS = ("images", "kernels", "modules", "templates", "virtiofsd")
@@ -133,9 +134,10 @@ def test_all_that_is_saved_can_be_deleted_and_is_private(
     cache = tmp_path / "home/cache"
     umask = os.umask(0o002)  # the usual one of users with a group of their own
     try:
-        image = open_boot_image(str(tmp_path / "init"), "", (), str(cache))
+        with Cache(str(cache)) as opened:
+            image = open_boot_image(str(tmp_path / "init"), "", (), opened)
+            cached_result(opened, "boot", lambda: "works")
         os.close(image.descriptor)
-        cached_result(str(cache), "boot", lambda: "works")
         with PrivateFolder.open(str(cache / "templates"), create=True):
             pass
     finally:

@@ -9,6 +9,7 @@ import pytest
 from initrd.errors import HostError
 from initrd.host.qemu.accel import cached_result, choose_accelerator, find_kvm_problem, probe_kvm
 from initrd.host.qemu.arch import ARCHES, Arch, find_arch, is_native
+from initrd.host.system.cached import Cache
 from initrd.host.system.process import run_in_child
 
 NATIVE = find_arch()
@@ -45,14 +46,12 @@ def test_kvm_is_not_tested_with_accel_tcg() -> None:
     assert choose_accelerator("tcg", NATIVE, lambda: pytest.fail("tested")) == "tcg"
 
 
-def test_missing_kvm_device_is_reported(tmp_path: Path) -> None:
-    assert (
-        find_kvm_problem(str(tmp_path), str(tmp_path / "kvm")) == f"{tmp_path}/kvm does not exist"
-    )
+def test_missing_kvm_device_is_reported(tmp_path: Path, cache: Cache) -> None:
+    assert find_kvm_problem(cache, str(tmp_path / "kvm")) == f"{tmp_path}/kvm does not exist"
 
 
-def test_device_without_the_kvm_ioctls_is_reported(tmp_path: Path) -> None:
-    assert "refuses" in find_kvm_problem(str(tmp_path), "/dev/null")
+def test_device_without_the_kvm_ioctls_is_reported(cache: Cache) -> None:
+    assert "refuses" in find_kvm_problem(cache, "/dev/null")
 
 
 def test_kvm_device_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
@@ -66,9 +65,7 @@ def test_kvm_device_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
         pytest.param("", 2, id="no boot identifier"),
     ],
 )
-def test_kvm_result_is_cached_for_the_current_boot(
-    tmp_path: Path, boot_id: str, probes: int
-) -> None:
+def test_kvm_result_is_cached_for_the_current_boot(cache: Cache, boot_id: str, probes: int) -> None:
     calls: list[str] = []
 
     def probe() -> str:
@@ -76,19 +73,20 @@ def test_kvm_result_is_cached_for_the_current_boot(
         return "it works, mostly"
 
     for _ in range(2):
-        assert cached_result(str(tmp_path / "new"), boot_id, probe) == "it works, mostly"
+        assert cached_result(cache, boot_id, probe) == "it works, mostly"
     assert len(calls) == probes
 
 
-def test_kvm_result_of_an_earlier_boot_is_not_used(tmp_path: Path) -> None:
-    cached_result(str(tmp_path), "yesterday", returns("works"))
-    assert cached_result(str(tmp_path), "today", returns("broken")) == "broken"
-    assert cached_result(str(tmp_path), "today", returns("works")) == "broken"
+def test_kvm_result_of_an_earlier_boot_is_not_used(cache: Cache) -> None:
+    cached_result(cache, "yesterday", returns("works"))
+    assert cached_result(cache, "today", returns("broken")) == "broken"
+    assert cached_result(cache, "today", returns("works")) == "broken"
 
 
 def test_kvm_result_is_returned_when_the_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert cached_result(str(tmp_path / "file"), "today", returns("works")) == "works"
+    with Cache(str(tmp_path / "file")) as cache:
+        assert cached_result(cache, "today", returns("works")) == "works"
 
 
 def test_child_that_hangs_is_killed_after_its_deadline() -> None:

@@ -9,6 +9,7 @@ import pytest
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import extract_vmlinux, find_pvh_kernel, has_pvh_entry, open_vmlinux
+from initrd.host.system.cached import Cache
 from tests.host.qemu.kernel_images import ENTRY, KERNEL, PACKED, bzimage, elf, note
 
 
@@ -53,13 +54,15 @@ def test_pvh_entry_takes_a_complete_64_bit_elf_file_with_the_note(
     assert has_pvh_entry(content) == expected
 
 
-def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(tmp_path: Path) -> None:
-    image, cache = tmp_path / "vmlinuz", tmp_path / "cache"
+def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(
+    tmp_path: Path, cache: Cache
+) -> None:
+    image = tmp_path / "vmlinuz"
     for content, size in ((bzimage(PACKED), len(KERNEL)), (b"no kernel", 0)):
         image.write_bytes(content)
         os.utime(image, (1, 1))
         for _ in range(2):
-            descriptor = open_vmlinux(str(image), str(cache))
+            descriptor = open_vmlinux(str(image), cache)
             assert (os.fstat(descriptor).st_size if descriptor >= 0 else 0) == size
             if descriptor >= 0:
                 os.close(descriptor)
@@ -97,22 +100,21 @@ def image(tmp_path: Path) -> str:
     ],
 )
 def test_image_is_not_extracted_for_another_machine_or_a_random_address(
-    hardware: Hardware, image: str, tmp_path: Path, *, kaslr: bool
+    hardware: Hardware, image: str, cache: Cache, *, kaslr: bool
 ) -> None:
-    cache = tmp_path / "cache"
-    assert find_pvh_kernel(hardware, image, "/usr/bin/qemu", str(cache), kaslr=kaslr) is None
-    assert not cache.exists()
+    assert find_pvh_kernel(hardware, image, "/usr/bin/qemu", cache, kaslr=kaslr) is None
+    assert not os.listdir(cache.path)
 
 
 @pytest.mark.parametrize(
     "hardware", [pytest.param(HARDWARE, id="TCG"), pytest.param(KVM, id="KVM")]
 )
 def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
-    hardware: Hardware, image: str, tmp_path: Path
+    hardware: Hardware, image: str, tmp_path: Path, cache: Cache
 ) -> None:
     (tmp_path / "share/qemu").mkdir(parents=True)
     (tmp_path / "share/qemu/qboot.rom").touch()
-    found = find_pvh_kernel(hardware, image, f"{tmp_path}/bin/qemu", str(tmp_path / "cache"))
+    found = find_pvh_kernel(hardware, image, f"{tmp_path}/bin/qemu", cache)
     assert found is not None
     assert os.pread(found.file.descriptor, len(KERNEL) + 1, 0) == KERNEL
     assert found.firmware == f"{tmp_path}/share/qemu/qboot.rom"
@@ -124,9 +126,9 @@ def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
     [pytest.param(HARDWARE, True, id="TCG"), pytest.param(KVM, False, id="KVM")],
 )
 def test_image_compressed_by_lz4_is_extracted_without_kvm_only(
-    hardware: Hardware, tmp_path: Path, *, is_extracted: bool
+    hardware: Hardware, tmp_path: Path, cache: Cache, *, is_extracted: bool
 ) -> None:
     image = tmp_path / "vmlinuz"
     image.write_bytes(bzimage(pack_lz4(KERNEL)))
-    found = find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", str(tmp_path / "cache"))
+    found = find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", cache)
     assert (found is not None) == is_extracted

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.system.cached import ENTRIES_KEPT, CacheEntry, CacheFolder, open_cached
+from initrd.errors import HostError
+from initrd.host.system.cached import ENTRIES_KEPT, Cache, CacheEntry, CacheFolder, open_cached
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 
@@ -22,6 +23,7 @@ class CacheUnderTest:
         self.input, self.missing_input = folder / "init", folder / "absent"
         self.input.write_bytes(b"first")
         self.make_count = 0
+        self.problem: HostError | None = None  # of the cache that was opened last
         self.clock_offset = 60.0  # seconds that the clock is ahead, so that all files look old
 
     def make(self) -> CacheEntry:
@@ -31,8 +33,10 @@ class CacheUnderTest:
 
     def open(self, key: str = "key") -> bytes:
         clock = time.time() + self.clock_offset
-        folder = CacheFolder(str(self.cache), "images")
-        with open(open_cached(folder, key, self.make, lambda: clock), "rb") as file:
+        with Cache(str(self.cache)) as cache:
+            descriptor = open_cached(CacheFolder(cache, "images"), key, self.make, lambda: clock)
+            self.problem = cache.problem
+        with open(descriptor, "rb") as file:
             file.seek(0)
             return file.read()
 
@@ -54,8 +58,9 @@ def test_the_descriptor_of_a_new_entry_refers_to_its_file_in_the_cache(
     cache: CacheUnderTest,
 ) -> None:
     cache.open()
-    folder = CacheFolder(str(cache.cache), "images")
-    descriptor = open_cached(folder, "other", cache.make, lambda: time.time() + 60)
+    with Cache(str(cache.cache)) as opened:
+        folder = CacheFolder(opened, "images")
+        descriptor = open_cached(folder, "other", cache.make, lambda: time.time() + 60)
     path = os.readlink(f"/proc/self/fd/{descriptor}")
     os.close(descriptor)
     assert Path(path).parent == cache.folder
@@ -162,11 +167,11 @@ def test_old_temporary_files_in_the_cache_are_removed(cache: CacheUnderTest) -> 
 def test_processes_that_use_the_cache_at_once_read_complete_entries(cache: CacheUnderTest) -> None:
     script = (
         "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from initrd.host.system.cached import CacheEntry, CacheFolder, open_cached\n"
+        "from initrd.host.system.cached import Cache, CacheEntry, CacheFolder, open_cached\n"
+        "folder = CacheFolder(Cache(sys.argv[2]), 'images')\n"
         "for n in range(200):\n"
         "  key = str(n % 12)\n"
         "  make = lambda: CacheEntry(key.encode() * 100000, (sys.argv[3],))\n"
-        "  folder = CacheFolder(sys.argv[2], 'images')\n"
         "  fd = open_cached(folder, key, make, lambda: time.time() + 60)\n"
         "  assert os.pread(fd, 10**7, 0) == key.encode() * 100000\n"
         "  os.close(fd)\n"

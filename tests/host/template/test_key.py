@@ -11,6 +11,7 @@ from initrd.host.image.build import open_boot_image
 from initrd.host.machine.launch import Launch
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
 from initrd.host.template import key
 from initrd.host.template.key import template_key
@@ -235,7 +236,8 @@ def open_image(tmp_path: Path, cache: str, content: bytes = b"\x7fELF program") 
     init = tmp_path / "init"
     init.write_bytes(content)
     os.utime(init, (0, 0))
-    return open_boot_image(str(init), "", (), cache)
+    with Cache(cache) as opened:
+        return open_boot_image(str(init), "", (), opened)
 
 
 def test_image_in_the_cache_and_in_memory_have_the_same_identity(

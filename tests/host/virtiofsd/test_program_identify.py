@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
+from initrd.host.system.cached import Cache
 from initrd.host.virtiofsd.program import Virtiofsd, identify, parse_help, query
 
 ELF = os.path.realpath(
@@ -82,29 +83,30 @@ class Answers:
         return self.answers.pop(0).encode()
 
 
-def test_answer_of_a_program_is_cached(tmp_path: Path) -> None:
+def test_answer_of_a_program_is_cached(cache: Cache) -> None:
     answers, expected = Answers(RUST_HELP), Virtiofsd(ELF, "rust", readonly=True)
     for _ in range(3):
-        assert identify(ELF, f"{tmp_path}/cache", answers) == expected
+        assert identify(ELF, cache, answers) == expected
 
 
-def test_answer_of_another_program_is_not_cached(tmp_path: Path) -> None:
+def test_answer_of_another_program_is_not_cached(cache: Cache) -> None:
     answers = Answers("error while loading shared libraries", C_HELP)
     with pytest.raises(HostError, match="loading shared libraries"):
-        identify(ELF, f"{tmp_path}/cache", answers)
-    assert identify(ELF, f"{tmp_path}/cache", answers).family == "c"
+        identify(ELF, cache, answers)
+    assert identify(ELF, cache, answers).family == "c"
 
 
-def test_script_is_run_each_time(tmp_path: Path) -> None:
+def test_script_is_run_each_time(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "answer").write_text(RUST_HELP)
     path = write_program(tmp_path, f"cat {tmp_path}/answer")
     os.utime(path, (0, 0))
-    assert identify(path, f"{tmp_path}/cache").family == "rust"
+    assert identify(path, cache).family == "rust"
     (tmp_path / "answer").write_text(C_HELP)
-    assert identify(path, f"{tmp_path}/cache").family == "c"
+    assert identify(path, cache).family == "c"
 
 
 def test_program_is_run_each_time_without_a_usable_cache() -> None:
     answers = Answers(RUST_HELP, C_HELP)
-    assert identify(ELF, "/proc/nowhere", answers).family == "rust"
-    assert identify(ELF, "/proc/nowhere", answers).family == "c"
+    with Cache("/proc/nowhere") as cache:
+        assert identify(ELF, cache, answers).family == "rust"
+        assert identify(ELF, cache, answers).family == "c"
