@@ -15,7 +15,14 @@ from initrd.host.system.cached import Cache
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 
 FOLDERS = ("images", "kernels", "modules", "templates", "virtiofsd")
-OWN = (f"{'0' * 32}.img", "01234567.json", "01234567.template", "lock", ".0123456789abcdef.tmp")
+OWN = (
+    f"{'0' * 32}.img",
+    "01234567.json",
+    "01234567.entry",
+    "01234567.template",
+    "lock",
+    ".0123456789abcdef.tmp",
+)
 OTHERS = ("Notes.txt", "a.b.c", "a b", ".hidden", "UPPER", "ä", "notes.txt", "0.img", "a.json", "x")
 
 

@@ -115,11 +115,11 @@ def test_an_entry_is_not_cached_when_an_input_has_just_been_written(cache: Cache
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", '{"inputs": {}}', "[]", '{"key": "key", "inputs": []}', "[" * 100_000]
+    "damage", ["", "end", "key\0x\0y\0z\0end", "\0" * 5, "\0" * 100_000, "key\0\0\0\0\0end"]
 )
 def test_a_damaged_cache_entry_is_ignored(cache: CacheUnderTest, damage: str) -> None:
     cache.open()
-    for description in cache.folder.glob("*.json"):
+    for description in cache.folder.glob("*.entry"):
         description.write_text(damage)
     assert cache.open() == b"image of first"
 
@@ -141,7 +141,7 @@ def test_the_cache_holds_a_limited_number_of_entries(cache: CacheUnderTest) -> N
     for number in range(ENTRIES_KEPT + 5):
         cache.input.write_text(f"{number}")
         cache.open(f"{number}")
-    assert len(cache.stored(".img")) == len(cache.stored(".json")) == ENTRIES_KEPT
+    assert len(cache.stored(".img")) == len(cache.stored(".entry")) == ENTRIES_KEPT
 
 
 def test_the_entries_that_were_used_last_are_kept(cache: CacheUnderTest) -> None:
