@@ -1,16 +1,19 @@
-"""chrootvm: messages about exhausted resources, and the signals that it resets when it starts."""
+"""chrootvm: messages about resources and the cache, and the signals that it resets at its start."""
 
 import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from initrd.errors import HostError
 from initrd.host.chrootvm import explain_end_of_init, run
 from initrd.host.machine.cli import parse
+from initrd.host.machine.config import Machine
 from initrd.host.system.process import explain_shortage
+from initrd.host.vm import plan_command
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC])
@@ -71,3 +74,40 @@ def test_end_of_init_is_one_sentence_with_the_command_to_use(status: int, ended:
 def test_setting_of_a_command_is_refused_for_a_machine_that_only_stays(option: str) -> None:
     with pytest.raises(HostError, match=r"no COMMAND is to run; it goes with --in NAME"):
         run(parse(["--name", "one", "--detach", option, "/"]))
+
+
+def words_of(machine: Machine) -> list[str]:
+    """Return the options for the programs of a machine, and its root."""
+    modules = Path(machine.root.source, "usr/lib/modules/6.1/modules.builtin")
+    modules.write_text(modules.read_text() + "a/virtio_console.ko\n")
+    programs = ("--qemu", machine.qemu, "--virtiofsd", machine.virtiofsd)
+    return [*programs, "--init", machine.init_program, "--accel", "tcg", machine.root.source]
+
+
+@pytest.fixture
+def unsafe_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The directory of a cache in which other users can make files."""
+    path = tmp_path / "xdg/initrd"
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path.parent))
+    return str(path)
+
+
+@pytest.mark.parametrize("options", [[], ["--name", "one"]], ids=["", "with a name"])
+def test_unsafe_cache_is_told_once(
+    machine: Machine, unsafe_cache: str, options: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(parse([*options, "--dry-run", *words_of(machine)])) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("chrootvm: going without a cache, so it starts later: cannot use the ")
+    assert f"{unsafe_cache}: its mode is 0777, not 0700" in line
+
+
+def test_unsafe_cache_is_a_warning_in_python(machine: Machine, unsafe_cache: str) -> None:
+    *options, root = words_of(machine)
+    with pytest.warns(RuntimeWarning, match=f"going without a cache.*{unsafe_cache}") as caught:
+        launch = plan_command(root, ["true"], options)
+    for descriptor in launch.setup.descriptors:
+        os.close(descriptor)
+    assert len(caught) == 1

@@ -387,3 +387,16 @@ def test_modules_count_as_devices_for_a_start_from_a_template(
     for count, state in ((5, OK), (6, WARNING)):
         shares = tuple(Share(f"s{number}", source="/srv") for number in range(count))
         assert states(machine.replace(shares=shares), tmp_path)["--warm"] == state
+
+
+def test_cache_that_cannot_be_used_is_a_warning(machine: Machine, tmp_path: Path) -> None:
+    assert "cache" not in findings(machine, tmp_path)
+    (tmp_path / "initrd/images").symlink_to(tmp_path)
+    found = findings(machine, tmp_path)["cache"]
+    assert found.state == WARNING
+    assert found.text == (
+        "nothing is kept, so each start takes longer: "
+        f"cannot use the directory {tmp_path}/initrd/images: "
+        f"{tmp_path}/initrd/images is a symbolic link"
+    )
+    assert found.hint == "another XDG_CACHE_HOME; with sudo: sudo -H"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
 from initrd.host.system.process import Process
-from initrd.host.system.safe_path import check_directory
+from initrd.host.system.safe_path import cannot_use, check_directory
 from initrd.host.system.stream import StderrPipe
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
+_HINT = "another TMPDIR"
 
 
 class Server(Record):
@@ -70,19 +71,17 @@ class ConnectedListener:
         try:
             os.mkdir(private, 0o700)
         except OSError as error:
-            raise HostError(f"cannot make {private}", reason(error), "another TMPDIR") from error
+            raise HostError(f"cannot make {private}", reason(error), _HINT) from error
         try:
             self._connect(private)
         finally:
-            os.rmdir(private)
+            _remove(private)
 
     def _connect(self, private: str) -> None:
         # Through a descriptor: the name has to fit into 108 bytes, however long TMPDIR is.
-        descriptor = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open_own(private)
         name = f"/proc/self/fd/{descriptor}/socket"
         try:
-            # The owner of TMPDIR may have put another directory in its place.
-            check_directory(private, os.fstat(descriptor), readable=False)
             self.listener.bind(name)
             self.listener.listen(1)
             self.connection.connect(name)
@@ -100,3 +99,28 @@ class ConnectedListener:
         """Close this process's copies of both ends: each program then detects the other's end."""
         self.listener.close()
         self.connection.close()
+
+
+def _open_own(path: str) -> int:
+    """Open a directory of this user that has just been made; return the descriptor.
+
+    Raises HostError when the owner of the directory above has put another file in its place.
+    """
+    try:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise HostError(cannot_use(path), reason(error), _HINT) from error
+    try:
+        check_directory(path, os.fstat(descriptor), readable=False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except (FileNotFoundError, NotADirectoryError):  # another file was put in its place
+        pass

@@ -10,6 +10,7 @@ from initrd.host.image import depmod
 from initrd.host.image.buildtree import BuildTree
 from initrd.host.image.depmod import ENTRIES_KEPT, open_staged, remove_staged
 from initrd.host.system.private import PrivateFolder
+from initrd.host.system.safe_path import UnsafeFolder
 from tests.host.conftest import write_program
 from tests.host.image.module_trees import elf_module, write, write_build_tree
 
@@ -209,3 +210,28 @@ def test_removal_leaves_the_build_tree_and_other_directories(
         remove_staged(opened)
     assert sorted(os.listdir(folder)) == ["0123", "Notes of a user"]
     assert os.path.exists(f"{tree.directory}/top.ko")
+
+
+@pytest.mark.parametrize("level", ["cache", "cache/modules", "entry"])
+def test_link_in_place_of_a_directory_is_not_followed(
+    tree: BuildTree, tmp_path: Path, level: str
+) -> None:
+    made = Path(open_staged(tree, "6.1", program(tmp_path), f"{tmp_path}/cache"))
+    path = made.parents[3] if level == "entry" else tmp_path / level
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    with pytest.raises(UnsafeFolder, match="is a symbolic link"):
+        open_staged(tree, "6.1", program(tmp_path), f"{tmp_path}/cache")
+    assert runs(tmp_path) == 1
+
+
+def test_directories_of_the_user_are_not_removed(tree: BuildTree, tmp_path: Path) -> None:
+    folder = tmp_path / "cache/modules"
+    names = [f"notes-{number}" for number in range(ENTRIES_KEPT + 2)]
+    for name in names:
+        (folder / name).mkdir(0o700, parents=True)
+        os.utime(folder / name, (1, 1))
+    folder.chmod(0o700)
+    folder.parent.chmod(0o700)
+    open_staged(tree, "6.1", program(tmp_path), f"{tmp_path}/cache")
+    assert set(names) < set(os.listdir(folder))

@@ -20,6 +20,7 @@ OWN = (
     "01234567.json",
     "01234567.entry",
     "01234567.template",
+    "01234567.failure",
     "lock",
     ".0123456789abcdef.tmp",
 )

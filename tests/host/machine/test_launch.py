@@ -341,3 +341,30 @@ def test_cache_is_in_the_directory_of_the_xdg_specification(
 def test_init_program_may_come_from_the_environment(tmp_path: Path) -> None:
     (tmp_path / "init").write_text("")
     assert locate.find_init("", {"INITRD_INIT": f"{tmp_path}/init"}) == f"{tmp_path}/init"
+
+
+def test_launch_without_a_safe_cache_has_a_warning_in_one_line(
+    machine: Machine, tmp_path: Path
+) -> None:
+    (tmp_path / "xdg/initrd").mkdir(0o700, parents=True)
+    for name in ("images", "kernels", "virtiofsd"):
+        (tmp_path / "xdg/initrd" / name).symlink_to(tmp_path)
+    launch = plan(machine, tmp_path / "xdg")
+    assert re.fullmatch(
+        rf"going without a cache, so it starts later: cannot use the directory {tmp_path}/xdg/"
+        r"initrd/\w+: .* is a symbolic link; try: another XDG_CACHE_HOME; with sudo: sudo -H",
+        launch.warning,
+    )
+    assert not launch.remark
+    assert launch.setup.initrd.path == "initrd.img"
+
+
+def test_launch_without_a_usable_cache_has_a_remark(machine: Machine) -> None:
+    modules = Path(machine.root.source, "usr/lib/modules/6.1/modules.builtin")
+    modules.write_text(modules.read_text() + "a/virtio_console.ko\n")
+    launch = plan_launch(machine, {"XDG_CACHE_HOME": "/proc/nowhere"})
+    for descriptor in launch.setup.descriptors:
+        os.close(descriptor)
+    assert launch.remark.startswith("going without a cache, so it starts later: cannot use")
+    assert not launch.warning
+    assert format_commands(launch).startswith(f"# {launch.remark}\n")

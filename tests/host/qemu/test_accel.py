@@ -1,5 +1,6 @@
 """Choice of the accelerator: KVM only where a guest runs with it; architecture names."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,3 +115,22 @@ def test_architecture_is_found_by_the_name_of_the_kernel_or_of_debian(name: str,
 def test_error_for_an_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(HostError, match=r"'vax'.*known are x86_64, aarch64"):
         find_arch("vax")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "readable", "not UTF-8"])
+def test_file_that_is_no_kvm_result_is_not_used(cache: Cache, kind: str) -> None:
+    path = Path(cache.path, "kvm")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        target = Path(cache.path, "target") if kind == "link" else path
+        target.write_bytes(b"today \xff" if kind == "not UTF-8" else b"today planted")
+        target.chmod(0o644 if kind == "readable" else 0o600)
+        if kind == "link":
+            path.symlink_to("target")
+    result = cached_result(cache, "today", returns("works"))
+    assert result == ("\ufffd" if kind == "not UTF-8" else "works")
+    if kind == "link":
+        assert Path(cache.path, "target").read_text() == "today planted"

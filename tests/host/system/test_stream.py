@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from initrd.errors import HostError
 from initrd.host.system import stream
 from initrd.host.system.loop import Loop
 from initrd.host.system.stream import (
@@ -262,3 +263,25 @@ def test_bytes_are_sent_without_waiting_until_the_other_end_is_closed() -> None:
 def test_bytes_that_cannot_be_sent_for_another_reason_are_not_counted_as_sent() -> None:
     with socket.socket(socket.AF_UNIX) as unconnected, pytest.raises(OSError, match="endpoint"):
         send_now(unconnected, b"x")
+
+
+@pytest.mark.parametrize("kind", ["link", "readable", "gone"])
+def test_a_connected_listener_refuses_a_directory_put_in_the_place_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "trap").mkdir()
+    mkdir = os.mkdir
+
+    def replace(path: str, mode: int) -> None:
+        if kind == "link":
+            os.symlink(tmp_path / "trap", path)
+        elif kind == "readable":
+            mkdir(path, 0o755)
+
+    monkeypatch.setattr(os, "mkdir", replace)
+    with (
+        ConnectedListener() as pair,
+        pytest.raises(HostError, match="cannot use the directory"),
+    ):
+        pair.connect(str(tmp_path))
+    assert not os.listdir(tmp_path / "trap")
