@@ -5,8 +5,9 @@ relative to the descriptor of the one before, without following a link, and then
 of its own descriptor. So a check and the use that follows it are always of the same file, whatever
 happens to the names meanwhile. A component is refused unless
 
-- it belongs to this user (the effective user ID) or to root. Root with the HOME of another user, as
-  with sudo, is therefore refused;
+- it belongs to this user (the effective user ID), to root, or to the owner of `/`, who decides
+  about all programs anyway: in a user namespace without the real root that is user 65534.
+  Root with the HOME of another user, as with sudo, is therefore refused;
 - nobody else can write to it, or it has the sticky bit, as /tmp has; what such a directory contains
   has to belong to this user. The group bits of a mode also cover an access control list.
 
@@ -104,6 +105,7 @@ class _Walk:
         self.place = "/"  # the path of the component that was tried last, without links
         self.descriptor = os.open("/", _COMPONENT)
         self.status = os.fstat(self.descriptor)
+        self.system = (_ROOT, self.status.st_uid)  # the owner of `/` is as powerful as root
 
     def step(self) -> None:
         """Open and check the next component. Raises OSError and UnsafeFolder."""
@@ -151,7 +153,7 @@ class _Walk:
     def _check_component(self, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
             raise self._unsafe(f"{self.place} is no directory")
-        if status.st_uid not in (_ROOT, os.geteuid()):
+        if status.st_uid not in (*self.system, os.geteuid()):
             raise self._unsafe(f"{self.place} belongs to {name_user(status.st_uid)}")
         if self.status.st_mode & _WRITABLE_BY_OTHERS and status.st_uid != os.geteuid():
             why = (
@@ -170,12 +172,12 @@ class _Walk:
             raise self._unsafe(why, "the path that the link leads to")
         if self.link_count > _LINKS_MAX:
             raise self._unsafe(f"there are more than {_LINKS_MAX} symbolic links in it")
-        if status.st_uid not in (_ROOT, os.geteuid()):
+        if status.st_uid not in (*self.system, os.geteuid()):
             raise self._unsafe(
                 f"the symbolic link {self.place} belongs to {name_user(status.st_uid)}"
             )
-        folder = self.status
-        if folder.st_uid not in (_ROOT, status.st_uid) or folder.st_mode & _WRITABLE_BY_OTHERS:
+        is_shared = bool(self.status.st_mode & _WRITABLE_BY_OTHERS)
+        if is_shared or self.status.st_uid not in (*self.system, status.st_uid):
             owner = name_user(status.st_uid)
             why = f"users other than {owner} can write beside the symbolic link {self.place}"
             raise self._unsafe(why)

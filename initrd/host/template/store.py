@@ -144,7 +144,8 @@ def _new_file(folder: PrivateFolder, name: str) -> "Iterator[int]":
     file, temporary = folder.create_temporary()
     try:
         yield file
-        folder.commit(temporary, name, durable=True)
+        # Not durable: after a crash of the host, as after each boot, the key is another one.
+        folder.commit(temporary, name, durable=False)
     except BaseException:
         folder.remove(temporary)
         raise

@@ -22,21 +22,21 @@ class Owners:
     def __init__(self) -> None:
         self.real_user, self.real_fstat = os.geteuid(), os.fstat
         self.user = USER  # to whom the files of the real user belong
-        self.changed: dict[tuple[int, int], int] = {}
+        self.changed = {self.key(os.stat("/")): ROOT}
         self.actions: dict[tuple[int, int], Callable[[], object]] = {}
 
     def give(self, path: Path, uid: int) -> None:
         if self.real_user == ROOT and uid != ROOT:
             os.chown(path, uid, -1, follow_symlinks=False)
         else:
-            self.changed[self._key(path.lstat())] = uid
+            self.changed[self.key(path.lstat())] = uid
 
     def after_the_check_of(self, path: Path, action: Callable[[], object]) -> None:
-        self.actions[self._key(path.lstat())] = action
+        self.actions[self.key(path.lstat())] = action
 
     def fstat(self, descriptor: int) -> os.stat_result:
         status = self.real_fstat(descriptor)
-        key = self._key(status)
+        key = self.key(status)
         self.actions.pop(key, lambda: None)()
         user = self.user if status.st_uid == self.real_user else status.st_uid
         fields = list(status[:10])
@@ -44,7 +44,7 @@ class Owners:
         return os.stat_result(fields)
 
     @staticmethod
-    def _key(status: os.stat_result) -> tuple[int, int]:
+    def key(status: os.stat_result) -> tuple[int, int]:
         return status.st_dev, status.st_ino
 
 

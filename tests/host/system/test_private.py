@@ -125,6 +125,17 @@ def test_a_directory_of_root_above_is_accepted(owners: Owners, base: Path) -> No
     accept(base / "private", base / "private")
 
 
+def test_the_owner_of_the_root_directory_is_trusted_as_root_is(owners: Owners, base: Path) -> None:
+    owners.changed[owners.key(Path("/").lstat())] = STRANGER  # root, in a user namespace without it
+    make(make(make(base / "disk") / "initrd") / "private")
+    (base / "link").symlink_to("disk")
+    owners.give(base, STRANGER)
+    owners.give(base / "link", STRANGER)
+    accept(base / "link/initrd/private", base / "disk/initrd/private")
+    owners.give(base / "disk/initrd/private", STRANGER)
+    refuse(base / "disk/initrd/private", "belongs to user 4242")
+
+
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o730], ids=oct)
 def test_a_directory_above_that_others_can_write_to_is_refused(base: Path, mode: int) -> None:
     make(make(base / "open") / "private")
