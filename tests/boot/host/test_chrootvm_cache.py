@@ -1,6 +1,7 @@
-"""The image cache of chrootvm: concurrent use of an empty cache, and a changed module."""
+"""The image cache of chrootvm: used by several processes, and with changed or damaged files."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import time
@@ -69,3 +70,35 @@ def test_a_changed_module_makes_a_new_image(
     assert status == 125
     # The new image holds the broken virtio_console, so the command's ports do not appear.
     assert "initrd.control" in errors
+
+
+@pytest.mark.usefixtures("attempted_start")
+def test_truncated_images_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    time.sleep(3)  # an image is not cached within 2 s of a change to its inputs
+    words = (assets.busybox_root(), "--", "echo", "up")
+    assert run(*words, folder=tmp_path) == (0, "up\n", "")
+    images = {path: path.stat().st_size for path in tmp_path.rglob("*.img")}
+    assert {path.parent.name for path in images} == {"images", "kernels", "virtiofsd"}
+    for path, size in images.items():
+        os.truncate(path, size // 2)
+    assert run(*words, folder=tmp_path) == (0, "up\n", "")
+    assert {path: path.stat().st_size for path in images} == images
+
+
+@pytest.mark.usefixtures("attempted_start")
+def test_machine_boots_without_an_unsafe_cache_which_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, target = tmp_path / "cache/initrd", tmp_path / "target"
+    target.mkdir(0o700)
+    (target / f"{'0' * 32}.img").write_bytes(b"planted")
+    cache.mkdir(0o700, parents=True)
+    for name in ("images", "kernels", "virtiofsd", "templates"):
+        (cache / name).symlink_to(target)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    status, output, errors = run(assets.busybox_root(), "--", "echo", "up", folder=tmp_path)
+    assert (status, output) == (0, "up\n")
+    (message,) = errors.splitlines()
+    assert message.startswith("chrootvm: going without a cache, so it starts later: cannot use ")
+    assert [path.name for path in target.iterdir()] == [f"{'0' * 32}.img"]
