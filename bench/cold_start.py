@@ -160,8 +160,8 @@ class ColdStart:
 def cold_start(image: str) -> Iterator[ColdStart]:
     """Prepare both ways to start the kernel in this image, with /init alone as initramfs."""
     program = locate.find_program(icount.QEMU, os.environ, "")
-    with Cache(locate.cache_directory(os.environ)) as cache:
-        kernel = find_pvh_kernel(HARDWARE, image, program, cache)
+    with Cache(locate.cache_directory(os.environ)) as cache, open(image, "rb") as file:
+        kernel = find_pvh_kernel(HARDWARE, OpenFile(image, file.fileno()), program, cache)
     if not kernel:
         raise ValueError(f"{image} has no kernel with a PVH entry point")
     with boots.image_file(icount.initramfs(Path(boots.INIT).read_bytes())) as initrd:

@@ -33,6 +33,7 @@ from initrd.host.virtiofsd import program, sandbox
 from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import BootOptions
 from initrd.record import Record
+from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -264,10 +265,10 @@ def check_gdb(context: CheckContext) -> Finding | None:
     with gdb.listen(port, context.environment):
         pass
     try:
-        image = launch.select_kernel(context.machine).image
+        kernel = launch.select_kernel(context.machine)
     except HostError:  # `check_kernel` reports it
         return None
-    vmlinux = gdb.find_vmlinux(image, context.machine.root.source)
+    vmlinux = gdb.find_vmlinux(kernel.image, kernel.release, context.machine.root.source)
     if vmlinux:
         return Finding("gdb", OK, f"symbols in {vmlinux}")
     hint = "--kernel DIR, a build tree; or the symbols' package in ROOTFS"
@@ -393,8 +394,9 @@ def _cgroup_memory(membership: str, cgroups: str) -> "Iterator[int]":
     while group != "/":
         folder = cgroups + group
         limit = _read(f"{folder}/memory.max").strip()
-        if limit.isdigit():
-            yield int(limit) - _anonymous_memory(_read(f"{folder}/memory.stat"))
+        number = parse_natural(limit)
+        if number is not None:
+            yield number - _anonymous_memory(_read(f"{folder}/memory.stat"))
         group = os.path.dirname(group)
 
 

@@ -16,7 +16,6 @@ from initrd.host.machine.config import (
     parse_machine,
 )
 from initrd.host.machine.launch import Launch, format_commands, plan_launch
-from initrd.host.machine.rootfs import read_release
 from initrd.host.machine.run import BootObserver, HostStreams
 from initrd.host.service.background import Daemon
 from initrd.host.service.client import AttachedSession, attach
@@ -93,7 +92,7 @@ def _check(arguments: Arguments) -> None:
 
 
 def _start(launch: Launch, name: str, *, detached: bool, verbose: bool) -> Daemon:
-    about = About(name, launch.setup.shares[0].source, read_release(launch.kernel))
+    about = About(name, launch.setup.shares[0].source, launch.release)
     return Daemon(launch, about, detached=detached, verbose=verbose)
 
 

@@ -31,7 +31,6 @@ from initrd.host.command.session import start_session
 from initrd.host.machine.cli import OPTIONS, Arguments, Option, parse
 from initrd.host.machine.config import check_no_settings, parse_command, parse_machine
 from initrd.host.machine.launch import Launch, plan_launch
-from initrd.host.machine.rootfs import read_release
 from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.console import KernelPanic
 from initrd.host.service.client import attach
@@ -317,7 +316,7 @@ def boot(
 
         @contextmanager
         def own(loop: Loop, streams: HostStreams) -> "Iterator[Owner]":
-            about = About("", os.path.realpath(root), read_release(launch.kernel))
+            about = About("", os.path.realpath(root), launch.release)
             with ExitStack() as stack:
                 for descriptor in launch.setup.descriptors:
                     stack.callback(os.close, descriptor)

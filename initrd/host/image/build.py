@@ -11,7 +11,6 @@ a command for the guest to it.
 
 import errno
 import os
-import stat
 from collections.abc import Iterable
 
 from initrd.command import Command, CommandError, Commands, dump
@@ -20,6 +19,7 @@ from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.cached import IMAGES, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
+from initrd.host.system.rootfile import MODULE, PROGRAM, read_file
 from initrd.options import COMMAND_FILE
 
 INIT_PATH = "init"
@@ -29,6 +29,7 @@ _ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".zst")
 # The files by which modules are found: of a module directory, and `order` of a build tree.
 _MODULE_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo", "order")
+_MAX_MODULES_SIZE = 512 << 20  # bytes in an image; the guest has it in memory twice
 _UNCACHED_NAME = "initrd.img"  # path reported for an image that is not in the cache
 
 
@@ -38,7 +39,7 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
     `compression` is one of compress.METHODS. Raises HostError for a module that cannot be read,
     and when compressing takes a library that is not installed.
     """
-    contents = [(module.name, read_module(module.path)) for module in modules]
+    contents = _read_modules(modules)
     digits = max(3, len(str(len(contents))))  # so that the order of names is the order of numbers
     entries = [cpio.file(INIT_PATH, init, 0o755)]
     for number, (name, content) in enumerate(contents):
@@ -55,10 +56,9 @@ def read_init(path: str) -> bytes:
     """Return the program at `path`. Raises HostError unless it is a regular ELF file."""
     failure = f"cannot use {path} as the image's /init"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise HostError(failure, "it is no regular file")
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_file(path, PROGRAM, follow=True)
+    except HostError as error:
+        raise HostError(failure, error.why) from error
     except OSError as error:
         raise HostError(failure, reason(error)) from error
     if not content.startswith(_ELF):
@@ -68,10 +68,12 @@ def read_init(path: str) -> bytes:
 
 
 def read_module(path: str) -> bytes:
-    """Return the module in the file `path`, decompressed. Raises HostError."""
+    """Return the module in the file `path`, decompressed. Raises HostError.
+
+    `path` has no symbolic links: ModuleTree.path returns such a path.
+    """
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_file(path, MODULE)
     except OSError as error:
         raise HostError(f"cannot read the module {path}", reason(error)) from error
     if path.endswith(_COMPRESSED):
@@ -118,6 +120,19 @@ def append_command_file(image: OpenFile, content: bytes) -> OpenFile:
     return image.replace(descriptor=copy)
 
 
+def _read_modules(modules: Iterable[Module]) -> list[tuple[str, bytes]]:
+    """Return name and content of each module. Raises HostError, also for too much in total."""
+    contents, total = [], 0
+    for module in modules:
+        content = read_module(module.path)
+        total += len(content)
+        if total > _MAX_MODULES_SIZE:
+            why = f"the modules have more than {_MAX_MODULES_SIZE >> 20} MiB, decompressed"
+            raise HostError("cannot make the image", why, "fewer modules")
+        contents.append((module.name, content))
+    return contents
+
+
 def _copy(source: int, target: int, size: int) -> None:
     copied = 0
     while copied < size:
@@ -131,7 +146,7 @@ def _decompress(path: str, content: bytes) -> bytes:
     from initrd.host.image import compress  # noqa: PLC0415 - not all kernels' modules are compressed
 
     try:
-        module, _ = compress.decompress(content)
+        module, _ = compress.decompress(content, MODULE.size)
     except compress.CompressError as error:
         raise HostError(f"cannot decompress the module {path}", str(error)) from error
     return module

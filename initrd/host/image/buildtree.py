@@ -15,11 +15,20 @@ from shlex import quote
 
 from initrd.errors import HostError, reason
 from initrd.host.image.kmod import (
+    MAX_MODULES,
     ModuleTree,
     SoftDependency,
-    add_softdep,
     canonical_name,
     module_name,
+    parse_softdeps,
+)
+from initrd.host.system.rootfile import (
+    MODULE_LIST,
+    SMALL_FILE,
+    Limit,
+    find_in_root,
+    open_file,
+    read_file,
 )
 
 TYPE_CHECKING = False
@@ -30,21 +39,24 @@ ORDER = "modules.order"
 _RELEASE, _CONFIGURATION = "include/config/kernel.release", "include/config/auto.conf"
 _ELF64, _LITTLE = b"\x7fELF\x02", 1
 _ELF_HEADER_SIZE = 64  # bytes
+_MAX_SECTION = 4 << 20  # bytes of a section that is read; 65535 section headers have this size
+_MAX_READ = 256 << 20  # bytes read of all modules of a tree; all of Linux needs some 100 MiB
+_MAX_MODINFO = 32 << 20  # bytes of all .modinfo; all of Linux has some 10 MiB
 
 
 def is_build_tree(directory: str) -> bool:
     """Return whether a kernel has been configured and built in a directory, at least in part."""
-    return os.path.isfile(os.path.join(directory, _RELEASE))
+    return os.path.isfile(find_in_root(directory, _RELEASE))
 
 
 def read_tree_release(directory: str) -> str:
     """Return the release of the kernel in a build tree. Raises HostError."""
-    return _read_text(directory, _RELEASE).strip()
+    return _read_text(directory, _RELEASE, SMALL_FILE).strip()
 
 
 def has_option(directory: str, name: str) -> bool:
     """Return whether the kernel is configured with CONFIG_NAME=y. Raises HostError."""
-    return f"\nCONFIG_{name}=y\n" in f"\n{_read_text(directory, _CONFIGURATION)}\n"
+    return f"\nCONFIG_{name}=y\n" in f"\n{_read_text(directory, _CONFIGURATION, MODULE_LIST)}\n"
 
 
 def open_modules(directory: str) -> ModuleTree:
@@ -65,6 +77,7 @@ class BuildTree(ModuleTree):
         self.directory = os.path.abspath(directory)
         self._root, self._path_in_root = self.directory, ""
         self._information: dict[str, Modinfo] = {}
+        self._read_size = self._modinfo_size = 0  # bytes of the modules, so far
         self.files = self._list_files()
         self._lines = {module_name(file): f"{file}:" for file in self.files}
 
@@ -75,10 +88,7 @@ class BuildTree(ModuleTree):
 
     def soft_dependencies(self, name: str) -> SoftDependency:
         """Return the soft dependencies of `name`, names or aliases, as they are written."""
-        found = SoftDependency()
-        for text in self._modinfo(name).get("softdep", ()):
-            found = add_softdep(found, text.split())
-        return found
+        return parse_softdeps(text.split() for text in self._modinfo(name).get("softdep", ()))
 
     def find_file(self, name: str) -> str:
         """Return the path of a file of the tree, which need not exist.
@@ -99,6 +109,9 @@ class BuildTree(ModuleTree):
         if not is_written and has_option(self.directory, "MODULES"):
             why = f"it has no {ORDER}, so they have not been built"
             raise HostError(f"cannot use the modules in {self.directory}", why, self.hint)
+        if len(lines) > MAX_MODULES:
+            why = f"{ORDER} has more than {MAX_MODULES}"
+            raise HostError(f"cannot use the modules in {self.directory}", why, self.hint)
         for line in lines:
             if line.startswith("/") or ".." in line.split("/"):
                 why = f"{ORDER} has the path {line}, which leads out of it"
@@ -107,7 +120,13 @@ class BuildTree(ModuleTree):
 
     def _modinfo(self, name: str) -> "Modinfo":
         if name not in self._information:
-            self._information[name] = read_modinfo(self.path(name), self.hint)
+            section, size = read_modinfo_section(self.path(name), self.hint)
+            self._read_size += size
+            self._modinfo_size += len(section)
+            if self._read_size > _MAX_READ or self._modinfo_size > _MAX_MODINFO:
+                why = "their sections have more bytes than those of any kernel"
+                raise HostError(f"cannot use the modules in {self.directory}", why, self.hint)
+            self._information[name] = parse_modinfo(section)
         return self._information[name]
 
     def _find_alias(self, alias: str) -> tuple[str, ...] | None:
@@ -117,26 +136,16 @@ class BuildTree(ModuleTree):
     @cached_property
     def _aliases(self) -> dict[str, tuple[str, ...]]:
         """The names of the modules by alias, of all modules that have been built."""
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, list[str]] = {}
         for name in sorted(self._lines):
             if os.path.exists(self.path(name)):
                 for alias in map(canonical_name, self._modinfo(name).get("alias", ())):
-                    found[alias] = (*found.get(alias, ()), name)
-        return found
+                    found.setdefault(alias, []).append(name)
+        return {alias: tuple(names) for alias, names in found.items()}
 
 
-def read_modinfo(path: str, hint: str = "") -> "Modinfo":
-    """Return the values of each name in the section .modinfo of a module. Raises HostError."""
-    try:
-        with open(path, "rb") as file:
-            section = _read_section(file.fileno(), b".modinfo")
-    except OSError as error:
-        raise HostError(f"cannot read the module {path}", reason(error), hint) from error
-    except struct.error:
-        section = b""
-    if not section:
-        why = "it is no module of a 64-bit kernel, or it is truncated"
-        raise HostError(f"cannot use the module {path}", why, hint)
+def parse_modinfo(section: bytes) -> "Modinfo":
+    """Return the values of each name in a section .modinfo."""
     found: Modinfo = {}
     for entry in section.decode(errors="surrogateescape").split("\0"):
         name, equals, value = entry.partition("=")
@@ -145,11 +154,29 @@ def read_modinfo(path: str, hint: str = "") -> "Modinfo":
     return found
 
 
-def _read_section(file: int, name: bytes) -> bytes:
-    """Return a section of an ELF file; empty for none. Raises struct.error for a truncated file."""
+def read_modinfo_section(path: str, hint: str = "") -> tuple[bytes, int]:
+    """Return the section .modinfo of a module, and how many bytes were read. Raises HostError."""
+    try:
+        with open(open_file(path), "rb", buffering=0) as file:
+            section, size = _read_section(file.fileno(), b".modinfo")
+    except OSError as error:
+        raise HostError(f"cannot read the module {path}", reason(error), hint) from error
+    except struct.error:
+        section, size = b"", 0
+    if not section:
+        why = "it is no module of a 64-bit kernel, or it is truncated"
+        raise HostError(f"cannot use the module {path}", why, hint)
+    return section, size
+
+
+def _read_section(file: int, name: bytes) -> tuple[bytes, int]:
+    """Return a section of an ELF file, and how many bytes were read; no section if there is none.
+
+    Raises struct.error for a truncated file.
+    """
     head = os.pread(file, _ELF_HEADER_SIZE, 0)
     if not head.startswith(_ELF64):
-        return b""
+        return b"", 0
     order = "<" if head[5] == _LITTLE else ">"
     (table,) = struct.unpack_from(f"{order}Q", head, 40)
     size, count, names = struct.unpack_from(f"{order}HHH", head, 58)
@@ -158,20 +185,19 @@ def _read_section(file: int, name: bytes) -> bytes:
     strings = _read_at(file, *sections[names][1:]) if names < count else b""
     for start, offset, length in sections:
         if strings.startswith(name + b"\0", start):
-            return _read_at(file, offset, length)
-    return b""
+            return _read_at(file, offset, length), len(headers) + len(strings) + length
+    return b"", 0
 
 
 def _read_at(file: int, offset: int, length: int) -> bytes:
-    if offset + length > os.fstat(file).st_size:
-        raise struct.error("the section is not in the file")
+    if length > _MAX_SECTION or offset + length > os.fstat(file).st_size:
+        raise struct.error("the section is not in the file, or too large")
     return os.pread(file, length, offset)
 
 
-def _read_text(directory: str, name: str) -> str:
-    path = os.path.join(directory, name)
+def _read_text(directory: str, name: str, limit: Limit) -> str:
+    path = find_in_root(directory, name) or os.path.join(directory, name)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        return read_file(path, limit).decode(errors="surrogateescape")
     except OSError as error:
         raise HostError(f"cannot read {path}", reason(error)) from error

@@ -5,6 +5,9 @@ nearly every Linux distribution installs for its package manager; they are loade
 first needed. No program is started. The same input gives the same bytes, as long as the library
 stays the same.
 
+Compressed data may come from anywhere: some kB of it can be many GB of zeros. It is decompressed in
+pieces, up to a limit that the caller gives.
+
 Source: the kernel's lib/decompress*.c.
 """
 
@@ -13,14 +16,30 @@ from collections.abc import Callable
 
 from initrd.errors import HostError
 
+TYPE_CHECKING = False
 METHODS = ("none", "gzip", "xz", "zstd", "lz4")
+_FIRST_PIECE, _LAST_PIECE = 512, 1 << 16  # bytes given to a decompressor at a time: growing
 _GZIP_LEVEL = 6
 _GZIP_WINDOW = 16 + 15  # zlib.h: 2**15 bytes, with a gzip header (which then has no time in it)
 _LZ4_MAGIC = (0x184C2102).to_bytes(4, "little")
 _LZ4_BLOCK = 8 << 20  # bytes before compression
 _LZ4_LEVEL = 9  # of LZ4_compress_HC
 _ZSTD_LEVEL = 9
-_ZSTD_CHUNK = 1 << 20  # bytes decompressed at a time
+_ZSTD_CHUNK = 1 << 17  # bytes decompressed at a time: ZSTD_DStreamOutSize()
+_XZ_MEMORY = 256 << 20  # bytes; `xz -9` takes 65 MiB, and a header may ask for 4 GiB
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decompressor(Protocol):
+        """A decompressor of zlib or lzma."""
+
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+        def decompress(self, data: bytes, /, max_length: int) -> bytes: ...
 
 
 class CompressError(ValueError):
@@ -35,15 +54,16 @@ def compress(data: bytes, method: str) -> bytes:
     return _COMPRESSORS[method](data)
 
 
-def decompress(data: bytes) -> tuple[bytes, int]:
-    """Return the content of the stream that `data` starts with, and the stream's own length.
+def decompress(data: bytes, limit: int, offset: int = 0) -> tuple[bytes, int]:
+    """Return the content of the stream at `offset` of `data`, and the stream's own length.
 
-    Raises CompressError when it is damaged or in an unknown format, and HostError when a library
-    is missing.
+    The time does not depend on what follows the stream. Raises CompressError when the stream is
+    damaged, in an unknown format, or has more than `limit` bytes of content; and HostError when a
+    library is missing.
     """
     for magic, decompressor in _DECOMPRESSORS.items():
-        if data.startswith(magic):
-            return decompressor(data)
+        if data.startswith(magic, offset):
+            return decompressor(data, offset, limit)
     raise CompressError("no cpio archive, and not compressed by gzip, xz, zstd or lz4 --legacy")
 
 
@@ -69,16 +89,14 @@ def _gzip(data: bytes) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
-def _gunzip(data: bytes) -> tuple[bytes, int]:
+def _gunzip(data: bytes, offset: int, limit: int) -> tuple[bytes, int]:
     import zlib  # noqa: PLC0415
 
     stream = zlib.decompressobj(_GZIP_WINDOW)
     try:
-        content = stream.decompress(data)
+        return _decompress_stream("gzip", stream, data, offset, limit)
     except zlib.error as error:
         raise CompressError(f"the gzip data is damaged ({error})") from None
-    _check_complete("gzip", complete=stream.eof)
-    return content, len(data) - len(stream.unused_data)
 
 
 def _xz(data: bytes) -> bytes:
@@ -87,16 +105,39 @@ def _xz(data: bytes) -> bytes:
     return lzma.compress(data, check=lzma.CHECK_CRC32)  # the kernel supports no other check
 
 
-def _unxz(data: bytes) -> tuple[bytes, int]:
+def _unxz(data: bytes, offset: int, limit: int) -> tuple[bytes, int]:
     import lzma  # noqa: PLC0415
 
-    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     try:
-        content = stream.decompress(data)
+        return _decompress_stream("xz", stream, data, offset, limit)
     except lzma.LZMAError as error:
         raise CompressError(f"the xz data is damaged ({error})") from None
-    _check_complete("xz", complete=stream.eof)
-    return content, len(data) - len(stream.unused_data)
+
+
+def _decompress_stream(
+    method: str, stream: "_Decompressor", data: bytes, offset: int, limit: int
+) -> tuple[bytes, int]:
+    """Return the content of a stream and its length. Raises CompressError.
+
+    The pieces grow with what has been read, so that many short streams in a row are read in a time
+    that is linear in their size: the decompressor copies what is left of a piece.
+    """
+    chunks, total, position, piece = [], 0, offset, _FIRST_PIECE
+    while not stream.eof:
+        _check_complete(method, complete=position < len(data))
+        part = data[position : position + piece]
+        chunks.append(stream.decompress(part, max_length=limit - total + 1))
+        total += len(chunks[-1])
+        _check_limit(total, limit)
+        position += len(part)
+        piece = min(2 * piece, _LAST_PIECE)
+    return b"".join(chunks), position - len(stream.unused_data) - offset
+
+
+def _check_limit(size: int, limit: int) -> None:
+    if size > limit:
+        raise CompressError(f"it has more than {limit >> 20} MiB when decompressed, the limit")
 
 
 def _check_complete(method: str, *, complete: bool) -> None:
@@ -126,27 +167,29 @@ def _lz4(data: bytes) -> bytes:
     return b"".join(chunks)
 
 
-def _unlz4(data: bytes) -> tuple[bytes, int]:
-    """Return the content of the frame that `data` starts with, and the frame's length.
+def _unlz4(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    """Return the content of the frame at `start` of `data`, and the frame's length.
 
     Raises CompressError, and HostError when the library is missing.
     """
     library = _lz4_library()
     bound = library.LZ4_compressBound(_LZ4_BLOCK)
     target = ctypes.create_string_buffer(_LZ4_BLOCK)
-    chunks = []
-    offset = len(_LZ4_MAGIC)
+    chunks, total = [], 0
+    offset = start + len(_LZ4_MAGIC)
     while size := int.from_bytes(data[offset : offset + 4], "little"):
-        block = data[offset + 4 : offset + 4 + size]
+        block = data[offset + 4 : offset + 4 + min(size, bound)]
         _check_complete("lz4", complete=len(block) == size or size > bound)
         length = library.LZ4_decompress_safe(block, target, len(block), _LZ4_BLOCK)
         if size > bound or length < 0:
             raise CompressError(
                 "the lz4 data is damaged, or what follows it does not start with four zeros"
             )
+        total += length
+        _check_limit(total, limit)
         chunks.append(ctypes.string_at(target, length))
         offset += 4 + size
-    return b"".join(chunks), offset
+    return b"".join(chunks), offset - start
 
 
 class _ZstdBuffer(ctypes.Structure):
@@ -185,34 +228,36 @@ def _zstd(data: bytes) -> bytes:
     return ctypes.string_at(target, _check_zstd(library, status))
 
 
-def _unzstd(data: bytes) -> tuple[bytes, int]:
-    """Return the content of the frame that `data` starts with, and the frame's length.
+def _unzstd(data: bytes, offset: int, limit: int) -> tuple[bytes, int]:
+    """Return the content of the frame at `offset` of `data`, and the frame's length.
 
     Raises CompressError, and HostError when the library is missing.
     """
     library = _zstd_library()
     stream = ctypes.c_void_p(library.ZSTD_createDStream())
     try:
-        return _decompress_zstd_frame(library, stream, data)
+        return _decompress_zstd_frame(library, stream, data, offset, limit)
     finally:
         library.ZSTD_freeDStream(stream)
 
 
 def _decompress_zstd_frame(
-    library: ctypes.CDLL, stream: ctypes.c_void_p, data: bytes
+    library: ctypes.CDLL, stream: ctypes.c_void_p, data: bytes, offset: int, limit: int
 ) -> tuple[bytes, int]:
-    source = _ZstdBuffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
+    source = _ZstdBuffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), offset)
     chunk = ctypes.create_string_buffer(_ZSTD_CHUNK)
-    chunks = []
+    chunks, total = [], 0
     remaining = 1  # a hint of the library, in bytes; 0: the frame is complete
     while remaining:
         target = _ZstdBuffer(ctypes.cast(chunk, ctypes.c_void_p), _ZSTD_CHUNK, 0)
         status = library.ZSTD_decompressStream(stream, ctypes.byref(target), ctypes.byref(source))
         remaining = _check_zstd(library, status)
+        total += target.pos
+        _check_limit(total, limit)
         chunks.append(ctypes.string_at(chunk, target.pos))
         exhausted = source.pos == len(data) and target.pos < _ZSTD_CHUNK
         _check_complete("zstd", complete=not (remaining and exhausted))
-    return b"".join(chunks), source.pos
+    return b"".join(chunks), source.pos - offset
 
 
 def _check_zstd(library: ctypes.CDLL, status: int) -> int:
@@ -230,7 +275,7 @@ _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": _zstd,
     "lz4": _lz4,
 }
-_DECOMPRESSORS: dict[bytes, Callable[[bytes], tuple[bytes, int]]] = {  # by magic number
+_DECOMPRESSORS: dict[bytes, Callable[[bytes, int, int], tuple[bytes, int]]] = {  # by magic number
     b"\x1f\x8b": _gunzip,
     b"\xfd7zXZ\0": _unxz,
     b"\x28\xb5\x2f\xfd": _unzstd,

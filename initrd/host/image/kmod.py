@@ -4,7 +4,8 @@ Reads the text files that depmod writes and those that come with the kernel, eac
 needed; the modules themselves are not opened. In a module's name `-` and `_` are the same.
 
 Symbolic links are followed as in the root that the directory is part of, and never out of it: the
-root may be untrusted, and its links must not reach other files of the host.
+root may be untrusted, and its links must not reach other files of the host. For the same reason the
+files, and what one of them can cause, are limited.
 
 Source: modules.dep(5), modprobe.d(5), the kernel's Documentation/kbuild/kbuild.rst.
 """
@@ -12,14 +13,21 @@ Source: modules.dep(5), modprobe.d(5), the kernel's Documentation/kbuild/kbuild.
 import os
 import re
 from functools import cached_property
+from itertools import islice
 from shlex import quote
 
 from initrd.errors import HostError, reason
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.rootfile import MODULE_LIST, find_in_root, list_directory, read_file
 from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # In a root; the second one for roots whose /lib is not a link to /usr/lib.
 MODULE_DIRECTORIES = ("usr/lib/modules", "lib/modules")
+MAX_MODULES = 20_000  # of a kernel, and dependencies of one module; all of Linux has some 10,000
+_MAX_VERSIONS_NAMED = 5  # in a message
 
 
 class SoftDependency(Record):
@@ -73,7 +81,10 @@ class ModuleTree:
 
     def dependencies(self, name: str) -> tuple[str, ...]:
         """Return the modules whose symbols `name` uses, in the order to load them."""
-        files = self._line(name).partition(":")[2].split()
+        files = self._line(name).partition(":")[2].split(None, MAX_MODULES)
+        if len(files) > MAX_MODULES:
+            why = f"it has more than {MAX_MODULES} dependencies"
+            raise HostError(f"module {name} of {self.directory}", why, self.hint)
         return tuple(module_name(file) for file in reversed(files))
 
     def soft_dependencies(self, name: str) -> SoftDependency:
@@ -92,7 +103,8 @@ class ModuleTree:
         """Return names that `word` may be a misspelling of."""
         from difflib import get_close_matches  # noqa: PLC0415 - only to explain a failure
 
-        return get_close_matches(canonical_name(word), [*self._lines, *self._builtin])
+        names = islice((*self._lines, *self._builtin), MAX_MODULES)
+        return get_close_matches(canonical_name(word), names)
 
     @property
     def hint(self) -> str:
@@ -114,12 +126,25 @@ class ModuleTree:
             ) from None
 
     def _find_alias(self, alias: str) -> tuple[str, ...] | None:
-        pattern = re.escape(alias).replace("_", "[-_]")
-        if re.search(rf"\.alias={pattern}\0", self._read("modules.builtin.modinfo")):
+        """Return the modules with an alias in canonical form."""
+        if alias in self._builtin_aliases:
             return ()
-        found = re.findall(rf"^alias {pattern} (\S+)$", self._read("modules.alias"), re.MULTILINE)
-        names = tuple(sorted({canonical_name(name) for name in found} & self._lines.keys()))
-        return names or None
+        names = self._modules_by_alias.get(alias, ())
+        return tuple(sorted({*names} & self._lines.keys())) or None
+
+    @cached_property
+    def _builtin_aliases(self) -> frozenset[str]:
+        text = canonical_name(self._read("modules.builtin.modinfo"))
+        return frozenset(re.findall(r"\.alias=([^\0]*)\0", text))
+
+    @cached_property
+    def _modules_by_alias(self) -> dict[str, list[str]]:
+        """The names of modules by alias. One pass, however many aliases are looked up."""
+        found: dict[str, list[str]] = {}
+        text = canonical_name(self._read("modules.alias"))
+        for alias, name in re.findall(r"^alias (\S+) (\S+)$", text, re.MULTILINE):
+            found.setdefault(alias, []).append(name)
+        return found
 
     @cached_property
     def _builtin(self) -> frozenset[str]:
@@ -127,20 +152,18 @@ class ModuleTree:
 
     @cached_property
     def _soft_dependencies(self) -> dict[str, SoftDependency]:
-        found: dict[str, SoftDependency] = {}
+        found: dict[str, list[list[str]]] = {}
         for line in self._read("modules.softdep").split("\n"):
             words = line.split()
             if len(words) > 2 and words[0] == "softdep":
-                name = canonical_name(words[1])
-                found[name] = add_softdep(found.get(name, SoftDependency()), words[2:])
-        return found
+                found.setdefault(canonical_name(words[1]), []).append(words[2:])
+        return {name: parse_softdeps(lines) for name, lines in found.items()}
 
     def _read(self, name: str, *, required: bool = False) -> str:
         """Return the contents of a file of the directory; empty when it is missing."""
         path = self._resolve(name)
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                return file.read()
+            return read_file(path, MODULE_LIST).decode(errors="surrogateescape")
         except FileNotFoundError as error:  # only modules.dep is there for every kernel
             if required:
                 raise self._explain_missing_modules_dep() from error
@@ -151,7 +174,7 @@ class ModuleTree:
     def _resolve(self, name: str) -> str:
         """Return the path of a file of the directory, which need not exist. Raises HostError."""
         path = os.path.join(self.directory, name)
-        resolved = resolve_in_root(self._root, os.path.join(self._path_in_root, name))
+        resolved = find_in_root(self._root, os.path.join(self._path_in_root, name))
         if not resolved and os.path.exists(path):
             raise HostError(f"cannot read {path}", f"it leads out of {self._root}")
         return resolved or path
@@ -159,13 +182,14 @@ class ModuleTree:
     def _explain_missing_modules_dep(self) -> HostError:
         failure = f"{self.directory} is no directory of a kernel's modules"
         try:
-            names = sorted(os.listdir(self.directory))
+            names = sorted(list_directory(self._resolve("")))
         except OSError as error:
             return HostError(failure, reason(error))
         paths = [os.path.join(self.directory, name) for name in names]
         versions = [path for path in paths if os.path.exists(f"{path}/modules.dep")]
         if versions:
-            return HostError(failure, "it holds those of several", " or ".join(versions))
+            some = " or ".join(versions[:_MAX_VERSIONS_NAMED])
+            return HostError(failure, "it holds those of several", some)
         return HostError(failure, "it has no modules.dep", self.hint)
 
 
@@ -178,12 +202,15 @@ def _split_root(directory: str) -> tuple[str, str]:
     return directory, ""
 
 
-def add_softdep(known: SoftDependency, words: list[str]) -> SoftDependency:
-    """Return `known` with the words of one more softdep line: `pre: NAME… post: NAME…`."""
-    before, after, current = [*known.before], [*known.after], None
-    for word in words:
-        if word in ("pre:", "post:"):
-            current = before if word == "pre:" else after
-        elif current is not None:  # modprobe ignores words before `pre:` and `post:`
-            current.append(word)
+def parse_softdeps(lines: "Iterable[list[str]]") -> SoftDependency:
+    """Return the soft dependencies in the words of some lines: `pre: NAME… post: NAME…`."""
+    before: list[str] = []
+    after: list[str] = []
+    for words in lines:
+        current = None
+        for word in words:
+            if word in ("pre:", "post:"):
+                current = before if word == "pre:" else after
+            elif current is not None:  # modprobe ignores words before `pre:` and `post:`
+                current.append(word)
     return SoftDependency(tuple(before), tuple(after))

@@ -1,17 +1,25 @@
 """Read and list an initramfs image: cpio archives in a row, with zeros between, some compressed.
 
-The image is read as the kernel reads it. Nothing is written to a file system.
+The image is read as the kernel reads it. Nothing is written to a file system. An image may come
+from anywhere: what it unpacks to, its parts and its entries are limited, and the time is linear in
+its size.
 
 Source: the kernel's init/initramfs.c.
 """
 
-import os
+import re
 import stat
 from collections.abc import Generator, Iterator
 
 from initrd.errors import HostError, reason
 from initrd.host.image.cpio import HEADER_SIZE, MAGIC, MAGIC_CRC, TRAILER, Entry
+from initrd.host.system.rootfile import IMAGE, read_input
 from initrd.record import Record
+
+MAX_PARTS = 10_000  # compressed streams; images of distributions have up to 5
+MAX_ENTRIES = 1_000_000  # files, in all archives; a whole distribution has some 300,000
+_PATH_MAX = 4096  # bytes of a name, or of a link's target; the kernel skips an entry with more
+_ZEROS = re.compile(rb"\0*")
 
 
 class ImageError(ValueError):
@@ -24,33 +32,30 @@ def read_entries(image: bytes) -> Iterator[Entry]:
     A further name of a file already seen has `link` set. The file's content is with its first name
     or with its last: that depends on the program that wrote the archive.
 
-    Raises ImageError where the image is damaged, after the entries before were yielded, and
-    HostError when a library is missing.
+    Raises ImageError where the image is damaged or has more than the limits, after the entries
+    before were yielded, and HostError when a library is missing.
     """
     if not image:
         raise ImageError("it is empty")
-    offset = 0
+    offset, reader = 0, _Reader()
     while offset < len(image):
         if image[offset] == 0:
-            offset += 1
+            offset = _skip_zeros(image, offset)
         elif _is_archive(image, offset):
-            offset = yield from _read_archive(image, offset)
+            offset = yield from reader.read_archive(image, offset)
         else:
-            offset = yield from _read_compressed(image, offset)
+            offset = yield from reader.read_compressed(image, offset)
 
 
 def list_image(path: str) -> Iterator[str]:
     """Yield a line for each file in the image at `path`.
 
-    Raises HostError when it cannot be read, or where it is damaged.
+    A pipe that this process has as a descriptor is read, too: `/dev/stdin`, or what a shell makes
+    of `<(command)`. Raises HostError when the image cannot be read, or where it is damaged.
     """
     try:
-        with open(path, "rb") as file:
-            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):  # a terminal; /dev/urandom has no end
-                raise HostError(f"cannot read {path}", "it is neither a file nor a pipe")
-            image = file.read()
-        yield from map(format_entry, read_entries(image))
-    except MemoryError as error:  # a few kB of compressed zeros are enough
+        yield from map(format_entry, read_entries(read_input(path, IMAGE)))
+    except MemoryError as error:
         raise HostError(f"cannot read {path}", "it takes more memory than there is") from error
     except OSError as error:
         raise HostError(f"cannot read {path}", reason(error)) from error
@@ -92,52 +97,76 @@ class _Header(Record):
 
 
 def _is_archive(image: bytes, offset: int) -> bool:
-    return offset % 4 == 0 and image[offset : offset + len(MAGIC)] in (MAGIC, MAGIC_CRC)
+    return offset % 4 == 0 and image.startswith((MAGIC, MAGIC_CRC), offset)
 
 
-def _read_compressed(image: bytes, offset: int) -> Generator[Entry, None, int]:
-    """Yield the entries of the compressed stream at `offset`; return the offset of its end."""
-    from initrd.host.image import compress  # noqa: PLC0415 - most images are not compressed
-
-    try:
-        content, size = compress.decompress(image[offset:])
-    except compress.CompressError as error:
-        raise ImageError(f"byte {offset}: {error}") from error
-    try:
-        yield from _read_archives(content)
-    except ImageError as error:
-        raise ImageError(f"in what is compressed at byte {offset}: {error}") from error
-    return offset + size
+def _skip_zeros(image: bytes, offset: int) -> int:
+    found = _ZEROS.match(image, offset)
+    return found.end() if found else offset
 
 
-def _read_archives(content: bytes) -> Iterator[Entry]:
-    offset = 0
-    while offset < len(content):
-        if content[offset] == 0:
-            offset += 1
-        elif _is_archive(content, offset):
-            offset = yield from _read_archive(content, offset)
-        else:
-            raise ImageError(f"byte {offset}: no cpio archive starts here")
+class _Reader:
+    """Reads the parts of one image, and counts what is limited."""
+
+    def __init__(self) -> None:
+        self._parts = self._entries = 0
+        self._size = IMAGE.size  # bytes that the next parts may have when decompressed
+
+    def read_compressed(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
+        """Yield the entries of the compressed stream at `offset`; return the offset of its end."""
+        from initrd.host.image import compress  # noqa: PLC0415 - most images are not compressed
+
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise ImageError(f"byte {offset}: it has more than {MAX_PARTS} compressed parts")
+        try:
+            content, size = compress.decompress(image, self._size, offset)
+        except compress.CompressError as error:
+            raise ImageError(f"byte {offset}: {error}") from error
+        self._size -= len(content)
+        try:
+            yield from self._read_archives(content)
+        except ImageError as error:
+            raise ImageError(f"in what is compressed at byte {offset}: {error}") from error
+        return offset + size
+
+    def read_archive(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
+        """Yield the entries of the archive at `offset`; return the offset of its end."""
+        first_names: dict[tuple[int, int, int], bytes] = {}
+        while True:
+            self._entries += 1
+            if self._entries > MAX_ENTRIES:
+                raise ImageError(f"byte {offset}: it has more than {MAX_ENTRIES} entries")
+            header = _read_header(image, offset)
+            name_offset = offset + HEADER_SIZE
+            body_offset = _align(name_offset + header.name_size)
+            name = _slice(image, offset, name_offset, header.name_size).rstrip(b"\0")
+            if name == TRAILER:
+                return min(body_offset, len(image))
+            body = _slice(image, offset, body_offset, header.size)
+            _check_lengths(offset, header)
+            link = b""
+            if stat.S_ISREG(header.mode) and header.nlink > 1:
+                first = first_names.setdefault(header.file_id, name)
+                link = first if first != name else b""
+            yield _make_entry(header, name, body, link)
+            offset = _align(body_offset + header.size)
+
+    def _read_archives(self, content: bytes) -> Generator[Entry, None, None]:
+        offset = 0
+        while offset < len(content):
+            if content[offset] == 0:
+                offset = _skip_zeros(content, offset)
+            elif _is_archive(content, offset):
+                offset = yield from self.read_archive(content, offset)
+            else:
+                raise ImageError(f"byte {offset}: no cpio archive starts here")
 
 
-def _read_archive(image: bytes, offset: int) -> Generator[Entry, None, int]:
-    """Yield the entries of the archive at `offset`; return the offset of its end."""
-    first_names: dict[tuple[int, int, int], bytes] = {}
-    while True:
-        header = _read_header(image, offset)
-        name_offset = offset + HEADER_SIZE
-        body_offset = _align(name_offset + header.name_size)
-        name = _slice(image, offset, name_offset, header.name_size).rstrip(b"\0")
-        if name == TRAILER:
-            return min(body_offset, len(image))
-        body = _slice(image, offset, body_offset, header.size)
-        link = b""
-        if stat.S_ISREG(header.mode) and header.nlink > 1:
-            first = first_names.setdefault(header.file_id, name)
-            link = first if first != name else b""
-        yield _make_entry(header, name, body, link)
-        offset = _align(body_offset + header.size)
+def _check_lengths(offset: int, header: _Header) -> None:
+    target_size = header.size if stat.S_ISLNK(header.mode) else 0
+    if max(header.name_size, target_size) > _PATH_MAX:
+        raise ImageError(f"byte {offset}: the entry's name or link has more than {_PATH_MAX} bytes")
 
 
 def _read_header(image: bytes, offset: int) -> _Header:

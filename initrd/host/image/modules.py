@@ -8,6 +8,7 @@ may have another name (iso9660 is in isofs), and by its name, because kernels be
 the aliases of built-in modules.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 
@@ -27,6 +28,9 @@ _DISK_DRIVERS = {  # by the beginning of the device's name; one module of each t
     "sr": (_CONTROLLERS, ("sr_mod",)),
     "nvme": (("nvme",),),
 }
+_MAX_EDGES = 200_000  # dependencies in an image; all modules of a distribution have some 30,000
+_MAX_STEPS = 2_000_000  # of the search for circles of soft dependencies: some seconds
+_MAX_CIRCLE_NAMED = 20  # modules, in a message
 Graph = dict[str, list[str]]  # a module, and the modules to load before it
 
 
@@ -122,18 +126,18 @@ def load_order(tree: ModuleTree, names: Iterable[str]) -> list[str]:
     """
     graph: Graph = {}
     soft_edges: list[tuple[str, str]] = []  # the module to load first, and the other one
-    queue = list(names)
+    queue, edge_count = deque(names), 0
     while queue:
-        name = queue.pop(0)
+        name = queue.popleft()
         if name in graph:
             continue
         graph[name] = list(tree.dependencies(name))
         before, after = _find_soft_dependencies(tree, name)
         soft_edges += [(other, name) for other in before] + [(name, other) for other in after]
+        edge_count += len(graph[name]) + len(before) + len(after)
+        _check_count(tree, edge_count, _MAX_EDGES)
         queue += [*graph[name], *before, *after]
-    for first, second in soft_edges:
-        if not _depends_on(graph, first, second):
-            graph[second].append(first)
+    _add_soft_edges(tree, graph, soft_edges)
     return _sort(tree, graph)
 
 
@@ -195,30 +199,60 @@ def _hint(tree: ModuleTree, requirement: Requirement) -> str:
 def _find_soft_dependencies(tree: ModuleTree, name: str) -> tuple[list[str], list[str]]:
     """Return the modules to load before and after `name`, without those that do not exist."""
     soft = tree.soft_dependencies(name)
-    before = [other for word in soft.before for other in tree.find(word) or ()]
-    after = [other for word in soft.after for other in tree.find(word) or ()]
-    return before, after
+    return _find_all(tree, soft.before), _find_all(tree, soft.after)
 
 
-def _depends_on(graph: Graph, module: str, dependency: str) -> bool:
-    """Return whether `module` is `dependency`, or has to be loaded after it."""
+def _find_all(tree: ModuleTree, words: Iterable[str]) -> list[str]:
+    """Return the modules of names or aliases. Many aliases of many modules would multiply."""
+    found: list[str] = []
+    for word in words:
+        found += tree.find(word) or ()
+        _check_count(tree, len(found), _MAX_EDGES)
+    return found
+
+
+def _add_soft_edges(tree: ModuleTree, graph: Graph, edges: list[tuple[str, str]]) -> None:
+    """Add the soft dependencies to the graph, but not those that would close a circle."""
+    step_count = 0
+    for first, second in edges:
+        is_circle, steps = _depends_on(graph, first, second, _MAX_STEPS - step_count)
+        step_count += steps
+        _check_count(tree, step_count, _MAX_STEPS)
+        if not is_circle:
+            graph[second].append(first)
+
+
+def _check_count(tree: ModuleTree, count: int, limit: int) -> None:
+    if count > limit:
+        why = "there are too many dependencies and soft dependencies among them"
+        raise HostError(f"cannot order the modules in {tree.directory}", why, tree.hint)
+
+
+def _depends_on(graph: Graph, module: str, dependency: str, limit: int) -> tuple[bool, int]:
+    """Return whether `module` is `dependency`, or has to be loaded after it, and the steps taken.
+
+    The search ends after more than `limit` steps.
+    """
     seen: set[str] = set()
-    queue = [module]
-    while queue:
+    queue, steps = [module], 0
+    while queue and steps <= limit:
         name = queue.pop()
         if name == dependency:
-            return True
+            return True, steps
         if name not in seen:
             seen.add(name)
             queue += graph[name]
-    return False
+            steps += 1 + len(graph[name])
+    return False, steps
 
 
 def _sort(tree: ModuleTree, graph: Graph) -> list[str]:
     try:
         return list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        circle = " needs ".join(reversed(error.args[1]))
+        names = error.args[1][::-1]
+        circle = " needs ".join(names[:_MAX_CIRCLE_NAMED])
+        circle += " needs …" if len(names) > _MAX_CIRCLE_NAMED else ""
         raise HostError(
             f"cannot order the modules in {tree.directory}", circle, tree.hint
         ) from None

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
 from initrd.host.machine.locate import runtime_directory
-from initrd.host.machine.rootfs import read_release
 from initrd.host.qemu.argv import path_stream
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.rootfile import find_in_root
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -49,17 +48,16 @@ def connect_command(address: str, vmlinux: str) -> str:
     return join(["gdb", *([vmlinux] if vmlinux else []), "-ex", f"target remote {address}"])
 
 
-def find_vmlinux(image: str, root: str) -> str:
+def find_vmlinux(image: str, release: str, root: str) -> str:
     """Return the file with the symbols of a kernel image; empty when there is none.
 
     It is the image itself, that of the build tree whose image this is, or one in the directory
-    `root`. Raises HostError when the image cannot be read.
+    `root`. Raises HostError when that cannot be searched.
     """
     folder, name = os.path.split(image)
     tree, architectures = os.path.split(os.path.dirname(os.path.dirname(folder)))
     is_in_tree = (architectures, os.path.basename(folder)) == ("arch", "boot")
-    release = read_release(image)
-    installed = (resolve_in_root(root, path.format(release)) for path in _SYMBOLS if release)
+    installed = (find_in_root(root, path.format(release)) for path in _SYMBOLS if release)
     candidates = (
         image if name == "vmlinux" else "",
         f"{tree}/vmlinux" if is_in_tree else "",

@@ -13,7 +13,7 @@ from initrd.host.image.buildtree import BuildTree, is_build_tree
 from initrd.host.machine import locate
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import Kernel, find_module_directory
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.rootfile import find_in_root
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
 from initrd.options import Share
@@ -101,15 +101,15 @@ def _find_shares(directory: str, environment: "Mapping[str, str]") -> tuple[Shar
 def _check_place(machine: Machine, release: str) -> None:
     """Raise HostError when the guest has no place for a mount point of the modules."""
     root, directory = machine.root.source, f"{_MODULES}/{release}"
-    has_directory = os.path.isdir(resolve_in_root(root, directory))
+    has_directory = os.path.isdir(find_in_root(root, directory))
     if machine.overlay or has_directory or _is_in_share(machine, directory):
         return
-    parent = resolve_in_root(root, _MODULES)
+    parent = find_in_root(root, _MODULES)
     if os.path.isdir(parent) and not _has_files(parent):
         return
     has_others = f"/{_MODULES} of the root has other versions only"
     why = has_others if parent else f"the root has no /{_MODULES}"
-    top = parent or os.path.join(resolve_in_root(root, "lib") or f"{root}/lib", "modules")
+    top = parent or os.path.join(find_in_root(root, "lib") or f"{root}/lib", "modules")
     hint = f"mkdir -p {quote(os.path.join(top, release))}, or --overlay"
     raise HostError("cannot mount them there", why, hint)
 
@@ -123,7 +123,10 @@ def _is_in_share(machine: Machine, directory: str) -> bool:
 
 def _has_files(directory: str) -> bool:
     """Return whether a directory is not empty; an empty path is no directory."""
+    if not directory:
+        return False
     try:
-        return bool(directory and os.listdir(directory))
+        with os.scandir(directory) as entries:
+            return any(True for _ in entries)
     except OSError:  # it cannot be read: what is in it is not to be hidden
         return True

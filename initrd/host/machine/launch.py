@@ -19,6 +19,7 @@ from initrd.host.machine.rootfs import (
     find_built_kernel,
     find_kernel,
     find_module_directory,
+    open_kernel,
     read_release,
 )
 from initrd.host.qemu import argv
@@ -56,6 +57,12 @@ class Launch(Record):
     warm: "Warm | None" = None  # how to start from a template; None: boot
     remark: str = ""  # for --verbose and --dry-run; may have several lines
     warning: str = ""  # for standard error: other users could change the cache
+    release: str = ""  # of the kernel, as `uname -r` prints it; empty: unknown
+
+    @property
+    def is_uncompressed(self) -> bool:
+        """Whether QEMU starts the uncompressed kernel in place of the image."""
+        return self.setup.kernel.path != self.kernel
 
 
 class Warm(Record):
@@ -90,14 +97,14 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         module_requirements(machine, cmdline),
         cache,
     )
-    vmlinux = find_pvh_kernel(hardware, kernel.image, qemu, cache, kaslr=machine.kaslr)
+    started = _open_started_kernel(machine, kernel, hardware, qemu, cache)
     setup = Setup(
         program=qemu,
         hardware=hardware,
-        kernel=vmlinux.file if vmlinux else OpenFile(kernel.image),
+        kernel=started.file,
         initrd=initrd,
         cmdline=cmdline,
-        firmware=vmlinux.firmware if vmlinux else "",
+        firmware=started.firmware,
         shares=(*all_shares(machine), *of_guest.shares),
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
@@ -119,6 +126,7 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         gdb=machine.gdb,
         remark="\n".join(filter(None, remarks)),
         warning=without_cache if is_unsafe else "",
+        release=started.release,
     )
     if not machine.warm or machine.command is None:
         return launch
@@ -135,6 +143,34 @@ def explain_cache_problem(problem: HostError) -> str:
     """Return the message that nothing is kept for later starts, in one line."""
     hint = problem.hint or CACHE_HINT
     return f"going without a cache, so it starts later: {problem.what}: {problem.why}; try: {hint}"
+
+
+class _StartedKernel(Record):
+    """The kernel that QEMU gets, and the release of the image that it is from."""
+
+    file: OpenFile
+    firmware: str
+    release: str
+
+
+def _open_started_kernel(
+    machine: Machine, kernel: Kernel, hardware: Hardware, qemu: str, cache: Cache
+) -> _StartedKernel:
+    """Open the image, or the uncompressed kernel in it where QEMU is to start that.
+
+    QEMU gets the descriptor and not the path, where another file may be by then. Raises HostError.
+    """
+    image = open_kernel(kernel)
+    try:
+        release = read_release(image)
+        vmlinux = find_pvh_kernel(hardware, image, qemu, cache, kaslr=machine.kaslr)
+    except BaseException:
+        os.close(image.descriptor)
+        raise
+    if not vmlinux:
+        return _StartedKernel(image, "", release)
+    os.close(image.descriptor)
+    return _StartedKernel(vmlinux.file, vmlinux.firmware, release)
 
 
 def random_uuid() -> str:
@@ -193,18 +229,20 @@ def select_kernel(machine: Machine) -> Kernel:
     root = machine.root.source
     if not machine.kernel:
         found = find_kernel(root)
-        check_readable(found.image)
+        check_readable(found)
         return found.replace(modules=machine.modules) if machine.modules else found
     image = os.path.abspath(machine.kernel)
     if os.path.isdir(image):
-        built = find_built_kernel(image, find_arch(machine.arch))
-        check_readable(built.image)
+        built = find_built_kernel(image, find_arch(machine.arch)).replace(named=True)
+        check_readable(built)
         return built.replace(modules=machine.modules) if machine.modules else built
-    if not os.path.isfile(image):
-        raise HostError(f"cannot use {machine.kernel} as the kernel", "there is no such file")
-    check_readable(image)
-    release = read_release(image)
-    return Kernel(release, image, machine.modules or find_module_directory(root, release))
+    opened = open_kernel(Kernel("", image, named=True))
+    try:
+        release = read_release(opened)
+    finally:
+        os.close(opened.descriptor)
+    modules_directory = machine.modules or find_module_directory(root, release)
+    return Kernel(release, image, modules_directory, named=True)
 
 
 def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:

@@ -5,7 +5,7 @@ import stat
 
 from initrd.errors import HostError
 from initrd.host.machine.config import Machine
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.rootfile import find_in_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def find_init(given: str, environment: "Mapping[str, str]") -> str:
     """
     given = given or environment.get("INITRD_INIT", "")
     for path in (given,) if given else INIT_PLACES:
-        if os.path.isfile(path):
+        if os.path.isfile(path) or (given and os.path.exists(path)):  # `read_init` checks its kind
             return os.path.realpath(path)
     where = given or ", ".join(INIT_PLACES)
     raise HostError(
@@ -92,7 +92,7 @@ def find_target(root: str, init: str) -> str:
     if "/" in init:
         raise HostError(f"cannot use {init} as init", "it is not an absolute path", f"/{init}")
     for folder in TARGET_FOLDERS:
-        path = resolve_in_root(root, f"{folder}/{init}")
+        path = find_in_root(root, f"{folder}/{init}")
         if path and _is_program(path):
             return f"/{folder}/{init}"
     where = ", ".join(f"/{folder}" for folder in TARGET_FOLDERS)
@@ -104,8 +104,8 @@ def is_in_guest(machine: Machine, path: str) -> bool:
     for share in machine.shares:
         if path.startswith(f"{share.target}/"):
             inside = path.removeprefix(share.target)
-            return _is_program(resolve_in_root(share.source, inside))
-    return _is_program(resolve_in_root(machine.root.source, path))
+            return _is_program(find_in_root(share.source, inside))
+    return _is_program(find_in_root(machine.root.source, path))
 
 
 def cache_directory(environment: "Mapping[str, str]") -> str:

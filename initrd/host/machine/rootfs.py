@@ -1,7 +1,7 @@
 """Find the kernel of a root directory or a build tree, its release and its module directory.
 
-In the root directory only names and symbolic links are read. A link is resolved as in the guest,
-with `root` as the root directory, so that it never leads out of it.
+In the root directory only names and symbolic links are read to find it. A link is resolved as in
+the guest, with `root` as the root directory, so that it never leads out of it.
 """
 
 import os
@@ -11,11 +11,12 @@ from initrd.errors import HostError, reason
 from initrd.host.image import buildtree
 from initrd.host.image.kmod import MODULE_DIRECTORIES
 from initrd.host.qemu.arch import ARCHES, Arch
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.files import OpenFile
+from initrd.host.system.rootfile import KERNEL, find_in_root, list_directory, open_file
 from initrd.record import Record
 
 _SETUP_SIZE = 1 << 16  # bytes; the real-mode code of an x86 image, which has the release, is less
-_VERSION_PART = re.compile(r"\d+|[^\W\d_]+|~")
+_VERSION_PART = re.compile(r"[0-9]+|[^\W0-9_]+|~")  # other digits, such as ², are letters
 
 
 class Kernel(Record):
@@ -24,6 +25,7 @@ class Kernel(Record):
     release: str  # as `uname -r` prints it; empty: unknown
     image: str
     modules: str = ""  # the directory of its modules, or its build tree; empty: none
+    named: bool = False  # the user has named the image: links in its path may lead anywhere
 
 
 def find_kernel(root: str) -> Kernel:
@@ -70,38 +72,51 @@ def find_built_kernel(tree: str, arch: Arch) -> Kernel:
 def find_module_directory(root: str, release: str) -> str:
     """Return the module directory of the kernel `release` in `root`; empty when there is none."""
     for folder in MODULE_DIRECTORIES:
-        path = resolve_in_root(root, f"{folder}/{release}")
+        path = find_in_root(root, f"{folder}/{release}")
         if path and os.path.isdir(path):
             return path
     return ""
 
 
-def read_release(image: str) -> str:
-    """Return the release of a kernel image, from its header, else from its path.
+def open_kernel(kernel: Kernel) -> OpenFile:
+    """Return the image of a kernel, open for reading. Raises HostError."""
+    image = kernel.image
+    try:
+        limit = None if kernel.named else KERNEL  # a vmlinux with debug information is large
+        return OpenFile(image, open_file(image, limit, follow=kernel.named))
+    except FileNotFoundError as error:
+        raise HostError(f"cannot use {image} as the kernel", "there is no such file") from error
+    except PermissionError as error:  # in some distributions only root may read it
+        hint = f"sudo chmod o+r {image}, or a copy of it: --kernel FILE"
+        raise HostError(
+            f"cannot read the kernel {image}", "it is not for this user", hint
+        ) from error
+    except HostError as error:
+        raise HostError(f"cannot use {image} as the kernel", error.why) from error
+    except OSError as error:
+        raise HostError(f"cannot read the kernel {image}", reason(error)) from error
+
+
+def check_readable(kernel: Kernel) -> None:
+    """Raise HostError when the image of a kernel cannot be used."""
+    os.close(open_kernel(kernel).descriptor)
+
+
+def read_release(image: OpenFile) -> str:
+    """Return the release of an open kernel image, from its header, else from its path.
 
     Only x86 images have it in the header: Documentation/arch/x86/boot.rst, `kernel_version`.
     Raises HostError when the image cannot be read.
     """
     try:
-        with open(image, "rb") as file:
-            head = file.read(_SETUP_SIZE)
+        head = os.pread(image.descriptor, _SETUP_SIZE, 0)
     except OSError as error:
-        raise HostError(f"cannot read the kernel {image}", reason(error)) from error
+        raise HostError(f"cannot read the kernel {image.path}", reason(error)) from error
     if head[0x202:0x206] == b"HdrS":
         offset = int.from_bytes(head[0x20E:0x210], "little") + 0x200
         return head[offset : offset + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
-    folder, name = os.path.split(image)
+    folder, name = os.path.split(image.path)
     return name.removeprefix("vmlinuz-") if name != "vmlinuz" else os.path.basename(folder)
-
-
-def check_readable(image: str) -> None:
-    """Raise HostError for a kernel image that only root may read, as in some distributions."""
-    if not os.access(image, os.R_OK):
-        raise HostError(
-            f"cannot read the kernel {image}",
-            "it is not for this user",
-            f"sudo chmod o+r {image}, or a copy of it: --kernel FILE",
-        )
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
@@ -110,7 +125,7 @@ def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def _part_key(part: str) -> tuple[int, int, str]:
-    if part.isdigit():
+    if part.isascii() and part.isdigit():
         return (2, int(part), "")
     return {"~": (-2, 0, ""), "rc": (-1, 0, "")}.get(part, (1, 0, part))
 
@@ -120,10 +135,10 @@ def _images_by_release(root: str) -> dict[str, str]:
     images = {}
     for name in _list_directory(root, "boot"):
         if name.startswith("vmlinuz-"):
-            images[name.removeprefix("vmlinuz-")] = resolve_in_root(root, f"boot/{name}")
+            images[name.removeprefix("vmlinuz-")] = find_in_root(root, f"boot/{name}")
     for folder in reversed(MODULE_DIRECTORIES):
         for release in _list_directory(root, folder):
-            image = resolve_in_root(root, f"{folder}/{release}/vmlinuz")
+            image = find_in_root(root, f"{folder}/{release}/vmlinuz")
             if image:
                 images[release] = image
     return {release: image for release, image in images.items() if os.path.isfile(image)}
@@ -131,9 +146,9 @@ def _images_by_release(root: str) -> dict[str, str]:
 
 def _list_directory(root: str, folder: str) -> list[str]:
     """Return the names in a directory of `root`; none where there is no such directory."""
-    path = resolve_in_root(root, folder)
+    path = find_in_root(root, folder)
     try:
-        return os.listdir(path) if path else []
+        return list_directory(path) if path else []
     except NotADirectoryError:
         return []
     except OSError as error:

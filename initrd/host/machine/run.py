@@ -270,7 +270,8 @@ def _listen_for_gdb(launch: Launch, streams: HostStreams) -> "Iterator[int]":
         return
     with gdb.listen(launch.gdb, os.environ) as waiting:
         root = launch.setup.shares[0].source
-        command = gdb.connect_command(waiting.address, gdb.find_vmlinux(launch.kernel, root))
+        vmlinux = gdb.find_vmlinux(launch.kernel, launch.release, root)
+        command = gdb.connect_command(waiting.address, vmlinux)
         streams.on_waiting(f"the machine waits for gdb: {command}")
         yield waiting.listener.fileno()
 

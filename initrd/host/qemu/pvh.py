@@ -7,6 +7,8 @@ firmware qboot. A kernel that decompresses itself also moves itself to a random 
 that is started by its PVH entry point does not. Extracted kernels are cached. Where an image is in
 any way unusual, nothing is extracted, and QEMU boots the image.
 
+An image may come from a root that nobody has to trust: what is read of it is limited.
+
 Sources: the kernel's Documentation/arch/x86/boot.rst (`payload_offset`) and
 include/xen/interface/elfnote.h (`XEN_ELFNOTE_PHYS32_ENTRY`), elf(5).
 """
@@ -17,6 +19,7 @@ import struct
 from initrd.errors import HostError
 from initrd.host.system.cached import KERNELS, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
+from initrd.host.system.rootfile import KERNEL
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -32,6 +35,9 @@ _MAGIC_OFFSET, _MAGIC = 0x202, b"HdrS"  # the setup header of an x86 image
 _PROTOCOL = 0x208  # the first version of the boot protocol with payload_offset
 _ELF64_LITTLE, _X86_64 = b"\x7fELF\x02\x01", 62
 _PT_NOTE, _ENTRY_NOTE = 4, 18
+_PROGRAM_HEADER_SIZE = 56  # bytes
+_MAX_NOTES = 1000  # of a kernel, which has some 20
+_OWNER = b"Xen\0"
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _HEAD_SIZE = 1 << 16  # bytes; the payload of an image begins before
 _SIZE_FIELD = 4  # bytes at the end of the payload: its size when decompressed
@@ -45,9 +51,9 @@ class PvhKernel(Record):
 
 
 def find_pvh_kernel(
-    hardware: "Hardware", kernel: str, qemu: str, cache: Cache, *, kaslr: bool = False
+    hardware: "Hardware", kernel: OpenFile, qemu: str, cache: Cache, *, kaslr: bool = False
 ) -> PvhKernel | None:
-    """Return the uncompressed kernel of the image `kernel`; None: QEMU boots the image.
+    """Return the uncompressed kernel of the open image `kernel`; None: QEMU boots the image.
 
     Only on the default machine type of an architecture that has a small firmware. With KVM, a
     kernel compressed by LZ4 is decompressed so fast that nothing would be gained. `kaslr`: the
@@ -64,10 +70,9 @@ def find_pvh_kernel(
     return PvhKernel(file, find_firmware(hardware.arch.firmware, qemu))
 
 
-def _has_lz4_payload(path: str) -> bool:
+def _has_lz4_payload(kernel: OpenFile) -> bool:
     try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_SIZE)
+        head = os.pread(kernel.descriptor, _HEAD_SIZE, 0)
     except OSError:  # QEMU reports the error when it reads the image
         return False
     return _payload(head).startswith(_LZ4_LEGACY)
@@ -86,24 +91,28 @@ def find_firmware(name: str, qemu: str) -> str:
     return ""
 
 
-def open_vmlinux(image: str, cache: Cache) -> int:
-    """Return a descriptor of the ELF file inside the image at this path; -1 for none.
+def open_vmlinux(image: OpenFile, cache: Cache) -> int:
+    """Return a descriptor of the ELF file inside an open image; -1 for none.
 
     The cache also holds that there is none: as an empty file.
     """
     folder = CacheFolder(cache, KERNELS, CACHED_KERNELS)
-    descriptor = open_cached(folder, image, lambda: CacheEntry(read_vmlinux(image), (image,)))
+    descriptor = open_cached(
+        folder,
+        image.path,
+        lambda: CacheEntry(read_vmlinux(image.descriptor), (image.path,)),
+    )
     if os.fstat(descriptor).st_size:
         return descriptor
     os.close(descriptor)
     return -1
 
 
-def read_vmlinux(path: str) -> bytes:
-    """Return the ELF file inside the image at `path`; empty for none, or an unreadable image."""
+def read_vmlinux(image: int) -> bytes:
+    """Return the ELF file inside an image; empty for none, or one that is unreadable or huge."""
     try:
-        with open(path, "rb") as file:
-            return extract_vmlinux(file.read())
+        size = os.fstat(image).st_size
+        return extract_vmlinux(os.pread(image, size, 0)) if size <= KERNEL.size else b""
     except OSError:  # QEMU reports the error when it reads the image
         return b""
 
@@ -119,7 +128,7 @@ def has_pvh_entry(elf: bytes) -> bool:
     try:
         if not elf.startswith(_ELF64_LITTLE) or struct.unpack_from("<H", elf, 18)[0] != _X86_64:
             return False
-        return ("Xen", _ENTRY_NOTE) in set(_notes(elf))
+        return (_OWNER, _ENTRY_NOTE) in set(_notes(elf))
     except struct.error:  # the file is truncated
         return False
 
@@ -143,20 +152,37 @@ def _decompress(payload: bytes) -> bytes:
     if payload.startswith(_LZ4_LEGACY):  # the format has no end mark: zeros end it
         payload = payload[:-_SIZE_FIELD] + bytes(_SIZE_FIELD)
     try:
-        return compress.decompress(payload)[0]
+        return compress.decompress(payload, KERNEL.size)[0]
     except (compress.CompressError, HostError):  # unknown method, or its library is not installed
         return b""
 
 
-def _notes(elf: bytes) -> "Iterator[tuple[str, int]]":
-    """Yield owner and type of each note. Raises struct.error for a truncated file."""
-    (headers,) = struct.unpack_from("<Q", elf, 32)
-    header_size, count = struct.unpack_from("<HH", elf, 54)
-    for header in range(headers, headers + header_size * count, header_size or 1):
-        segment_type, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, header)
-        end = offset + length
-        while segment_type == _PT_NOTE and offset < end:
-            name_size, data_size, note_type = struct.unpack_from("<III", elf, offset)
-            name = elf[offset + 12 : offset + 12 + name_size]
-            yield name.rstrip(b"\0").decode("latin-1"), note_type
+def _notes(elf: bytes) -> "Iterator[tuple[bytes, int]]":
+    """Yield owner and type of the first _MAX_NOTES notes; of a long owner only the beginning.
+
+    Raises struct.error for a truncated file.
+    """
+    left = _MAX_NOTES
+    for kind, start, length in _segments(elf):
+        offset = start
+        while kind == _PT_NOTE and offset < start + length and left:
+            name_size, data_size, note_type = _unpack("<III", elf, offset)
+            yield elf[offset + 12 : offset + 12 + min(name_size, len(_OWNER))], note_type
             offset += 12 + (name_size + 3) // 4 * 4 + (data_size + 3) // 4 * 4
+            left -= 1
+
+
+def _segments(elf: bytes) -> "Iterator[tuple[int, int, int]]":
+    """Yield type, offset and size of each segment. Raises struct.error for a truncated file."""
+    (headers,) = _unpack("<Q", elf, 32)
+    header_size, count = _unpack("<HH", elf, 54)
+    for number in range(count if header_size == _PROGRAM_HEADER_SIZE else 0):
+        header = _unpack("<IIQQQQ", elf, headers + header_size * number)
+        yield header[0], header[2], header[5]
+
+
+def _unpack(form: str, data: bytes, offset: int) -> "tuple[int, ...]":
+    """Return the numbers at `offset`. Raises struct.error where they are not in the data."""
+    if offset > len(data):  # it may have more than 63 bits, which unpack_from() does not take
+        raise struct.error("the offset is not in the file")
+    return struct.unpack_from(form, data, offset)

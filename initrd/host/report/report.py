@@ -50,7 +50,7 @@ def describe_launch(launch: "Launch") -> dict[str, str]:
         "accelerator": launch.setup.hardware.accelerator,
         "architecture": launch.setup.hardware.arch.name,
         "kernel": launch.kernel,
-        "started": "uncompressed" if launch.setup.kernel.is_open else "as it is",
+        "started": "uncompressed" if launch.is_uncompressed else "as it is",
         "root": launch.setup.shares[0].source,
     }
 

@@ -1,4 +1,4 @@
-"""Write the files that a user names, atomically, and resolve paths inside a root directory.
+"""Write the files that a user names, atomically.
 
 `save_file` writes a temporary file and renames it, so that a reader never finds a file that is half
 written. Files that chrootvm keeps for itself are not written here: `PrivateFolder` does that.
@@ -9,7 +9,6 @@ import stat
 import sys
 
 from initrd.errors import HostError, reason
-from initrd.inroot import resolve
 from initrd.record import Record
 
 
@@ -80,25 +79,6 @@ def check_writable(output: str) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         why = "it is not for this user to write to" if os.path.isdir(folder) else "it is not there"
         raise HostError(f"cannot write {output}", f"the directory {folder}: {why}")
-
-
-def resolve_in_root(root: str, path: str) -> str:
-    """Return the file that `path` names when `root` is `/`; empty when it does not exist.
-
-    The result is a path on the host without symbolic links below `root`. Raises HostError when
-    the links form a circle or a directory cannot be searched.
-    """
-
-    def read_link(inside: str) -> str:
-        link = root + inside
-        return os.readlink(link) if stat.S_ISLNK(os.lstat(link).st_mode) else ""
-
-    try:
-        return os.path.join(root, resolve(path, read_link).lstrip("/"))
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except OSError as error:
-        raise HostError(f"cannot follow {path} in {root}", reason(error)) from error
 
 
 def _remove_if_exists(path: str) -> None:

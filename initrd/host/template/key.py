@@ -31,7 +31,7 @@ def template_key(launch: Launch) -> str:
         __version__,
         _read("/proc/sys/kernel/random/boot_id"),
         [(path, file_state(path)) for path in files],
-        setup.kernel.is_open,  # uncompressed
+        launch.is_uncompressed,
         _identify(setup.initrd),
         warm_of(launch).cmdline,
         setup.hardware,

@@ -142,10 +142,10 @@ def test_read_init_returns_an_elf_program(tmp_path: Path) -> None:
     ("name", "why"),
     [
         pytest.param("nowhere", "No such file or directory", id="missing"),
-        pytest.param(".", "it is no regular file", id="a directory"),
+        pytest.param(".", "Is a directory", id="a directory"),
         pytest.param("script", "it is no ELF program", id="a script"),
         pytest.param("empty", "it is no ELF program", id="empty"),
-        pytest.param("nul", "it is no regular file", id="a device"),
+        pytest.param("nul", "it is no regular file but a character device", id="a device"),
     ],
 )
 def test_read_init_refuses_files_that_are_no_elf_program(

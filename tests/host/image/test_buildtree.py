@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.image.buildtree import BuildTree, is_build_tree, open_modules, read_modinfo
+from initrd.host.image.buildtree import (
+    BuildTree,
+    is_build_tree,
+    open_modules,
+    parse_modinfo,
+    read_modinfo_section,
+)
 from initrd.host.image.kmod import ModuleTree, SoftDependency
 from initrd.host.image.modules import ALWAYS, OVERLAY, choose_modules, filesystem_requirement
 from tests.host.image.module_trees import elf_module, write, write_build_tree, write_tree
@@ -138,7 +144,11 @@ def test_directories_are_distinguished(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_entries_are_read_in_each_byte_order(order: str, tmp_path: Path) -> None:
     write(f"{tmp_path}/a.ko", elf_module("a=1", "b=2=3", "a=", "junk", order=order))
-    assert read_modinfo(f"{tmp_path}/a.ko") == {"a": ["1", ""], "b": ["2=3"]}
+    section, _ = read_modinfo_section(f"{tmp_path}/a.ko")
+    assert parse_modinfo(section) == {
+        "a": ["1", ""],
+        "b": ["2=3"],
+    }
 
 
 COMPLETE = elf_module("depends=a")
@@ -160,4 +170,4 @@ COMPLETE = elf_module("depends=a")
 def test_damaged_module_is_an_error(data: bytes, tmp_path: Path) -> None:
     write(f"{tmp_path}/a.ko", data)
     with pytest.raises(HostError, match=r"cannot use the module .*/a\.ko: it is no module"):
-        read_modinfo(f"{tmp_path}/a.ko")
+        read_modinfo_section(f"{tmp_path}/a.ko")

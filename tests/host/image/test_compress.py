@@ -7,9 +7,10 @@ import pytest
 
 from initrd.errors import HostError
 from initrd.host.image import compress
-from initrd.host.image.compress import METHODS, CompressError, decompress
+from initrd.host.image.compress import METHODS, CompressError
 
 COMPRESSORS = METHODS[1:]
+LIMIT = 64 << 20
 NOISE = random.Random(1).randbytes(5000)
 DATA = {
     "empty": b"",
@@ -18,6 +19,10 @@ DATA = {
     "more than a block of LZ4": NOISE + bytes(17 << 20) + NOISE,
     "a whole block of LZ4": bytes(8 << 20),
 }
+
+
+def decompress(data: bytes, limit: int = LIMIT, offset: int = 0) -> tuple[bytes, int]:
+    return compress.decompress(data, limit, offset)
 
 
 @pytest.mark.parametrize("data", DATA.values(), ids=DATA.keys())

@@ -60,7 +60,7 @@ def test_a_damaged_image_is_listed_up_to_the_damage(tmp_path: Path) -> None:
     [
         ("nowhere", "No such file or directory"),
         (".", "Is a directory"),
-        ("zero", "it is neither a file nor a pipe"),
+        ("zero", "it is no regular file but a character device"),
     ],
 )
 def test_a_file_that_cannot_be_listed_is_named_in_the_error(

@@ -105,11 +105,11 @@ def write(path: Path) -> str:
 
 def test_symbols_are_those_of_the_build_tree_of_the_image(tmp_path: Path) -> None:
     image = write(tmp_path / "linux/arch/x86/boot/bzImage")
-    assert gdb.find_vmlinux(image, str(tmp_path)) == ""
+    assert gdb.find_vmlinux(image, "6.1", str(tmp_path)) == ""
     vmlinux = write(tmp_path / "linux/vmlinux")
-    assert gdb.find_vmlinux(image, str(tmp_path)) == vmlinux
-    assert gdb.find_vmlinux(write(tmp_path / "linux/a/b/boot/bzImage"), str(tmp_path)) == ""
-    assert gdb.find_vmlinux(vmlinux, str(tmp_path)) == vmlinux
+    assert gdb.find_vmlinux(image, "6.1", str(tmp_path)) == vmlinux
+    assert gdb.find_vmlinux(write(tmp_path / "linux/a/b/boot/bzImage"), "", str(tmp_path)) == ""
+    assert gdb.find_vmlinux(vmlinux, "", str(tmp_path)) == vmlinux
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_symbols_are_those_of_the_build_tree_of_the_image(tmp_path: Path) -> Non
 )
 def test_symbols_of_an_installed_kernel_are_in_the_root(tmp_path: Path, path: str) -> None:
     image = write(tmp_path / "boot/vmlinuz-6.1")
-    assert gdb.find_vmlinux(image, str(tmp_path)) == ""
+    assert gdb.find_vmlinux(image, "6.1", str(tmp_path)) == ""
     vmlinux = write(tmp_path / path)
-    assert gdb.find_vmlinux(image, str(tmp_path)) == vmlinux
-    assert gdb.find_vmlinux(write(tmp_path / "boot/vmlinuz-6.2"), str(tmp_path)) == ""
+    assert gdb.find_vmlinux(image, "6.1", str(tmp_path)) == vmlinux
+    assert gdb.find_vmlinux(write(tmp_path / "boot/vmlinuz-6.2"), "6.2", str(tmp_path)) == ""

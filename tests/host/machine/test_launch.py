@@ -46,7 +46,7 @@ def test_kernel_is_started_from_its_image_for_a_random_address(
     image.write_bytes(bzimage(PACKED))
     for kaslr in (False, True):
         launch = plan_launch(machine.replace(kaslr=kaslr), {"XDG_CACHE_HOME": str(tmp_path)})
-        assert launch.setup.kernel.is_open is not kaslr
+        assert launch.is_uncompressed is not kaslr
         for descriptor in launch.setup.descriptors:
             os.close(descriptor)
 

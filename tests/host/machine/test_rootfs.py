@@ -14,7 +14,7 @@ from initrd.host.machine.rootfs import (
     version_key,
 )
 from initrd.host.qemu.arch import find_arch
-from initrd.host.system.files import resolve_in_root
+from initrd.host.system.rootfile import find_in_root
 from tests.host.image.module_trees import write_build_tree
 
 
@@ -94,7 +94,7 @@ def test_absolute_links_are_resolved_inside_the_root(tmp_path: Path) -> None:
 def test_link_to_a_file_outside_of_the_root_is_dangling(tmp_path: Path) -> None:
     create_files(tmp_path, "outside")
     link(tmp_path, "root/boot/vmlinuz-6.1", str(tmp_path / "outside"))
-    assert resolve_in_root(str(tmp_path / "root"), "boot/vmlinuz-6.1") == ""
+    assert find_in_root(str(tmp_path / "root"), "boot/vmlinuz-6.1") == ""
 
 
 def test_dangling_link_and_directory_are_not_taken_for_kernels(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_release_without_a_module_directory_has_no_modules(tmp_path: Path) -> No
 
 
 def test_paths_are_resolved_in_the_root_directory_of_the_host() -> None:
-    assert resolve_in_root("/", "proc/../proc") == os.path.join("/", "proc")
+    assert find_in_root("/", "proc/../proc") == os.path.join("/", "proc")
 
 
 def test_kernel_of_a_build_tree_has_the_tree_as_its_modules(tmp_path: Path) -> None:

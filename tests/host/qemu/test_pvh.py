@@ -2,6 +2,8 @@
 
 import gzip
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import extract_vmlinux, find_pvh_kernel, has_pvh_entry, open_vmlinux
 from initrd.host.system.cached import Cache
+from initrd.host.system.files import OpenFile
 from tests.host.qemu.kernel_images import ENTRY, KERNEL, PACKED, bzimage, elf, note
 
 
@@ -57,12 +60,10 @@ def test_pvh_entry_takes_a_complete_64_bit_elf_file_with_the_note(
 def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(
     tmp_path: Path, cache: Cache
 ) -> None:
-    image = tmp_path / "vmlinuz"
     for content, size in ((bzimage(PACKED), len(KERNEL)), (b"no kernel", 0)):
-        image.write_bytes(content)
-        os.utime(image, (1, 1))
         for _ in range(2):
-            descriptor = open_vmlinux(str(image), cache)
+            with open_image(tmp_path, content) as image:
+                descriptor = open_vmlinux(image, cache)
             assert (os.fstat(descriptor).st_size if descriptor >= 0 else 0) == size
             if descriptor >= 0:
                 os.close(descriptor)
@@ -76,6 +77,14 @@ def pack_lz4(content: bytes) -> bytes:
     return b"\x02\x21\x4c\x18" + size + block + len(content).to_bytes(4, "little")
 
 
+@contextmanager
+def open_image(folder: Path, content: bytes) -> Iterator[OpenFile]:
+    path = folder / "vmlinuz"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        yield OpenFile(str(path), file.fileno())
+
+
 HARDWARE = Hardware(find_arch("x86_64"), "tcg", memory=1 << 30, cpus=1)
 
 
@@ -83,11 +92,10 @@ KVM = HARDWARE.replace(accelerator="kvm")
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> str:
-    """The path of an image with a PVH entry point."""
-    path = tmp_path / "vmlinuz"
-    path.write_bytes(bzimage(PACKED))
-    return str(path)
+def image(tmp_path: Path) -> Iterator[OpenFile]:
+    """An open image with a PVH entry point."""
+    with open_image(tmp_path, bzimage(PACKED)) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize(
@@ -100,7 +108,7 @@ def image(tmp_path: Path) -> str:
     ],
 )
 def test_image_is_not_extracted_for_another_machine_or_a_random_address(
-    hardware: Hardware, image: str, cache: Cache, *, kaslr: bool
+    hardware: Hardware, image: OpenFile, cache: Cache, *, kaslr: bool
 ) -> None:
     assert find_pvh_kernel(hardware, image, "/usr/bin/qemu", cache, kaslr=kaslr) is None
     assert not os.listdir(cache.path)
@@ -110,7 +118,7 @@ def test_image_is_not_extracted_for_another_machine_or_a_random_address(
     "hardware", [pytest.param(HARDWARE, id="TCG"), pytest.param(KVM, id="KVM")]
 )
 def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
-    hardware: Hardware, image: str, tmp_path: Path, cache: Cache
+    hardware: Hardware, image: OpenFile, tmp_path: Path, cache: Cache
 ) -> None:
     (tmp_path / "share/qemu").mkdir(parents=True)
     (tmp_path / "share/qemu/qboot.rom").touch()
@@ -128,7 +136,6 @@ def test_image_is_extracted_and_firmware_found_in_the_prefix_of_qemu(
 def test_image_compressed_by_lz4_is_extracted_without_kvm_only(
     hardware: Hardware, tmp_path: Path, cache: Cache, *, is_extracted: bool
 ) -> None:
-    image = tmp_path / "vmlinuz"
-    image.write_bytes(bzimage(pack_lz4(KERNEL)))
-    found = find_pvh_kernel(hardware, str(image), "/usr/bin/qemu", cache)
+    with open_image(tmp_path, bzimage(pack_lz4(KERNEL))) as image:
+        found = find_pvh_kernel(hardware, image, "/usr/bin/qemu", cache)
     assert (found is not None) == is_extracted
