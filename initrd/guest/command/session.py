@@ -152,7 +152,7 @@ class Session:
 
     def _make_request(self, command: Command, streams: Streams) -> SpawnRequest:
         """Look up the command's user in the root's /etc. Raises CommandRefused."""
-        passwd, group = self._read_optional("/etc/passwd"), self._read_optional("/etc/group")
+        passwd, group = self._read_accounts("/etc/passwd"), self._read_accounts("/etc/group")
         try:
             user = find_user(command.user, passwd, group)
         except UserError as error:
@@ -217,6 +217,16 @@ class Session:
             return self._kernel.read_bytes(path)
         except (FileNotFoundError, NotADirectoryError):  # includes dangling symbolic links
             return b""
+
+    def _read_accounts(self, path: str) -> bytes:
+        """Return the content of a file with users or groups; nothing if it does not exist.
+
+        Raises CommandRefused: anything may be in its place, such as a directory.
+        """
+        try:
+            return self._read_optional(path)
+        except OSError as error:
+            raise CommandRefused(f"cannot read {path} of the root", reason(error)) from error
 
     def _try_optional(self, description: str, action: "Callable[[], None]") -> None:
         """Do `action`, which most commands do not need; warn if it fails."""

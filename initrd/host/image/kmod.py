@@ -64,7 +64,7 @@ class ModuleTree:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._root, self._path_in_root = _split_root(os.path.abspath(directory))
-        lines = self._read("modules.dep", required=True).split("\n")
+        lines = self._split("modules.dep", "\n", required=True)
         self._lines = {module_name(line.partition(":")[0]): line for line in lines if ":" in line}
 
     def find(self, word: str) -> tuple[str, ...] | None:
@@ -148,7 +148,7 @@ class ModuleTree:
 
     @cached_property
     def _builtin(self) -> frozenset[str]:
-        return frozenset(module_name(line) for line in self._read("modules.builtin").split())
+        return frozenset(module_name(line) for line in self._split("modules.builtin"))
 
     @cached_property
     def _soft_dependencies(self) -> dict[str, SoftDependency]:
@@ -158,6 +158,16 @@ class ModuleTree:
             if len(words) > 2 and words[0] == "softdep":
                 found.setdefault(canonical_name(words[1]), []).append(words[2:])
         return {name: parse_softdeps(lines) for name, lines in found.items()}
+
+    def _split(
+        self, name: str, separator: str | None = None, *, required: bool = False
+    ) -> list[str]:
+        """Return the parts of a file with one for each module. Raises HostError for too many."""
+        parts = self._read(name, required=required).split(separator, MAX_MODULES)
+        if len(parts) > MAX_MODULES:
+            why = f"it has more than {MAX_MODULES} modules"
+            raise HostError(f"cannot use {os.path.join(self.directory, name)}", why, self.hint)
+        return parts
 
     def _read(self, name: str, *, required: bool = False) -> str:
         """Return the contents of a file of the directory; empty when it is missing."""

@@ -1,5 +1,6 @@
 """A boot with a command in its image: order of the steps, reports to the host and the console."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -139,6 +140,24 @@ def test_dangling_links_in_etc_are_treated_as_missing_files(
     boot(kernel)
     assert ("set_hostname", "localhost") in kernel.calls
     assert "there is no user eve" in line.read_messages()[-1]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/group"])
+def test_directory_in_the_place_of_a_file_with_users_is_named(
+    path: str, line: ControlLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernel_with_command(line)
+    read_bytes = kernel.read_bytes
+
+    def read(name: str) -> bytes:
+        if name == path:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # as read(2)
+        return read_bytes(name)
+
+    monkeypatch.setattr(kernel, "read_bytes", read)
+    boot(kernel)
+    expected = f"refused cannot read {path} of the root: Is a directory"
+    assert line.read_messages()[-1] == expected
 
 
 def test_onfail_panic_takes_effect_after_the_report_to_the_host(line: ControlLine) -> None:
