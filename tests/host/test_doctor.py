@@ -49,6 +49,15 @@ def states(machine: Machine, folder: Path) -> dict[str, str]:
     return {name: one.state for name, one in findings(machine, folder).items()}
 
 
+def test_named_pipes_in_the_root_are_findings(machine: Machine, tmp_path: Path) -> None:
+    dep = Path(machine.root.source, "usr/lib/modules/6.1/modules.dep")
+    dep.unlink()
+    os.mkfifo(dep)
+    finding = findings(machine, tmp_path)["modules"]
+    assert finding.state == MISSING
+    assert finding.text == f"cannot read {dep}: it is no regular file but a named pipe"
+
+
 def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path: Path) -> None:
     everything = findings(machine.replace(init="busybox", memory=96 << 20), tmp_path)
     everything.pop("permissions", None)  # depends on the user who runs the test

@@ -30,7 +30,7 @@ ALWAYS_INCLUDED = {"virtio_pci", "virtiofs"}
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60)
 
 
 @pytest.fixture
@@ -129,6 +129,19 @@ def test_a_failure_prints_its_reason_and_leaves_no_file(
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr
     assert sorted(os.listdir(Path(operands[2]).parent)) == before
+
+
+@pytest.mark.parametrize("place", ["init", "modules/modules.dep", "modules/m.ko", "image"])
+def test_a_named_pipe_does_not_stop_the_program(
+    operands: list[str], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / place).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / place)
+    arguments = ["--list", operands[2]] if place == "image" else ["--module", "m", *operands]
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert f"{tmp_path}/{place}" in done.stderr.decode()
+    assert b"it is no regular file but a named pipe\n" in done.stderr
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["by name", "through a link"])

@@ -145,6 +145,7 @@ def test_read_init_returns_an_elf_program(tmp_path: Path) -> None:
         pytest.param(".", "Is a directory", id="a directory"),
         pytest.param("script", "it is no ELF program", id="a script"),
         pytest.param("empty", "it is no ELF program", id="empty"),
+        pytest.param("fifo", "it is no regular file but a named pipe", id="a named pipe"),
         pytest.param("nul", "it is no regular file but a character device", id="a device"),
     ],
 )
@@ -154,6 +155,7 @@ def test_read_init_refuses_files_that_are_no_elf_program(
     (tmp_path / "script").write_bytes(b"#!/bin/sh\n")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "nul").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "fifo")
     with pytest.raises(HostError, match=f"cannot use {tmp_path}/{name} as .*: {why}"):
         read_init(f"{tmp_path}/{name}")
 

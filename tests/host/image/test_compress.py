@@ -2,6 +2,7 @@
 
 import lzma
 import random
+import zlib
 
 import pytest
 
@@ -36,6 +37,28 @@ def test_compressed_data_is_decompressed_to_the_same_bytes(method: str, data: by
 def test_decompressing_stops_at_the_end_of_the_first_stream(method: str) -> None:
     stream = compress.compress(NOISE, method)
     assert decompress(stream + bytes(4) + NOISE) == (NOISE, len(stream))
+
+
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_decompressing_starts_at_an_offset(method: str) -> None:
+    stream = compress.compress(NOISE, method)
+    assert decompress(b"abc" + stream + bytes(4), offset=3) == (NOISE, len(stream))
+
+
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_content_above_the_limit_raises_an_error(method: str) -> None:
+    stream = compress.compress(bytes(3 << 20), method)
+    assert decompress(stream, limit=3 << 20) == (bytes(3 << 20), len(stream))
+    with pytest.raises(CompressError, match="it has more than 2 MiB when decompressed"):
+        decompress(stream, limit=(3 << 20) - 1)
+
+
+def test_xz_data_that_requires_much_memory_raises_an_error() -> None:
+    stream = bytearray(compress.compress(NOISE, "xz"))
+    stream[16] = 34  # the size of the dictionary in the block's header: 512 MiB
+    stream[20:24] = zlib.crc32(stream[12:20]).to_bytes(4, "little")
+    with pytest.raises(CompressError, match=r"xz data is damaged .*Memory usage"):
+        decompress(bytes(stream))
 
 
 @pytest.mark.parametrize("method", METHODS)

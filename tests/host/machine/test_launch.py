@@ -290,6 +290,35 @@ def test_bare_name_of_init_is_looked_up_in_the_root(machine: Machine) -> None:
     assert locate.find_target(machine.root.source, "/any/thing") == "/any/thing"
 
 
+def test_kernel_is_inherited_by_qemu_so_that_another_file_in_its_place_is_not_booted(
+    machine: Machine, tmp_path: Path
+) -> None:
+    image = Path(machine.root.source, "usr/lib/modules/6.1/vmlinuz")
+    image.write_text("checked")
+    launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
+    image.unlink()
+    image.symlink_to("/etc/passwd")
+    with open(launch.setup.kernel.inherited_path, encoding="ascii") as file:
+        assert file.read() == "checked"
+    assert str(image) in format_commands(launch)
+    for descriptor in launch.setup.descriptors:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_special_file_as_a_kernel_is_refused(
+    machine: Machine, tmp_path: Path, *, is_named: bool
+) -> None:
+    image = Path(machine.root.source, "usr/lib/modules/6.1/vmlinuz")
+    image.unlink()
+    os.mkfifo(image)
+    if is_named:
+        machine = machine.replace(kernel=str(image))
+    why = "no regular file but a named pipe" if is_named else "no kernel in"
+    with pytest.raises(HostError, match=why):
+        plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
+
+
 @pytest.mark.parametrize(("init", "why"), [("nosuch", "no such program"), ("a/b", "absolute")])
 def test_error_about_an_invalid_init_has_its_name(machine: Machine, init: str, why: str) -> None:
     with pytest.raises(HostError, match=f"{init}.*{why}"):

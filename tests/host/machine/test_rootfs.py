@@ -11,9 +11,11 @@ from initrd.host.machine.rootfs import (
     find_built_kernel,
     find_kernel,
     find_module_directory,
+    open_kernel,
     version_key,
 )
 from initrd.host.qemu.arch import find_arch
+from initrd.host.system import rootfile
 from initrd.host.system.rootfile import find_in_root
 from tests.host.image.module_trees import write_build_tree
 
@@ -95,6 +97,47 @@ def test_link_to_a_file_outside_of_the_root_is_dangling(tmp_path: Path) -> None:
     create_files(tmp_path, "outside")
     link(tmp_path, "root/boot/vmlinuz-6.1", str(tmp_path / "outside"))
     assert find_in_root(str(tmp_path / "root"), "boot/vmlinuz-6.1") == ""
+
+
+@pytest.mark.parametrize("name", ["²", "6.²", "٣", "6.1-²٣x", "x" * 245, "9" * 245])
+def test_digits_that_are_not_ascii_and_long_names_are_ordered(name: str, tmp_path: Path) -> None:
+    create_files(tmp_path, f"boot/vmlinuz-{name}")
+    assert find_kernel(str(tmp_path)).release == name
+    create_files(tmp_path, f"boot/vmlinuz-{'9' * 246}")
+    assert find_kernel(str(tmp_path)).release == "9" * 246
+
+
+def test_named_pipe_is_not_taken_for_a_kernel(tmp_path: Path) -> None:
+    create_files(tmp_path, "boot/vmlinuz-1.0")
+    os.mkfifo(tmp_path / "boot/vmlinuz-9.0")
+    assert find_kernel(str(tmp_path)).release == "1.0"
+
+
+def test_directory_with_too_many_kernels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rootfile, "MAX_ENTRIES", 2)
+    create_files(tmp_path, *(f"boot/vmlinuz-{number}" for number in range(3)))
+    with pytest.raises(HostError, match="/boot: it has more than 2 entries"):
+        find_kernel(str(tmp_path))
+
+
+def test_kernel_of_a_root_has_a_limit_and_one_of_the_user_has_none(tmp_path: Path) -> None:
+    create_files(tmp_path, "boot/vmlinuz-1.0")
+    os.truncate(tmp_path / "boot/vmlinuz-1.0", (256 << 20) + 1)
+    kernel = find_kernel(str(tmp_path))
+    with pytest.raises(HostError, match="as the kernel: it has more than 256 MiB"):
+        open_kernel(kernel)
+    os.close(open_kernel(kernel.replace(named=True)).descriptor)
+
+
+def test_kernel_exchanged_by_a_link_is_not_opened(tmp_path: Path) -> None:
+    create_files(tmp_path, "root/boot/vmlinuz-1.0", "secret")
+    kernel = find_kernel(str(tmp_path / "root"))
+    os.unlink(kernel.image)
+    os.symlink(tmp_path / "secret", kernel.image)
+    with pytest.raises(HostError, match="no regular file but a symbolic link"):
+        open_kernel(kernel)
 
 
 def test_dangling_link_and_directory_are_not_taken_for_kernels(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 import gzip
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from initrd.host.qemu import pvh
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware
 from initrd.host.qemu.pvh import extract_vmlinux, find_pvh_kernel, has_pvh_entry, open_vmlinux
 from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
+from tests.host.hostile_roots import elf_with_headers, gzip_bomb, run_with_memory
 from tests.host.qemu.kernel_images import ENTRY, KERNEL, PACKED, bzimage, elf, note
 
 
@@ -55,6 +58,58 @@ def test_pvh_entry_takes_a_complete_64_bit_elf_file_with_the_note(
     content: bytes, *, expected: bool
 ) -> None:
     assert has_pvh_entry(content) == expected
+
+
+@pytest.mark.parametrize("offset", [1 << 63, (1 << 64) - 1, 1 << 40])
+def test_headers_or_notes_outside_the_file_are_no_entry(offset: int) -> None:
+    headers = bytearray(KERNEL)
+    struct.pack_into("<Q", headers, 32, offset)
+    notes = bytearray(KERNEL)
+    struct.pack_into("<Q", notes, 64 + 8, offset)
+    assert not has_pvh_entry(bytes(headers))
+    assert not has_pvh_entry(bytes(notes))
+
+
+def test_program_headers_of_another_size_are_not_read() -> None:
+    for size in (0, 1, 55, 65535):
+        image = bytearray(KERNEL)
+        struct.pack_into("<H", image, 54, size)
+        assert not has_pvh_entry(bytes(image))
+
+
+def test_many_notes_over_the_same_bytes_are_read_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = elf_with_headers(65535, 4, 64, 4 << 20) + bytes(8 << 20)
+    offsets: list[int] = []
+    unpack = pvh._unpack
+
+    def count(form: str, data: bytes, offset: int) -> tuple[int, ...]:
+        offsets.extend([offset] if form == "<III" else [])
+        return unpack(form, data, offset)
+
+    monkeypatch.setattr(pvh, "_unpack", count)
+    assert not has_pvh_entry(image)
+    assert len(offsets) == 1000
+
+
+def test_kernel_that_unpacks_to_gigabytes_is_not_extracted(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(bzimage(gzip_bomb(2 << 30)))
+    program = """
+        import sys
+        from initrd.host.qemu.pvh import read_vmlinux
+        print(len(read_vmlinux(open(sys.argv[1]).fileno())))
+    """
+    assert run_with_memory(1 << 30, program, str(path)) == "0\n"
+
+
+def test_huge_image_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(bzimage(PACKED))
+    os.truncate(path, 1 << 40)
+    with path.open("rb") as file:
+        assert pvh.read_vmlinux(file.fileno()) == b""
 
 
 def test_extracted_kernel_is_cached_and_so_is_that_there_is_none(
