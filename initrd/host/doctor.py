@@ -12,7 +12,7 @@ from functools import partial
 
 from initrd.command import Command
 from initrd.errors import HostError
-from initrd.host.image.build import COMMAND_PORTS, read_init
+from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import gdb, launch, locate, overlayfile
 from initrd.host.machine.cmdline import command_line
@@ -94,7 +94,7 @@ def check_kernel(context: CheckContext) -> Finding:
 
 
 def check_modules(context: CheckContext) -> Finding | None:
-    """Check that the kernel has the modules that this boot needs."""
+    """Check that the kernel has the modules that this boot needs, and that they can be read."""
     directory = _modules_directory(context)
     if directory is None:
         return None
@@ -102,6 +102,7 @@ def check_modules(context: CheckContext) -> Finding | None:
         text = "there are none: it boots only if virtiofs and virtio are built into the kernel"
         return Finding("modules", WARNING, text, "--modules DIR, a lib/modules/VERSION")
     chosen = choose_modules(directory, context.requirements)
+    read_modules(chosen)
     names = ", ".join(module.name for module in chosen)
     return Finding("modules", OK, names or "none is needed: all is built into the kernel")
 

@@ -58,6 +58,16 @@ def test_named_pipes_in_the_root_are_findings(machine: Machine, tmp_path: Path) 
     assert finding.text == f"cannot read {dep}: it is no regular file but a named pipe"
 
 
+def test_module_that_cannot_be_read_is_a_finding(machine: Machine, tmp_path: Path) -> None:
+    modules = Path(machine.root.source, "usr/lib/modules/6.1")
+    (modules / "modules.dep").write_text("virtiofs.ko:\n")
+    (modules / "modules.builtin").write_text("a/virtio_pci.ko\n")
+    os.mkfifo(modules / "virtiofs.ko")
+    finding = findings(machine, tmp_path)["modules"]
+    assert finding.state == MISSING
+    assert finding.text.endswith("/virtiofs.ko: it is no regular file but a named pipe")
+
+
 def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path: Path) -> None:
     everything = findings(machine.replace(init="busybox", memory=96 << 20), tmp_path)
     everything.pop("permissions", None)  # depends on the user who runs the test

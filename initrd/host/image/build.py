@@ -39,7 +39,7 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
     `compression` is one of compress.METHODS. Raises HostError for a module that cannot be read,
     and when compressing takes a library that is not installed.
     """
-    contents = _read_modules(modules)
+    contents = read_modules(modules)
     digits = max(3, len(str(len(contents))))  # so that the order of names is the order of numbers
     entries = [cpio.file(INIT_PATH, init, 0o755)]
     for number, (name, content) in enumerate(contents):
@@ -83,6 +83,19 @@ def read_module(path: str) -> bytes:
     return content
 
 
+def read_modules(modules: Iterable[Module]) -> list[tuple[str, bytes]]:
+    """Return name and content of each module. Raises HostError, also for too much in total."""
+    contents, total = [], 0
+    for module in modules:
+        content = read_module(module.path)
+        total += len(content)
+        if total > _MAX_MODULES_SIZE:
+            why = f"the modules have more than {_MAX_MODULES_SIZE >> 20} MiB, decompressed"
+            raise HostError("cannot make the image", why, "fewer modules")
+        contents.append((module.name, content))
+    return contents
+
+
 def open_boot_image(
     init: str, modules_dir: str, requirements: tuple[Requirement, ...], cache: Cache
 ) -> OpenFile:
@@ -118,19 +131,6 @@ def append_command_file(image: OpenFile, content: bytes) -> OpenFile:
         os.close(copy)
         raise
     return image.replace(descriptor=copy)
-
-
-def _read_modules(modules: Iterable[Module]) -> list[tuple[str, bytes]]:
-    """Return name and content of each module. Raises HostError, also for too much in total."""
-    contents, total = [], 0
-    for module in modules:
-        content = read_module(module.path)
-        total += len(content)
-        if total > _MAX_MODULES_SIZE:
-            why = f"the modules have more than {_MAX_MODULES_SIZE >> 20} MiB, decompressed"
-            raise HostError("cannot make the image", why, "fewer modules")
-        contents.append((module.name, content))
-    return contents
 
 
 def _copy(source: int, target: int, size: int) -> None:
