@@ -17,6 +17,10 @@ from collections.abc import Callable
 from initrd.errors import HostError
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import lzma
+    import zlib
+
 METHODS = ("none", "gzip", "xz", "zstd", "lz4")
 _FIRST_PIECE, _LAST_PIECE = 512, 1 << 16  # bytes given to a decompressor at a time: growing
 _GZIP_LEVEL = 6
@@ -27,19 +31,6 @@ _LZ4_LEVEL = 9  # of LZ4_compress_HC
 _ZSTD_LEVEL = 9
 _ZSTD_CHUNK = 1 << 17  # bytes decompressed at a time: ZSTD_DStreamOutSize()
 _XZ_MEMORY = 256 << 20  # bytes; `xz -9` takes 65 MiB, and a header may ask for 4 GiB
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class _Decompressor(Protocol):
-        """A decompressor of zlib or lzma."""
-
-        @property
-        def eof(self) -> bool: ...
-        @property
-        def unused_data(self) -> bytes: ...
-        def decompress(self, data: bytes, /, max_length: int) -> bytes: ...
 
 
 class CompressError(ValueError):
@@ -116,7 +107,11 @@ def _unxz(data: bytes, offset: int, limit: int) -> tuple[bytes, int]:
 
 
 def _decompress_stream(
-    method: str, stream: "_Decompressor", data: bytes, offset: int, limit: int
+    method: str,
+    stream: "zlib._Decompress | lzma.LZMADecompressor",
+    data: bytes,
+    offset: int,
+    limit: int,
 ) -> tuple[bytes, int]:
     """Return the content of a stream and its length. Raises CompressError.
 
