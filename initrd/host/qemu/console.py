@@ -3,6 +3,10 @@
 A guest reports the exit status of its target, or why the boot failed, on the console only: in
 messages of `/init` and of the kernel. `parse_ending` reads them; the `explain_` functions turn them
 into messages for the user, with options of chrootvm to try.
+
+Root in the guest writes to the console what it wants. So each function takes time in proportion to
+the text: a pattern matches a prefix, a literal, or a bounded number of characters, and what is
+returned for the user is short.
 """
 
 import re
@@ -20,12 +24,15 @@ _PANICKED = "the guest's kernel panicked"
 _FAILED_BY_PANIC = "the kernel panicked: "
 _SILENT_RESET = "the machine reset itself, and its kernel printed no reason"
 _REPORT_LENGTH = 60  # lines of a kernel's report that are shown
+_MAX_LINE = 1000  # characters of a line that are shown; the kernel's have less than 200
+_MAX_HINTS = 20  # lines of a failure of /init that are shown; there are two or three
+_MAX_KILLED = 5  # names of killed processes that are shown
 
 # Patterns are text: most machines end without a use for them, and compiling takes milliseconds.
 TIMESTAMP = r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "  # the second part: CONFIG_PRINTK_CALLER
 # Messages of /init, on the console or by way of the kernel log:
 _INIT_LINE = rf"(?:{TIMESTAMP})?initrd: (.*)"
-_INIT_FAILURE = r"initrd: (?:boot failed|cannot start): "
+_INIT_FAILURE = r"(?:boot failed|cannot start): "
 # Messages of the kernel:
 PANIC_BEGIN = "Kernel panic - not syncing: "
 _PANIC = PANIC_BEGIN + "(.*)"
@@ -36,7 +43,8 @@ _REPORT_START = (
 _REPORT_END = r"---\[ end (?:trace|Kernel panic)"
 _SHUTDOWN = r"reboot: (?:Power down|Restarting system|System halted)|sysrq: (?:Resetting|Power Off)"
 _KERNEL_LINE = rf"{TIMESTAMP}|{_SHUTDOWN}"  # some kernels print no timestamps
-_KILLED_BY_OOM = r"Out of memory: Killed process \d+ \((.*?)\)"
+# A process has a name of at most 15 bytes (TASK_COMM_LEN).
+_KILLED_BY_OOM = r"Out of memory: Killed process \d{1,10} \(([^\n]{0,15}?)\)"
 _INIT_EXITED = r"Attempted to kill init! exitcode=0x([0-9a-f]{8})"
 # Reasons of a failed boot for which chrootvm has a hint:
 _NO_MEMORY = (
@@ -110,7 +118,7 @@ def parse_ending(text: str) -> Ending:
     _, panic, rest = text.rpartition(PANIC_BEGIN)
     if not panic or re.search(_SHUTDOWN, rest):  # a target that printed the text of a panic
         return Ending()
-    message = rest.partition("\n")[0].removesuffix(" ]---")
+    message = rest[:_MAX_LINE].partition("\n")[0].removesuffix(" ]---")
     exited = re.search(_INIT_EXITED, message)
     if not exited:
         return Ending(failure=f"{_FAILED_BY_PANIC}{message}")
@@ -123,15 +131,16 @@ def find_boot_failure(lines: list[str]) -> str:
     Only lines of the kernel may follow the message. When a target prints the same text, its own
     output follows.
     """
-    message: list[str] = []
+    message: list[str] = []  # the last line first
     for line in reversed(lines):
         init_line = re.fullmatch(_INIT_LINE, line)
         if init_line:
-            message = [init_line[1], *message] if init_line[1] != _POWERING_OFF else message
+            message += [init_line[1][:_MAX_LINE]] if init_line[1] != _POWERING_OFF else []
         elif message or not re.match(_KERNEL_LINE, line):
             break
-        if re.search(_INIT_FAILURE, line):
-            return "\n".join([message[0].partition(": ")[2], *message[1:]])
+        if init_line and re.match(_INIT_FAILURE, init_line[1]):
+            first, *hints = reversed(message[-_MAX_HINTS:])
+            return "\n".join([first.partition(": ")[2], *hints])
     return ""
 
 
@@ -184,7 +193,7 @@ def find_panic(text: str, memory: int) -> KernelPanic | None:
         return None
     is_shortage = re.search(_NO_MEMORY, why)
     hint = f"--memory {format_megabytes(2 * memory)}" if is_shortage else ""
-    error = KernelPanic(_PANICKED, why, hint)
+    error = KernelPanic(_PANICKED, why[:_MAX_LINE], hint)
     error.report = "\n".join(_shorten(_last_report(lines, last)))
     return error
 
@@ -208,9 +217,10 @@ def _last_report(lines: list[str], panic: int) -> list[str]:
 def _shorten(lines: list[str]) -> list[str]:
     """Return the first and the last lines of a long report: registers are in its middle."""
     if len(lines) <= _REPORT_LENGTH:
-        return lines
+        return [line[:_MAX_LINE] for line in lines]
     first, last = lines[: _REPORT_LENGTH // 2], lines[1 - _REPORT_LENGTH // 2 :]
-    return [*first, f"[{len(lines) - len(first) - len(last)} lines are left out]", *last]
+    left_out = f"[{len(lines) - len(first) - len(last)} lines are left out]"
+    return [line[:_MAX_LINE] for line in (*first, left_out, *last)]
 
 
 def explain_refusal(text: str) -> HostError:
@@ -231,7 +241,8 @@ def explain_oom_kill(console: str, memory: int) -> str:
     if not killed:
         return ""
     size, more = format_megabytes(memory), format_megabytes(2 * memory)
-    names = ", ".join(killed)
+    others = len(killed) - _MAX_KILLED
+    names = ", ".join(killed[:_MAX_KILLED]) + (f" and {others} others" if others > 0 else "")
     return f"the guest ran out of memory at {size} and killed {names}; try --memory {more}"
 
 

@@ -61,6 +61,11 @@ def panic(text: str) -> str:
             id="a warning of init before the output of the target",
         ),
         pytest.param(
+            f"[    1.05] x initrd: boot failed: y\n{KERNEL}",
+            Ending(),
+            id="the kernel prints the text in another message",
+        ),
+        pytest.param(
             panic("Attempted to kill init! exitcode=0x00000700"),
             Ending(7, target_ended=True),
             id="the target exits",
