@@ -1,6 +1,9 @@
 """The host's side of docs/command.md: the streams of a command in the guest, and its messages.
 
 This module reads and writes sockets only; it handles neither processes nor terminals.
+
+Root in the guest can write to each port what it wants. So what is kept of it is bounded, and what
+the protocol does not allow ends the session with an error.
 """
 
 import errno
@@ -11,6 +14,7 @@ import time
 from initrd.command import TERMINAL, unescape
 from initrd.errors import HostError
 from initrd.frames import VERSION
+from initrd.host.system.lines import Lines
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, send_now
 from initrd.record import Record
@@ -24,7 +28,33 @@ PREFIX = "initrd."  # of the names of ports
 CONTROL = "initrd.control"
 _FINAL = ("exit", "signal", "failed", "refused")  # further messages after one of these are ignored
 _NO_OUTPUT = ("control", "stdin")  # ports that are no output stream
+_ONCE = ("ready", "started", "ended")
+_READ_SIZE = 1 << 12  # bytes of messages that are handled at once
 _MAX_MESSAGE = 1 << 16  # bytes; regular messages are much shorter
+_MAX_TEXT = 4000  # characters of a message that are shown
+_MAX_WARNINGS = 50  # of one session; there are few
+_NOT_UNDERSTOOD = "cannot understand the guest"
+
+
+def read_text(text: str) -> str:
+    """Return the text of a message for the user, at most _MAX_TEXT characters of it."""
+    shown = unescape(text)
+    return shown if len(shown) <= _MAX_TEXT else f"{shown[:_MAX_TEXT]} …"
+
+
+class GuestWarnings:
+    """Passes on the warnings of a guest, which may send any number."""
+
+    def __init__(self, warn: "Callable[[str], object]") -> None:
+        self._warn, self._count = warn, 0
+
+    def add(self, text: str) -> None:
+        """Pass on the text of a message `warning`, unless there were too many."""
+        self._count += 1
+        if self._count <= _MAX_WARNINGS:
+            self._warn(read_text(text))
+        elif self._count == _MAX_WARNINGS + 1:
+            self._warn("further warnings of the guest are left out")
 
 
 class LocalStreams(Record):
@@ -50,9 +80,11 @@ class CommandProtocol:
     ) -> None:
         self._loop, self._sockets, self._streams = loop, sockets, streams
         self._control = sockets[CONTROL]
-        self._incoming, self._outgoing = b"", b""  # of the control port: parts of lines
+        self._incoming, self._outgoing = Lines(_MAX_MESSAGE), b""  # of the control port
         self._held: bytes | None = None  # messages for a guest that is not ready; None: send all
         self._lengths: dict[str, int] = {}  # bytes of each output stream that has ended
+        self._received: set[str] = set()  # messages that are sent once
+        self._warnings = GuestWarnings(streams.on_warning)
         self._input: Relay | None = None
         self._input_sink: Sink | None = None
         self._control_closed = False  # by the guest
@@ -131,7 +163,7 @@ class CommandProtocol:
         No message is sent any more.
         """
         self._control_closed = True
-        return self._control, self._incoming
+        return self._control, self._incoming.take_rest()
 
     @property
     def disconnected(self) -> bool:
@@ -206,22 +238,27 @@ class CommandProtocol:
 
     def _receive(self) -> None:
         try:
-            data = self._control.recv(4096)
+            data = self._control.recv(_READ_SIZE)
         except ConnectionResetError:  # QEMU has ended
             data = b""
-        self._incoming += data
-        while b"\n" in self._incoming and not self.has_frames:
-            line, _, self._incoming = self._incoming.partition(b"\n")
+        self._incoming.add(data)
+        while not self.has_frames and (line := self._incoming.take()) is not None:
             self._handle(line.decode(errors="replace"))
         if self.has_frames:
             self._loop.unwatch(self._control.fileno())
-        elif not data or len(self._incoming) > _MAX_MESSAGE:
+        elif not data:
             self._control_closed = True
             self._loop.unwatch(self._control.fileno())
+        elif self._incoming.is_too_long:
+            raise HostError(_NOT_UNDERSTOOD, f"a message has more than {_MAX_MESSAGE} bytes")
 
     def _handle(self, message: str) -> None:
         self.received_any = True
         word, _, text = message.partition(" ")
+        if self.final is not None:
+            return
+        if word in _ONCE:
+            self._receive_once(word)
         if word == "awake" and not self._sent_time:  # a copy of a template sets its clock
             self._sent_time = True
             self.on_awake()
@@ -229,32 +266,55 @@ class CommandProtocol:
         elif word == "ready":
             self._send_held()
         elif word == "frames":
-            if text != f"{VERSION}":
-                why = f"it uses version {text[:40]} of the protocol, and not {VERSION}"
-                raise HostError("cannot understand the guest", why, "a newer chrootvm, or --init")
-            self.has_frames = self.started = True
+            self._start_frames(text)
         elif word == "started":
             self.started = True
             self.on_start()
         elif word == "ended":
             self.process_status = text
         elif word == "warning":
-            self._streams.on_warning(unescape(text))
-        elif word == "closed" and self._input and not isinstance(self._input, KeyboardRelay):
-            self._input.stop()
+            self._warnings.add(text)
+        elif message == "closed stdin":
+            self._stop_input()
         elif word == "eof":
-            name, _, length = text.partition(" ")
-            self._lengths.setdefault(name, _parse_number(length))
-        elif word in _FINAL and self.final is None:
-            self.final = (word, unescape(text))
-            self._send_held()
-            if word in ("failed", "refused"):  # no stream has ended, and the guest waits
-                self.send("bye")
+            self._end_output(*text.partition(" ")[::2])
+        elif word in _FINAL:
+            self._finish(word, text)
+
+    def _receive_once(self, message: str) -> None:
+        """Raise HostError for a message that has come before."""
+        if message in self._received:
+            raise HostError(_NOT_UNDERSTOOD, f"it has sent {message!r} twice")
+        self._received.add(message)
+
+    def _start_frames(self, version: str) -> None:
+        if version != f"{VERSION}":
+            why = f"it uses version {version[:40]} of the protocol, and not {VERSION}"
+            raise HostError(_NOT_UNDERSTOOD, why, "a newer chrootvm, or --init")
+        if self._outputs:
+            raise HostError(_NOT_UNDERSTOOD, "it has sent 'frames' in a machine for one command")
+        self.has_frames = self.started = True
+
+    def _stop_input(self) -> None:
+        if self._input and not isinstance(self._input, KeyboardRelay):
+            self._input.stop()
+
+    def _end_output(self, name: str, length: str) -> None:
+        if name not in self._outputs:
+            raise HostError(_NOT_UNDERSTOOD, f"it has ended {name[:40]!r}, which is no output")
+        self._receive_once(f"eof {name}")
+        self._lengths.setdefault(name, _parse_number(length))
+
+    def _finish(self, word: str, text: str) -> None:
+        self.final = (word, read_text(text))
+        self._send_held()
+        if word in ("failed", "refused"):  # no stream has ended, and the guest waits
+            self.send("bye")
 
 
 def _parse_number(text: str) -> int:
     """Return a number that the guest sent. Raises HostError: the guest may send anything."""
     number = parse_natural(text)
     if number is None:
-        raise HostError("cannot understand the guest", f"{text[:40]!r} is not a number")
+        raise HostError(_NOT_UNDERSTOOD, f"{text[:40]!r} is not a number")
     return number

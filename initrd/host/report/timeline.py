@@ -7,6 +7,9 @@ phases is left empty.
 
 A machine that starts from a template prints only the steps after its start, by the template's
 clock. The console of a machine that becomes a template is not observed.
+
+Root in the guest can print such lines, too. The number of steps and the length of a line are
+limited.
 """
 
 import os
@@ -24,6 +27,7 @@ from initrd.host.machine.run import (
     PHASE_TEMPLATE,
     BootObserver,
 )
+from initrd.host.system.lines import Lines
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PHASE_HAND_OVER = "start the command"
-_STEP = re.compile(rb"^initrd: (.*) \[(\d+\.\d) ms, at (\d+\.\d+) s\]\r?$", re.MULTILINE)
+_STEP = re.compile(rb"initrd: (.*) \[(\d{1,9}\.\d) ms, at (\d{1,9}\.\d{1,9}) s\]\r?")
+_MAX_LINE = 4096  # bytes of a line of the console; those of /init have some hundred
+_MAX_STEPS = 1000  # of one boot; there are some dozen
 _KERNEL_STEP = "the kernel"  # in the output of /init: the time before /init started
 _HOST, _KERNEL, _INIT, _COMMAND = "host", "kernel", "init", "command"
 _KINDS = {
@@ -70,7 +76,7 @@ class Timeline(BootObserver):
         self._marks = [(PHASE_PREPARE, 0.0)]
         self._steps: list[Phase] = []  # by the guest's clock
         self._delays: list[float] = []  # milliseconds from the guest's clock to the host's
-        self._incomplete_line = b""
+        self._lines = Lines(_MAX_LINE)
 
     def phase_started(self, name: str) -> None:
         """Record that the phase `name` begins, and that the phase before it ends."""
@@ -78,10 +84,14 @@ class Timeline(BootObserver):
 
     def console_printed(self, data: bytes) -> None:
         """Find the steps of /init in a piece of the guest's console output."""
-        lines, newline, rest = (self._incomplete_line + data).rpartition(b"\n")
-        self._incomplete_line = rest
-        for name, length, start in _STEP.findall(lines + newline):
-            self._add_step(name.decode(errors="replace"), float(start) * 1000, float(length))
+        self._lines.add(data)
+        while (line := self._lines.take()) is not None:
+            step = _STEP.fullmatch(line) if len(line) <= _MAX_LINE else None
+            if step and len(self._steps) < _MAX_STEPS:
+                name, length, start = step.groups()
+                self._add_step(name.decode(errors="replace"), float(start) * 1000, float(length))
+        if self._lines.is_too_long:
+            self._lines.take_rest()
 
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases in their order."""

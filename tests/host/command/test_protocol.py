@@ -1,8 +1,10 @@
 """The host's side of docs/command.md; the test acts as the guest."""
 
 import os
+import random
 import socket
 import time
+import tracemalloc
 import tty
 from collections.abc import Iterator
 from contextlib import closing
@@ -177,15 +179,100 @@ def test_status_that_is_no_number_is_an_error(guest: Guest, message: str) -> Non
         guest.host.status()
 
 
-def test_overlong_line_on_the_control_port_is_not_a_message(guest: Guest) -> None:
-    for _ in range(40):
-        guest.ports["control"].setblocking(False)
-        try:
-            guest.ports["control"].send(b"x" * 4096)
-        except BlockingIOError:
-            break
-        guest.run_loop()
-    assert not guest.host.finished
+def test_overlong_line_on_the_control_port_is_an_error(guest: Guest) -> None:
+    guest.write("control", b"x" * (1 << 16))
+    with pytest.raises(HostError, match="a message has more than 65536 bytes"):
+        guest.write("control", b"x")
+
+
+@pytest.mark.parametrize("message", ["ready", "started", "ended exit 0", "eof stdout 0"])
+def test_message_that_comes_twice_is_an_error(guest: Guest, message: str) -> None:
+    guest.send(message)
+    expected = message if message.startswith("eof") else message.split(" ", maxsplit=1)[0]
+    with pytest.raises(
+        HostError, match=r"^cannot understand the guest: it has sent .* twice"
+    ) as got:
+        guest.send(message)
+    assert expected.removesuffix(" 0") in str(got.value)
+
+
+@pytest.mark.parametrize("name", ["", "stdin", "control", "tty", "x" * 5000, "stdout stdout"])
+def test_end_of_what_is_no_output_is_an_error(guest: Guest, name: str) -> None:
+    with pytest.raises(HostError, match=r"it has ended '.{0,40}', which is no output|not a number"):
+        guest.send(f"eof {name} 0")
+
+
+def test_frames_are_refused_in_a_machine_for_one_command(guest: Guest) -> None:
+    with pytest.raises(HostError, match="'frames' in a machine for one command"):
+        guest.send("frames 2")
+
+
+def test_start_of_the_command_is_handled_once(guest: Guest) -> None:
+    started: list[bool] = []
+    guest.host.on_start = lambda: started.append(True)
+    with pytest.raises(HostError):
+        guest.send(*["started"] * 100)
+    assert started == [True]
+
+
+def test_messages_after_the_final_one_are_ignored(guest: Guest) -> None:
+    guest.send("eof stdout 0", "eof stderr 0", "exit 1", "started", "started", "warning x")
+    assert (guest.host.status(), guest.host.started, guest.warnings) == (1, False, [])
+
+
+def test_warnings_are_limited_in_number_and_size(guest: Guest) -> None:
+    for _ in range(20):
+        guest.send(*["warning " + "\\\\" * 30_000])
+    for _ in range(1000):
+        guest.send("warning y")
+    assert guest.warnings[0] == "\\" * 4000 + " …"
+    assert guest.warnings[20:] == ["y"] * 30 + ["further warnings of the guest are left out"]
+
+
+def test_text_of_a_failure_is_limited(guest: Guest) -> None:
+    guest.send("failed " + "x" * 65_000)
+    assert guest.host.failure == "x" * 4000 + " …"
+
+
+FLOODS = {
+    "warnings": b"warning x\n",
+    "unknown messages": b"x\n",
+    "empty messages": b"\n",
+    "ends of input": b"closed stdin\n",
+    "requests for the time": b"awake\n",
+    "long messages": b"x" * 60_000 + b"\n",
+    "statuses": b"exit 0\n",
+}
+
+
+@pytest.mark.parametrize("message", FLOODS.values(), ids=FLOODS)
+def test_flood_of_messages_takes_no_memory(guest: Guest, message: bytes) -> None:
+    data = message * ((1 << 16) // len(message))  # less than `run_loop` reads
+    guest.write("control", data)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            guest.write("control", data)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+    assert most < 1_000_000
+
+
+def test_any_mixture_of_messages_is_handled_or_refused() -> None:
+    numbers = random.Random(12)
+    words = ["ready", "started", "ended", "eof", "stdout", "exit", "signal", "failed", "warning"]
+    words += ["frames", "2", "0", "-1", "9" * 30, "\\n", "\xff", "closed", "stdin", "awake", "\0"]
+    for _ in range(300):
+        with closing(Guest(numbers.choice([STREAMS, TERMINAL, ("control",)]))) as guest:
+            try:
+                for _ in range(numbers.randint(1, 8)):
+                    guest.send(" ".join(numbers.choices(words, k=numbers.randint(1, 3))))
+                if guest.host.finished and guest.host.final and not guest.host.failure:
+                    guest.host.status()
+            except HostError as error:
+                assert error.what == "cannot understand the guest"
 
 
 def test_input_is_copied_to_the_guest_and_its_length_announced(tmp_path: Path) -> None:

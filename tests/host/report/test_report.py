@@ -1,6 +1,7 @@
 """The report of a boot: phases from marks and from the console, as JSON and as a picture."""
 
 import json
+import tracemalloc
 from xml.etree import ElementTree
 
 import pytest
@@ -204,3 +205,32 @@ def test_a_program_that_cannot_be_run_has_no_version() -> None:
 
 def test_process_age_is_positive() -> None:
     assert 0 < process_age() < 100_000
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"initrd: x [1.0 ms, at 1.0 s]\n",
+        b"initrd: " + b" [1" * 1000,
+        b"x" * 5000,
+        b"initrd: " + b"x" * 5000 + b" [1.0 ms, at 1.0 s]\n",
+        b"initrd: x [" + b"9" * 400 + b".0 ms, at 1.0 s]\n",
+    ],
+    ids=["steps", "beginnings of steps", "a line without an end", "long steps", "long numbers"],
+)
+def test_forged_steps_are_limited(piece: bytes) -> None:
+    timeline = Timeline()
+    timeline.phase_started(PHASE_KERNEL)
+    data = piece * (1 + (1 << 16) // len(piece))
+    timeline.console_printed(data)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            timeline.console_printed(data)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+    phases = timeline.phases()
+    assert len(phases) < 1010
+    assert all(phase.length < 1e12 for phase in phases)
