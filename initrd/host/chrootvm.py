@@ -149,8 +149,11 @@ def boot(
     launch: Launch, arguments: Arguments, seconds: float | None, observer: BootObserver
 ) -> int:
     """Boot a machine with its console on this terminal; return the exit status."""
-    loop, messages = Loop(), MessageWriter()
-    with Signals(loop) as signals, closing(open_output(arguments, loop)) as output:
+    loop = Loop()
+    with ExitStack() as stack:
+        messages = stack.enter_context(closing(MessageWriter(loop)))
+        signals = stack.enter_context(Signals(loop))
+        output = stack.enter_context(closing(open_output(arguments, loop)))
         streams = HostStreams(output=output, menu=is_terminal(STDIN), observer=observer)
         if arguments.has("--verbose"):
             streams = streams.replace(on_stderr=messages.write_bytes)
@@ -166,6 +169,7 @@ def boot(
                 output.drop_panic()
     if signals.received:
         die_of_signal(signals.received)
+    messages = MessageWriter()
     if escape.is_complete:
         return report_escape(messages)
     if not in_time:

@@ -7,6 +7,7 @@ from subprocess import DEVNULL, PIPE
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.system.stream import Sink, open_source
+from initrd.host.system.terminal import MessageWriter, format_message
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -79,9 +80,13 @@ def capture_command(
             if (err if name == "stderr" else out) is None:
                 printed[name] += data
 
+        messages = enter(closing(MessageWriter(loop, stderr)))
+
         def on_warning(text: str) -> None:
-            line = f"chrootvm: {text}\n".encode(errors="surrogateescape")
-            on_output("stderr", line) if err is None else os.write(stderr, line)
+            if err is None:
+                on_output("stderr", format_message(text))
+            else:
+                messages.print_message(text)
 
         local = LocalStreams(enter(open_source(stdin)), out, err, on_output, on_warning)
         limit = Limit(seconds)

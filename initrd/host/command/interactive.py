@@ -9,13 +9,11 @@ from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, Host
 from initrd.host.system import terminal
 from initrd.host.system.loop import (
     TERMINATING_SIGNALS,
-    WRITABLE,
     Cancelled,
     Limit,
     Loop,
     Signals,
     die_of_signal,
-    is_ready,
 )
 from initrd.host.system.stream import Sink, open_source
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # exit status
 _ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
-_MESSAGE_TIMEOUT = 1.0  # seconds
 _FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
 _SIGNALS_TO_END = 3  # TERMINATING_SIGNALS after which the machine ends, with or without the command
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -112,13 +109,10 @@ def print_escape_key(messages: MessageWriter, what: str = "the machine") -> None
 
 
 def report_escape(messages: MessageWriter) -> int:
-    """Tell the user that the key has ended the machine; return the exit status.
-
-    A terminal that takes no output does not get the message: writing to it would block.
-    """
-    if is_ready(STDERR, WRITABLE, _MESSAGE_TIMEOUT):
-        messages.write_bytes(b"\r\n" if terminal.is_terminal(STDERR) else b"")
-        messages.print_message("ended by Ctrl-] three times")
+    """Tell the user that the key has ended the machine; return the exit status."""
+    if terminal.is_terminal(STDERR):
+        messages.write_bytes(b"\r\n")
+    messages.print_message("ended by Ctrl-] three times")
     return _ESCAPED
 
 
@@ -131,9 +125,10 @@ def run_command(
     verbose: bool,
 ) -> int:
     """Run the command of a session; return the exit status. Raises HostError."""
-    loop, messages = Loop(), MessageWriter()
+    loop = Loop()
     with ExitStack() as stack:
         enter = stack.enter_context
+        messages = enter(closing(MessageWriter(loop)))
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
         local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.print_message)
@@ -171,7 +166,8 @@ def run_command(
     if end_requested:
         die_of_signal(signals.received)
     if escape.is_complete:
-        return report_escape(messages)
+        return report_escape(MessageWriter())
     if status is None:
-        messages.print_message(f"the command still runs after {seconds:g} s; ending it")
+        text = f"the command still runs after {seconds:g} s; ending it"
+        MessageWriter().print_message(text)
     return TIMED_OUT if status is None else status

@@ -90,9 +90,10 @@ def _leave_parent(needed: tuple[int, ...]) -> None:
 def _own(
     launch: Launch, about: About, connection: socket.socket, *, detached: bool, verbose: bool
 ) -> None:
-    loop, messages = Loop(), MessageWriter()
+    loop = Loop()
     with ExitStack() as stack:
         enter = stack.enter_context
+        messages = enter(closing(MessageWriter(loop)))
         listener = enter(hold_name(enter(open_names(os.environ)), about.name))
         signals = enter(Signals(loop))
         console = enter(closing(Sink(STDERR)))
@@ -108,6 +109,7 @@ def _own(
         owner.add_listener(listener)
         owner.add_client(connection, keeps_machine=not detached)
         if detached:
+            messages.close()
             _leave_standard_error(console)
             os.chdir("/")  # so that the file system of the directory can be unmounted
         owner.serve()

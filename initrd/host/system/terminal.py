@@ -12,8 +12,14 @@ import tty
 from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
-from initrd.host.system.loop import die_of_signal
+from initrd.host.system.loop import (
+    WRITABLE,
+    Loop,
+    die_of_signal,
+    is_ready,
+)
 from initrd.host.system.process import fork_watchdog
+from initrd.host.system.stream import Sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+_MAX_QUEUED = 1 << 16  # bytes of messages that standard error does not take yet
+_WRITE_TIMEOUT = 2.0  # seconds that a program waits at its end for messages to be written
 _ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
 Modes = list["int | list[bytes | int]"]
 
@@ -112,22 +120,71 @@ class RawTerminal:
         os.waitpid(self._watchdog, 0)
 
 
-class MessageWriter:
-    """Writes messages to standard error, also while the terminal is raw."""
+def format_message(text: str) -> bytes:
+    """Return the line of a message. Control characters are escaped: the guest may send them."""
+    return f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape")
 
-    def __init__(self) -> None:
+
+class MessageWriter:
+    """Writes messages to standard error, also while the terminal is raw.
+
+    A standard error that nobody reads does not hold up the program. With a loop, messages wait in a
+    queue, and those that do not fit are left out and counted; `close` has to be called. Without
+    one, each message has at most _WRITE_TIMEOUT seconds.
+    """
+
+    def __init__(self, loop: Loop | None = None, descriptor: int = STDERR) -> None:
+        self._loop, self._descriptor = loop, descriptor
         self._newline = b"\n"
+        self._sink: Sink | None = None  # opened for the first message
+        self._queue = bytearray()
+        self._left_out = 0  # messages
 
     def print_message(self, text: str) -> None:
-        """Write a message of chrootvm. Control characters are escaped: the guest may send them."""
-        self.write_bytes(f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape"))
+        """Write a message of chrootvm."""
+        self.write_bytes(format_message(text))
 
     def write_bytes(self, data: bytes) -> None:
         """Write output of QEMU or virtiofsd, unchanged but for the line ends."""
+        if self._queue and len(self._queue) + len(data) > _MAX_QUEUED:
+            self._left_out += 1
+            return
+        self._queue += data.replace(b"\n", self._newline)
+        self._write()
+        if self._loop is None:
+            self.close()
+
+    def close(self) -> None:
+        """Wait a limited time until all is written. Later messages open standard error again."""
+        deadline = time.monotonic() + _WRITE_TIMEOUT
+        while self._sink and self._queue and (seconds := deadline - time.monotonic()) > 0:
+            is_ready(self._sink.descriptor, WRITABLE, seconds)
+            self._write()
+        self._queue.clear()
+        self._watch(self._sink, watched=False)
+        if self._sink:
+            self._sink.close()
+        self._sink = None
+
+    def _write(self) -> None:
+        """Write the beginning of the queue, as much as is possible without waiting."""
         try:
-            os.write(STDERR, data.replace(b"\n", self._newline))
+            self._sink = self._sink or Sink(self._descriptor)
+            del self._queue[: self._sink.write(bytes(self._queue))]
         except OSError:  # standard error is closed, and errors have no other place to go to
-            pass
+            self._queue.clear()
+        if self._left_out and not self._queue:
+            text = f"{self._left_out} messages are left out: standard error did not take them"
+            self._left_out = 0
+            self._queue += format_message(text).replace(b"\n", self._newline)
+        self._watch(self._sink, watched=bool(self._queue))
+
+    def _watch(self, sink: Sink | None, *, watched: bool) -> None:
+        if sink and self._loop:
+            if watched:
+                self._loop.watch(sink.descriptor, WRITABLE, lambda _: self._write())
+            else:
+                self._loop.unwatch(sink.descriptor)
 
     @contextmanager
     def raw(self) -> "Iterator[None]":

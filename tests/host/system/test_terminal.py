@@ -1,8 +1,16 @@
 """Messages of chrootvm on a terminal."""
 
+import contextlib
+import os
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 
-from initrd.host.system.terminal import EscapeKey, escape_controls
+from initrd.host.system.loop import READABLE, Loop, is_ready
+from initrd.host.system.terminal import EscapeKey, MessageWriter, escape_controls
 
 
 @pytest.mark.parametrize(
@@ -44,3 +52,109 @@ def test_escape_key_is_complete_after_three_times_in_a_second(
     for now, piece in keys:
         escape.feed(piece, now)
     assert escape.is_complete is expected
+
+
+def fill(writer: int) -> None:
+    """Fill a pipe."""
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+
+
+def read_all(reader: int) -> bytes:
+    """Read what is in a pipe now."""
+    data = b""
+    while is_ready(reader, READABLE):
+        data += os.read(reader, 1 << 20)
+    return data
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_message_is_written_at_once(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    with closing(MessageWriter(Loop(), writer)) as messages:
+        messages.print_message("a \x1b[2J")
+        assert read_all(reader) == b"chrootvm: a \\x1b[2J\n"
+        messages.write_bytes(b"raw\x1b\n")
+        assert read_all(reader) == b"raw\x1b\n"
+    MessageWriter(None, writer).print_message("b")
+    assert read_all(reader) == b"chrootvm: b\n"
+
+
+def test_messages_that_nobody_reads_do_not_block_and_are_counted(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    fill(writer)
+    before, loop = len(read_all(reader)), Loop()
+    fill(writer)
+    with closing(MessageWriter(loop, writer)) as messages:
+        tracemalloc.start()
+        try:
+            for number in range(100_000):
+                messages.print_message(f"{number}")
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 300_000
+        loop.run(lambda: False, 0)
+        text = b""
+        for _ in range(100):
+            loop.run(lambda: False, 0)
+            text += read_all(reader)
+        lines = text[before:].decode().splitlines()
+        *written, note = lines
+        assert written == [f"chrootvm: {number}" for number in range(len(written))]
+        assert len(written) > 1000
+        left_out = 100_000 - len(written)
+        assert note == (
+            f"chrootvm: {left_out} messages are left out: standard error did not take them"
+        )
+
+
+@pytest.mark.parametrize("with_loop", [False, True])
+def test_blocked_standard_error_holds_up_the_end_for_a_limited_time(
+    pipe: tuple[int, int], *, with_loop: bool
+) -> None:
+    fill(pipe[1])
+    began = time.monotonic()
+    with closing(MessageWriter(Loop() if with_loop else None, pipe[1])) as messages:
+        messages.print_message("x")
+    assert 1 < time.monotonic() - began < 60
+
+
+def test_closed_standard_error_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with closing(MessageWriter(Loop(), writer)) as messages:
+        messages.print_message("x")
+        messages.print_message("y")
+    os.close(writer)
+    with closing(MessageWriter(Loop(), writer)) as messages:
+        messages.print_message("z")
+
+
+def test_flags_of_the_shared_pipe_are_not_changed(pipe: tuple[int, int]) -> None:
+    with closing(MessageWriter(Loop(), pipe[1])) as messages:
+        messages.print_message("x")
+        assert os.get_blocking(pipe[1])
+
+
+def test_closed_writer_keeps_no_descriptor_and_opens_standard_error_again(
+    pipe: tuple[int, int],
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    messages = MessageWriter(Loop(), pipe[1])
+    messages.print_message("x")
+    messages.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    messages.print_message("y")
+    messages.close()
+    assert read_all(pipe[0]) == b"chrootvm: x\nchrootvm: y\n"
