@@ -11,8 +11,8 @@ from initrd.host.command.session import KILLED
 from initrd.host.image.build import encode_command
 from initrd.host.qemu.console import explain_refusal
 from initrd.host.service.requests import RUN, Request, receive_reply, send_request
-from initrd.host.system.loop import Loop
-from initrd.host.system.stream import close_connection
+from initrd.host.system.loop import WRITABLE, Loop
+from initrd.host.system.stream import close_connection, send_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,11 +106,26 @@ def attach(
         request = Request(RUN, names, len(content), shown.encode(errors="replace").decode()[:1000])
         try:
             send_request(connection, request, *(end.fileno() for _, end in pairs.values()))
-            connection.sendall(content)
         except OSError as error:
             raise _receive_error(connection) from error
         for _, owner_end in pairs.values():
             owner_end.close()  # the owner has a copy
         guest = CommandProtocol(loop, {name: end for name, (end, _) in pairs.items()}, local)
         stack.callback(guest.close)
+        _send_content(loop, connection, content)
+        stack.callback(loop.unwatch, connection.fileno())
         yield AttachedSession(loop, guest, connection)
+
+
+def _send_content(loop: Loop, connection: socket.socket, content: bytes) -> None:
+    """Send a command file while the loop runs: an owner reads it when its machine is up."""
+    remaining = memoryview(content)
+
+    def send(_: int) -> None:
+        nonlocal remaining
+        remaining = remaining[send_now(connection, remaining) :]
+        if not remaining:
+            loop.unwatch(connection.fileno())
+
+    loop.watch(connection.fileno(), WRITABLE, send)
+    send(0)

@@ -1,7 +1,8 @@
 """The host's end of the port of a machine that runs several commands: `initrd.frames`.
 
 Each channel of a command is connected to a socket, whose other end a client has. A client that
-stands still holds up its own channels only. What the guest sends is checked, and bounded.
+stands still holds up its own channels only. What the guest sends is checked and bounded, and takes
+time in proportion to its bytes, also when there are many commands.
 """
 
 import socket
@@ -14,6 +15,7 @@ from initrd.frames import (
     MACHINE,
     MAX_DATA,
     RUN,
+    WINDOW,
     Decoder,
     Flow,
     FrameError,
@@ -23,6 +25,7 @@ from initrd.frames import (
     encode_frame,
     split_channel,
 )
+from initrd.host.system.lines import Lines
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
 from initrd.host.system.stream import close_connection, send_now
 
@@ -43,9 +46,10 @@ class Port:
         self._connection = connection
         self._decoder, self._numbers = Decoder(), Numbers()
         self._outgoing = bytearray()
-        self._channels: dict[int, Channel] = {}
+        self._unsent_credit: dict[int, int] = {}  # bytes, by channel; waits for `_outgoing`
+        self._commands: dict[int, dict[str, Channel]] = {}  # that neither side has closed
         self._ended: set[Channel] = set()  # of commands that have ended; output is pending
-        self._machine_flow, self._line = Flow(), b""
+        self._machine_flow, self._lines = Flow(), Lines(_MAX_MESSAGE)
         self._is_closed = False
         self.on_message: Callable[[str], object] = lambda _line: None  # of the machine
         self.on_end: Callable[[int], object] = lambda _command: None  # the guest has closed it
@@ -68,12 +72,13 @@ class Port:
         `sockets`: for the channels of the command, by name; they are closed at its end.
         """
         number = self._numbers.next()
-        for name, end in sockets.items():
-            channel = Channel(self, channel_of(number, name), end)
-            self._channels[channel.number] = channel
+        channels = {
+            name: Channel(self, channel_of(number, name), end) for name, end in sockets.items()
+        }
+        self._commands[number] = channels
         self.send(encode_frame(channel_of(number, CONTROL), RUN, content))
-        for name in sockets:
-            self._channels[channel_of(number, name)].update()
+        for channel in channels.values():
+            channel.update()
         return number
 
     def send_message(self, message: str) -> None:
@@ -82,12 +87,11 @@ class Port:
 
     def close_command(self, number: int) -> None:
         """Close a command before its end, because its client has gone."""
-        control = self._channels.get(channel_of(number, CONTROL))
-        if control:
-            control.pass_on_rest()  # such as the message `kill`
-        for channel in self._channels_of(number):
+        channels = self._commands.pop(number, {})
+        if CONTROL in channels:
+            channels[CONTROL].pass_on_rest()  # such as the message `kill`
+        for channel in channels.values():
             channel.discard()
-            del self._channels[channel.number]
         self.send(encode_frame(channel_of(number, CONTROL), CLOSE))
         self.on_end(number)
 
@@ -97,8 +101,21 @@ class Port:
             for number, kind, payload in self._decoder.feed(data):
                 self._dispatch(number, kind, payload)
         except FrameError as error:
-            self.close()
-            self.on_error(str(error))
+            self._fail(str(error))
+
+    def give_credit(self, channel: int, count: int) -> None:
+        """Allow the guest to send `count` more bytes; the caller has passed on as many.
+
+        While the guest does not take what waits for it, the credit of each channel is added up.
+        """
+        if not self._outgoing:
+            self.send(encode_credit(channel, count))
+            return
+        total = self._unsent_credit.get(channel, 0) + count
+        if total > WINDOW:  # it has sent them without having been allowed to
+            self._fail("more bytes than allowed were sent")
+        else:
+            self._unsent_credit[channel] = total
 
     def send(self, frame: bytes) -> None:
         """Send a frame: now as much as the guest accepts, the rest later."""
@@ -112,13 +129,20 @@ class Port:
             return
         self._is_closed = True
         self.loop.unwatch(self._connection.fileno())
-        for channel in (*self._channels.values(), *self._ended):
+        for channels in self._commands.values():
+            self._ended.update(channels.values())
+        self._commands.clear()
+        for channel in tuple(self._ended):
             channel.discard()
-        self._channels.clear()
 
     def forget(self, channel: "Channel") -> None:
         """Forget a channel that is closed."""
         self._ended.discard(channel)
+
+    def _fail(self, why: str) -> None:
+        """Stop, because the guest has sent what it may not send."""
+        self.close()
+        self.on_error(why)
 
     def _on_events(self, events: int) -> None:
         if events & WRITABLE:
@@ -141,52 +165,58 @@ class Port:
     def _transmit(self) -> None:
         was_busy = self.is_busy
         del self._outgoing[: send_now(self._connection, self._outgoing)]
+        if not self._outgoing and self._unsent_credit:
+            for number, count in self._unsent_credit.items():
+                self._outgoing += encode_credit(number, count)
+            self._unsent_credit.clear()
+            del self._outgoing[: send_now(self._connection, self._outgoing)]
         events = READABLE | (WRITABLE if self._outgoing else 0)
         self.loop.watch(self._connection.fileno(), events, self._on_events)
         if was_busy != self.is_busy:
-            for channel in self._channels.values():
-                channel.update()
+            for channels in self._commands.values():
+                for channel in channels.values():
+                    channel.update()
 
     def _dispatch(self, number: int, kind: int, payload: bytes) -> None:
         command, name = split_channel(number)
-        channel = self._channels.get(number)
         if kind == RUN or not self._numbers.is_known(command):
             raise FrameError(f"there is no command {command} that could send a frame")
         if command == MACHINE:
-            self._handle_machine(kind, payload)
-        elif kind == CLOSE:
-            self._end(command, name)
-        elif channel:
-            channel.handle(kind, payload)
+            self._handle_machine(name, kind, payload)
+        elif kind == CLOSE and name != CONTROL:
+            raise FrameError(f"the guest closes {name} alone")
+        elif kind == DATA and name == "stdin":
+            raise FrameError("the guest sends data on stdin")
+        elif command in self._commands:  # else it is closed, and the frame was on its way
+            self._handle_command(command, name, kind, payload)
 
-    def _handle_machine(self, kind: int, payload: bytes) -> None:
+    def _handle_machine(self, name: str, kind: int, payload: bytes) -> None:
+        if name != CONTROL:
+            raise FrameError(f"the machine itself has no {name}")
         if kind != DATA:
             return
         self._machine_flow.received(len(payload))
         credit = self._machine_flow.consumed(len(payload))
         if credit:
-            self.send(encode_credit(channel_of(MACHINE, CONTROL), credit))
-        *lines, self._line = (self._line + payload).split(b"\n")
-        if len(self._line) > _MAX_MESSAGE:
-            raise FrameError("a message of the machine has no end")
-        for line in lines:
+            self.give_credit(channel_of(MACHINE, CONTROL), credit)
+        self._lines.add(payload)
+        while (line := self._lines.take()) is not None:
             self.on_message(line.decode(errors="replace"))
+        if self._lines.is_too_long:
+            raise FrameError("a message of the machine has no end")
 
-    def _end(self, command: int, name: str) -> None:
-        if name != CONTROL:
-            raise FrameError(f"the guest closes {name} alone")
-        for channel in self._channels_of(command):
-            del self._channels[channel.number]
-            self._ended.add(channel)
-            channel.close_when_delivered()
-        self.on_end(command)
-
-    def _channels_of(self, command: int) -> "list[Channel]":
-        return [
-            channel
-            for number, channel in self._channels.items()
-            if split_channel(number)[0] == command
-        ]
+    def _handle_command(self, command: int, name: str, kind: int, payload: bytes) -> None:
+        channels = self._commands[command]
+        if kind == CLOSE:
+            del self._commands[command]
+            self._ended.update(channels.values())
+            for channel in channels.values():
+                channel.close_when_delivered()
+            self.on_end(command)
+        elif name in channels:
+            channels[name].handle(kind, payload)
+        else:
+            raise FrameError(f"command {command} has no {name}")
 
 
 class Channel:
@@ -274,4 +304,4 @@ class Channel:
         elif sent:
             credit = self._flow.consumed(sent)
             if credit:
-                self._port.send(encode_credit(self.number, credit))
+                self._port.give_credit(self.number, credit)

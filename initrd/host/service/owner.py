@@ -10,10 +10,9 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 
-from initrd.command import unescape
 from initrd.errors import HostError, reason
 from initrd.frames import MAX_RUN
-from initrd.host.command.protocol import LocalStreams
+from initrd.host.command.protocol import GuestWarnings, LocalStreams, read_text
 from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
@@ -63,7 +62,7 @@ class Owner:
     ) -> None:
         """`session`: of a machine whose guest has sent `frames`; `warn`: for text of the guest."""
         self.loop = session.loop
-        self._session, self._about, self._warn = session, about, warn
+        self._session, self._about, self._warnings = session, about, GuestWarnings(warn)
         connection, received = session.guest.take_over()
         self._port = Port(self.loop, connection)
         self._port.on_message, self._port.on_end = self._on_message, self._on_end
@@ -168,12 +167,15 @@ class Owner:
         if word == "stopped":
             self._is_stopped = True
         elif word == "failed":
-            self._failure = HostError("the machine has ended", unescape(text))
+            self._fail(HostError("the machine has ended", read_text(text)))
         elif word == "warning":
-            self._warn(unescape(text))
+            self._warnings.add(text)
 
     def _on_error(self, why: str) -> None:
-        self._failure = HostError("cannot understand the guest", why)
+        self._fail(HostError("cannot understand the guest", why))
+
+    def _fail(self, error: HostError) -> None:
+        self._failure = self._failure or error
 
 
 class Client:

@@ -26,7 +26,7 @@ _STDERR_KEPT = 4096  # bytes
 _KEYS_KEPT = 1 << 18  # bytes; a pasted text may be long
 
 
-def send_now(connection: socket.socket, data: "bytes | bytearray") -> int:
+def send_now(connection: socket.socket, data: "bytes | bytearray | memoryview") -> int:
     """Send the beginning of `data`, without waiting; return the number of bytes sent.
 
     When the other end is closed, that is all of them: nobody will read the rest. Raises OSError.
