@@ -141,8 +141,9 @@ class Port:
 
     def _fail(self, why: str) -> None:
         """Stop, because the guest has sent what it may not send."""
-        self.close()
-        self.on_error(why)
+        if not self._is_closed:
+            self.close()
+            self.on_error(why)
 
     def _on_events(self, events: int) -> None:
         if events & WRITABLE:

@@ -27,6 +27,7 @@ from initrd.template import PORTS, Template, dump_template
 _SAVE_TIMEOUT = 30.0  # seconds; it takes 0.01
 _BOOT_TIMEOUT = 120.0  # seconds; it takes two, and ten times that on a slow machine
 _MAX_MESSAGE = 1 << 16  # bytes
+_MAX_REASON = 1000  # bytes of a message that are shown
 _MAX_STATE = 1 << 24  # bytes; the state of the devices has some 140 kB
 
 
@@ -89,7 +90,7 @@ def _wait_for_template(machine: RunningMachine, control: socket.socket, limit: L
         why = f"its boot has not ended after {_BOOT_TIMEOUT:g} s"
         raise TemplateError("cannot make a template", why)
     if received != b"template\n":
-        why = why_ended(machine) or received.decode(errors="replace").strip()
+        why = why_ended(machine) or received[:_MAX_REASON].decode(errors="replace").strip()
         raise TemplateError("cannot make a template", why or "the machine has ended")
 
 
