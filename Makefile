@@ -101,7 +101,7 @@ bench-short:
 	@$(MAKE) --no-print-directory bench BENCH=--short
 
 # Every C file is compiled without output: unused functions, variables and macros are errors.
-C_SOURCES := $(wildcard initrd/*/*.c bench/*.c testbed/*.c)
+C_SOURCES := $(wildcard initrd/*/*.c bench/*.c testbed/*.c tests/boot/*.c)
 lint: $(INSTALLED) ## style, types and unused code, in Python and C
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -37,7 +37,7 @@ DEBIAN_PACKAGES = (
 )
 BUSYBOX_DIRECTORIES = ("bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp")
 APPLET_LINKS = ("sbin/init", "sbin/poweroff", "usr/bin/env")  # besides those in /bin
-SOURCES = os.path.dirname(os.path.abspath(__file__))
+PROBE_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.c")
 USR_MERGED = ("bin", "lib", "lib64", "sbin")
 
 # Runs a program of another Debian release with that release's loader and C library.
@@ -136,25 +136,14 @@ def rust_virtiofsd() -> str:
 
 def probe() -> str:
     """Return the path of the static program of probe.c, which reports how it was started."""
-    return _compile("probe")
-
-
-def flood() -> str:
-    """Return the path of the static program of flood.c, which floods a port of PID 1."""
-    return _compile("flood")
-
-
-def _compile(name: str) -> str:
-    """Return the path of a static program of this directory."""
-    path = f"{SOURCES}/{name}.c"
-    with open(path, encoding="utf-8") as file:
+    with open(PROBE_SOURCE, encoding="utf-8") as file:
         source = file.read()
 
     def make(top: str) -> None:
-        command = ["cc", "-O1", "-Wall", "-Wextra", "-static", path, "-o", f"{top}/{name}"]
+        command = ["cc", "-O1", "-Wall", "-Wextra", "-static", PROBE_SOURCE, "-o", f"{top}/probe"]
         subprocess.run(command, check=True)
 
-    return f"{make_once(name, make, source)}/{name}"
+    return f"{make_once('probe', make, source)}/probe"
 
 
 def make_busybox_root(top: str) -> None:

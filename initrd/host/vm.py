@@ -19,6 +19,7 @@ thread, and from several threads at the same time.
 
 import os
 import warnings
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager
 from subprocess import PIPE, CalledProcessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -207,8 +208,12 @@ def _capture(open_session: "capture.OpenSession", call: _Call) -> Completed[Any]
 class Machine:
     """A running machine, in which commands run. Its methods may be called from any thread."""
 
-    def __init__(self, owner: OwnerThread, root: str, *, text: bool) -> None:
+    def __init__(
+        self, owner: OwnerThread, root: str, *, text: bool, warned: "deque[str] | None" = None
+    ) -> None:
+        """`warned`: to which the owner appends the warnings of the guest."""
         self._owner, self._text = owner, text
+        self._warned: deque[str] = deque() if warned is None else warned
         self.root = root
 
     def run(  # noqa: PLR0913 - the parameters of subprocess.run
@@ -232,6 +237,7 @@ class Machine:
         __tracebackhide__ = True
         argv = _words_of(command)
         described = parse_job(argv, {"chdir": cwd, **options})
+        self._show_warnings()
 
         @contextmanager
         def open_session(local: LocalStreams, loop: Loop, _: Limit) -> "Iterator[Session]":
@@ -266,6 +272,7 @@ class Machine:
         described = parse_job(_words_of(command), {"chdir": cwd, **options})
         if terminal is not None:
             described = described.replace(tty=(0, 1, 2), size=terminal)
+        self._show_warnings()
         return Popen(
             self._owner.connect(),
             described,
@@ -278,8 +285,14 @@ class Machine:
     def close(self) -> None:
         """End all commands, and the machine. Raises HostError if it had ended by itself."""
         self._owner.close()
+        self._show_warnings()
         if self._owner.error:
             raise self._owner.error
+
+    def _show_warnings(self) -> None:
+        """Show the guest's warnings. The owner does not: standard error could hold it up."""
+        while self._warned:
+            warnings.warn(self._warned.popleft(), RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> "Self":
         return self
@@ -313,6 +326,7 @@ def boot(
         arguments = _parse_machine_words(root, option_list)
         check_no_settings(arguments, "it is for a command: an argument of Machine.run and popen")
         launch = _plan(arguments, Commands())
+        warned: deque[str] = deque()
 
         @contextmanager
         def own(loop: Loop, streams: HostStreams) -> "Iterator[Owner]":
@@ -320,13 +334,9 @@ def boot(
             with ExitStack() as stack:
                 for descriptor in launch.setup.descriptors:
                     stack.callback(os.close, descriptor)
-                yield stack.enter_context(own_machine(launch, about, loop, streams, _warn))
+                yield stack.enter_context(own_machine(launch, about, loop, streams, warned.append))
 
-        return Machine(OwnerThread(own, timeout), root, text=text)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return Machine(OwnerThread(own, timeout), root, text=text, warned=warned)
 
 
 def _words_of(command: "tuple[Word | Sequence[Word], ...]") -> tuple[Word, ...]:

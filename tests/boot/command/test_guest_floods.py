@@ -18,6 +18,7 @@ from initrd.errors import HostError
 from initrd.frames import CLOSE, DATA, channel_of, encode_frame
 from initrd.host import vm as interface
 from testbed import assets
+from tests.boot import flood as flood_program
 from tests.boot.chrootvm import Session, chrootvm, run
 
 pytestmark = pytest.mark.boot
@@ -27,7 +28,7 @@ TOOL = "/run/mnt/tool/flood"
 
 
 def share() -> tuple[str, ...]:
-    return ("--memory", "256M", "--mount-ro", "tool", os.path.dirname(assets.flood()))
+    return ("--memory", "256M", "--mount-ro", "tool", flood_program.directory())
 
 
 def flood(text: str, port: str = "initrd.control", times: str = "") -> str:
@@ -148,7 +149,7 @@ def frame(command: int, name: str, kind: int, payload: bytes = b"") -> str:
 
 @contextmanager
 def machine() -> Iterator[interface.Machine]:
-    tool = os.path.dirname(assets.flood())
+    tool = flood_program.directory()
     root = assets.busybox_root()
     with interface.boot(root, text=True, memory="256M", mount_ro={"tool": tool}) as running:
         yield running
@@ -218,7 +219,7 @@ except vm.TimeoutExpired:
 
 
 def test_timeout_of_the_python_interface_with_a_blocked_standard_error() -> None:
-    tool = os.path.dirname(assets.flood())
+    tool = flood_program.directory()
     words = (assets.busybox_root(), flood("warning x\\n"), tool)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

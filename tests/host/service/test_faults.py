@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -250,6 +251,17 @@ def test_output_that_is_not_read_before_the_end_of_the_machine_is_whole_or_an_er
             process.wait(5)
     else:
         assert process.wait(5) == 0
+
+
+def test_warnings_of_the_guest_are_shown_to_the_caller(owner: OwnerThread) -> None:
+    warned = deque(["one", "two"])
+    machine = vm.Machine(owner, "/", text=True, warned=warned)
+    with pytest.warns(RuntimeWarning) as shown:
+        machine.run("true", **RUN)
+    assert [str(warning.message) for warning in shown] == ["one", "two"]
+    warned.append("three")
+    with pytest.warns(RuntimeWarning, match="three"):
+        machine.close()
 
 
 class FakeMachine:
