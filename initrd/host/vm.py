@@ -357,7 +357,7 @@ def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
 def _plan(arguments: Arguments, command: Command | Commands | None) -> Launch:
     launch = plan_launch(parse_machine(arguments, command), os.environ)
     if launch.warning:
-        _warn(launch.warning)
+        warnings.warn(launch.warning, RuntimeWarning, stacklevel=2)
     return launch
 
 

@@ -141,6 +141,31 @@ def test_console_that_floods_and_is_not_read_holds_up_no_end(directory: str, num
         os.close(writer)
 
 
+PROGRAMS = {
+    "INIT": ("/bin/sh", "-c", f"echo up; {INIT}"),
+    "COMMAND": ("--", "sh", "-c", "echo up; yes"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_escape_key_ends_a_flood_on_a_terminal_that_shows_nothing(
+    directory: str, program: tuple[str, ...]
+) -> None:
+    controller, terminal = os.openpty()
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    words = ("--memory", "256M", assets.busybox_root(), *program)
+    with chrootvm(*words, folder=Path(directory), **streams) as session:
+        output, deadline = b"", time.monotonic() + 3 * HANG
+        while b"up" not in output:
+            assert time.monotonic() < deadline
+            output += os.read(controller, 1 << 16)
+        time.sleep(2)  # the terminal's buffer is full, and is read no more
+        os.write(controller, b"\x1d\x1d\x1d")
+        assert session.process.wait(HANG) == 137
+    os.close(controller)
+    os.close(terminal)
+
+
 def frame(command: int, name: str, kind: int, payload: bytes = b"") -> str:
     """Return a frame, as printf(1) writes it."""
     data = encode_frame(channel_of(command, name), kind, payload)

@@ -130,7 +130,20 @@ def test_endless_lines_of_the_kernel_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", [b"[", b"[ ", b"[    1", b"1", b" ", b"K", b"[1.1] ", b"[1.1][T", b"Kernel panic - "]
+    "piece",
+    [
+        b"[",
+        b"[ ",
+        b"[    1",
+        b"1",
+        b" ",
+        b"K",
+        b"[1.1] ",
+        b"[1.1][T",
+        b"Kernel panic - ",
+        PANIC,
+        PANIC + b"x\n",
+    ],
 )
 def test_any_output_is_examined_in_linear_time(piece: bytes) -> None:
     text = piece * ((1 << 20) // len(piece))
