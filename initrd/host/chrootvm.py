@@ -5,7 +5,7 @@ The main program: from the words of the command line to the exit status.
 
 import os
 import signal
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from initrd import __version__
@@ -43,19 +43,20 @@ from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, open_source
 from initrd.host.system.terminal import (
+    CONSOLE_KEYS,
     STDERR,
     STDIN,
     STDOUT,
+    ConsoleKeys,
     EscapeKey,
     MessageWriter,
-    RawTerminal,
     is_terminal,
     print_output,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 FAILED, PANICKED = 125, 255  # exit statuses
 
@@ -154,16 +155,26 @@ def boot(
         messages = stack.enter_context(closing(MessageWriter(loop)))
         signals = stack.enter_context(Signals(loop))
         output = stack.enter_context(closing(open_output(arguments, loop)))
-        streams = HostStreams(output=output, menu=is_terminal(STDIN), observer=observer)
+        streams = HostStreams(output=output, observer=observer)
         if arguments.has("--verbose"):
             streams = streams.replace(on_stderr=messages.write_bytes)
         with start_machine(launch, loop, streams) as machine:
-            escape = EscapeKey()
+            escape, keys = EscapeKey(), ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
             if is_terminal(STDIN) and arguments.has("--verbose"):
                 print_escape_key(messages)
-            in_time = connect_console(machine, signals, escape, seconds)
+            with connect_console(machine, escape, keys, messages):
+                in_time = loop.run(
+                    lambda: (
+                        machine.is_off
+                        or bool(signals.received)
+                        or escape.is_complete
+                        or keys.is_complete
+                    ),
+                    seconds,
+                )
             observer.phase_started(PHASE_END)
-            is_ended = machine.is_off and not escape.is_complete and not signals.received
+            by_keys = escape.is_complete or keys.is_complete
+            is_ended = machine.is_off and not by_keys and not signals.received
             ending = find_ending(machine, launch) if is_ended else None
             if ending and ending.target_ended:
                 output.drop_panic()
@@ -172,6 +183,9 @@ def boot(
     messages = MessageWriter()
     if escape.is_complete:
         return report_escape(messages)
+    if keys.is_complete:
+        messages.print_message("ended by Ctrl-A X")
+        return 0
     if not in_time:
         messages.print_message(f"the machine still runs after {seconds:g} s; ending it")
         return TIMED_OUT
@@ -188,24 +202,22 @@ def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
     return ConsoleSink(STDOUT, loop, shows_all=shows_all)
 
 
+@contextmanager
 def connect_console(
-    machine: RunningMachine, signals: Signals, escape: EscapeKey, seconds: float | None
-) -> bool:
-    """Connect standard input to the console until the machine, a signal or `escape` ends this.
-
-    Returns False when `seconds` pass before.
-    """
+    machine: RunningMachine, escape: EscapeKey, keys: ConsoleKeys, messages: MessageWriter
+) -> "Iterator[None]":
+    """Connect standard input to the console inside the `with`; a terminal with its keys."""
     with ExitStack() as stack:
-        console = stack.enter_context(closing(Sink(machine.console.fileno())))
+        console = stack.enter_context(closing(Sink(machine.keyboard)))
         source = stack.enter_context(open_source(STDIN))
         if is_terminal(STDIN):
-            stack.enter_context(RawTerminal(STDIN))
-            stack.callback(KeyboardRelay(machine.loop, source, console, escape.feed).stop)
+            stack.enter_context(messages.raw())
+            relay = KeyboardRelay(machine.loop, source, console, escape.feed)
+            relay.translate = keys.translate
+            stack.callback(relay.stop)
         else:
             stack.callback(Relay(machine.loop, source, console).stop)
-        return machine.loop.run(
-            lambda: machine.is_off or bool(signals.received) or escape.is_complete, seconds
-        )
+        yield
 
 
 def find_ending(machine: RunningMachine, launch: Launch) -> Ending:

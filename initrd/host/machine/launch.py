@@ -295,10 +295,9 @@ def _qemu_by_path(launch: Launch) -> tuple[str, ...]:
     setup = launch.setup
     ports = (f"{argv.path_stream(f'{name}.sock')},server=on,wait=off" for name in setup.ports)
     connections = Connections(
-        console="stdio,signal=off",
+        console=argv.TERMINAL_STREAM,
         shares=tuple(argv.path_stream(f"{share.tag}.sock") for share in setup.shares),
         ports=tuple(ports),
         gdb="" if launch.gdb is None else gdb.stream_by_path(launch.gdb),
-        menu=True,
     )
     return argv.command(setup.by_path(), connections)

@@ -15,8 +15,9 @@ from initrd.errors import HostError
 from initrd.host.machine import gdb
 from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.launch import Launch
+from initrd.host.machine.serialport import SerialPipes
 from initrd.host.qemu import argv
-from initrd.host.qemu.argv import Connections, Setup, fd_stream
+from initrd.host.qemu.argv import STDIO_STREAM, Connections, Setup, fd_stream
 from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
 from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.loop import READABLE, Limit, Loop
@@ -57,7 +58,6 @@ class HostStreams(Record):
     """The host's ends of what a machine is connected to."""
 
     output: Sink | None = None  # for the console output
-    menu: bool = False  # Ctrl-A on the console is QEMU's
     # Descriptors that QEMU inherits, in the order of Setup.ports; -1: the port is not connected.
     ports: tuple[int, ...] = ()
     monitor: int = -1  # a further descriptor, for QMP; -1: none
@@ -88,25 +88,27 @@ class RunningMachine:
     def __init__(
         self,
         loop: Loop,
-        console: socket.socket,
+        serial: SerialPipes,
         streams: HostStreams,
         *,
         unplugs_shares: bool = False,
     ) -> None:
         self.loop = loop
-        self.console = console  # bytes sent to it are input of the guest's console
+        self.keyboard = serial.keyboard  # a pipe: bytes written are input of the guest's console
         self.log = ConsoleLog()
         self.is_off = False
         self.was_terminated = False  # a signal from outside, or gdb, has ended QEMU
         self.shares: list[socket.socket] = []  # copies of QEMU's connections to virtiofsd
         self._observer = streams.observer
         self._unplugs_shares = unplugs_shares
-        self._output = Relay(loop, console.fileno(), streams.output, self._on_console)
+        self._serial = serial
+        self._output = Relay(loop, serial.output, streams.output, self._on_console)
         self._failure: HostError | None = None
         self._share_failure: HostError | None = None  # which may be the cause of QEMU's
         self._qemu: Process | None = None
 
     def _on_console(self, data: bytes) -> None:
+        self._serial.make_blocking()
         self.log.append(data)
         self._observer.console_printed(data)
 
@@ -124,8 +126,9 @@ class RunningMachine:
         return parse_ending(self.log.text)
 
     def stop(self) -> None:
-        """Stop reading the console."""
+        """Stop reading the console; QEMU drops its output from here on."""
         self._output.stop()
+        self._serial.close(self._serial.output)
 
     def fail(self, error: HostError) -> None:
         """End with an error."""
@@ -159,6 +162,7 @@ class RunningMachine:
     def _qemu_ended(self, process: Process, stderr: StderrPipe, setup: Setup) -> None:
         self.loop.unwatch(process.pidfd)
         self.is_off = True
+        self._serial.close(*self._serial.of_qemu)
         output = stderr.last_lines()
         self.was_terminated = any(message in output for message in _TERMINATED)
         if process.status():
@@ -202,21 +206,23 @@ def start_machine(
     program.check(launch.virtiofsd, launch.setup.shares, root=os.geteuid() == 0)
     with ExitStack() as stack:
         stack.enter_context(lock_disks(launch.setup.disks, os.environ))
-        host_end, qemu_end = (stack.enter_context(closing(end)) for end in socket.socketpair())
-        machine = RunningMachine(loop, host_end, streams, unplugs_shares=qemu.unplugs_shares)
+        serial = stack.enter_context(SerialPipes())
+        machine = RunningMachine(loop, serial, streams, unplugs_shares=qemu.unplugs_shares)
         stack.callback(machine.stop)
         servers = [
             _start_virtiofsd(launch, share, machine, streams, stack)
             for share in launch.setup.shares
         ]
-        sockets = (qemu_end, *(server.connection for server in servers))
+        sockets = tuple(server.connection for server in servers)
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
         waiting = stack.enter_context(_listen_for_gdb(launch, streams))
-        command = _qemu_program(qemu, streams, waiting, *(end.fileno() for end in sockets))
+        shares = tuple(end.fileno() for end in sockets)
+        command = _qemu_program(qemu, streams, waiting, serial, shares)
         ending = _ending_signal(launch)
         process = stack.enter_context(Process(command, stderr.writer, ending))
         machine.watch_qemu(process, stderr, launch.setup)
         stack.callback(loop.unwatch, process.pidfd)
+        stack.callback(machine.stop)  # before QEMU gets a signal, which it handles after its output
         if qemu.copies_connections:
             machine.shares = [
                 stack.enter_context(closing(server.connection.dup())) for server in servers
@@ -277,17 +283,20 @@ def _listen_for_gdb(launch: Launch, streams: HostStreams) -> "Iterator[int]":
 
 
 def _qemu_program(
-    qemu: QemuStart, streams: HostStreams, waiting: int, console: int, *shares: int
+    qemu: QemuStart,
+    streams: HostStreams,
+    waiting: int,
+    serial: SerialPipes,
+    shares: tuple[int, ...],
 ) -> Program:
-    """Return QEMU with its inherited descriptors: `console`, then one for each share."""
+    """Return QEMU with its inherited descriptors. `shares`: one for each share."""
     connections = Connections(
-        console=fd_stream(console),
+        console=STDIO_STREAM,
         shares=tuple(map(fd_stream, shares)),
         ports=tuple(map(fd_stream, streams.ports)),
         monitor=fd_stream(streams.monitor) if streams.monitor >= 0 else "",
         gdb=fd_stream(waiting) if waiting >= 0 else "",
-        menu=streams.menu,
     )
     optional = (number for number in (streams.monitor, waiting, *streams.ports) if number >= 0)
-    inherited = (*qemu.descriptors, console, *shares, *optional)
-    return Program(qemu.command(connections), inherited)
+    inherited = (*qemu.descriptors, *shares, *optional)
+    return Program(qemu.command(connections), inherited, standard=serial.of_qemu)

@@ -91,7 +91,12 @@ class Connections(Record):
     ports: tuple[str, ...] = ()  # in the order of Setup.ports
     monitor: str = ""  # for QMP; empty: none
     gdb: str = ""  # a listening socket; the machine waits until gdb continues it. Empty: none
-    menu: bool = False  # Ctrl-A on the console is QEMU's: X ends the machine, C is the monitor
+
+
+# Standard input and output. Keys such as Ctrl-C are the guest's.
+STDIO_STREAM = "stdio,signal=off"
+# A terminal, with keys for QEMU: Ctrl-A X ends the machine.
+TERMINAL_STREAM = f"{STDIO_STREAM},mux=on"
 
 
 def fd_stream(number: int) -> str:
@@ -133,7 +138,7 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
         *_machine(setup.hardware),
         *_memory(setup.hardware, ""),
         *_boot(setup),
-        *_console(connections),
+        *_console(connections.console),
         *_share_backends(connections.shares),
         *_words(_share_devices(setup.shares, slots)),
         *_ports(setup.ports, connections.ports, slots),
@@ -204,7 +209,7 @@ def _template_machine(setup: Setup, connections: Connections, memory: str) -> tu
         *_memory(setup.hardware, memory),
         *(("-bios", setup.firmware) if setup.firmware else ()),
         *("-kernel", setup.kernel.inherited_path),
-        *_console(connections),
+        *_console(connections.console),
         *_ports(setup.ports, connections.ports, _Slots(setup.hardware.arch.transport)),
         *Device("pcie-root-port", port).words(),
         *_generation(setup),
@@ -286,12 +291,12 @@ def _chardev(name: str, stream: str, options: str = "") -> tuple[str, str]:
     return ("-chardev", f"{backend},id={name}{comma}{rest}{options}")
 
 
-def _console(connections: Connections) -> tuple[str, ...]:
-    serial = ("-serial", "chardev:console")
-    if not connections.menu:
-        return (*_chardev("console", connections.console), *serial)
-    menu = ("-mon", "chardev=console,mode=readline")
-    return (*_chardev("console", connections.console, ",mux=on"), *serial, *menu)
+def _console(stream: str) -> tuple[str, ...]:
+    """Return the serial port. The monitor is never on it.
+
+    The guest can have a terminal type what it sends, and the monitor executes programs.
+    """
+    return (*_chardev("console", stream), "-serial", "chardev:console")
 
 
 def _share_backends(streams: tuple[str, ...]) -> tuple[str, ...]:

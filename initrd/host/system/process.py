@@ -50,10 +50,11 @@ class Program(Record):
     before: "Callable[[], None]" = staticmethod(_do_nothing)  # called in the child before exec
     # Called in the child first of all: it is carried out even when the parent is killed meanwhile.
     first: "Callable[[], None]" = staticmethod(_do_nothing)
+    standard: tuple[int, int] | None = None  # its standard input and output; None: without data
 
 
 class Process:
-    """A running program in a session of its own, without standard input or output.
+    """A running program in a session of its own.
 
     An OSError or HostError of the program's `before`, or of `execve`, is raised as a HostError.
     """
@@ -237,7 +238,7 @@ def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoRet
         if os.getppid() != parent:  # the parent ended before `die_with_parent`
             os._exit(1)
         os.setsid()
-        _set_descriptors(program.descriptors, stderr)
+        _set_descriptors(program, stderr)
         program.before()
         _reset_signals()
         os.execvp(program.command[0], program.command)  # noqa: S606
@@ -252,11 +253,11 @@ def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoRet
     os._exit(125)
 
 
-def _set_descriptors(inherited: "tuple[int, ...]", stderr: int) -> None:
+def _set_descriptors(program: Program, stderr: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for number, descriptor in enumerate((null, null, stderr)):
+    for number, descriptor in enumerate((*(program.standard or (null, null)), stderr)):
         os.dup2(descriptor, number)
-    for descriptor in inherited:
+    for descriptor in program.descriptors:
         os.set_inheritable(descriptor, True)
 
 

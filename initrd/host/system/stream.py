@@ -194,12 +194,14 @@ class KeyboardRelay(Relay):
     """Copies what is typed on a terminal, and reads on when the sink is full.
 
     So `on_data` also sees the keys that a guest does not read. Those that exceed the buffer of
-    _KEYS_KEPT bytes are dropped.
+    _KEYS_KEPT bytes are dropped. `translate` returns what is written for the keys that were read.
     """
+
+    translate: "Callable[[bytes], bytes]" = staticmethod(bytes)
 
     def _add_pending(self, data: bytes) -> None:
         free = _KEYS_KEPT - len(self._pending)
-        self._pending = memoryview(bytes(self._pending) + data[:free])
+        self._pending = memoryview(bytes(self._pending) + self.translate(data)[:free])
 
     def _wait_for_sink(self, sink: Sink) -> None:
         self._loop.watch(sink.descriptor, WRITABLE, self._on_writable)

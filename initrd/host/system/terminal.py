@@ -23,13 +23,15 @@ from initrd.host.system.stream import Sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _MAX_QUEUED = 1 << 16  # bytes of messages that standard error does not take yet
 _WRITE_TIMEOUT = 2.0  # seconds that a program waits at its end for messages to be written
 _ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
+_PREFIX_KEY = 0x01  # Ctrl-A
+CONSOLE_KEYS = "Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A H prints this help"
 Modes = list["int | list[bytes | int]"]
 
 
@@ -96,6 +98,37 @@ class EscapeKey:
             self._times = [*self._times[1 - _ESCAPE_COUNT :], now] if key == _ESCAPE_KEY else []
             if len(self._times) == _ESCAPE_COUNT and now - self._times[0] <= _ESCAPE_SECONDS:
                 self.is_complete = True
+
+
+class ConsoleKeys:
+    """Handles the keys of a console that begin with Ctrl-A, as CONSOLE_KEYS says.
+
+    They are those of QEMU's own consoles. Other keys after Ctrl-A do nothing, as there.
+    """
+
+    def __init__(self, on_help: "Callable[[], object]") -> None:
+        self.is_complete = False  # the machine is to end
+        self._on_help, self._is_second = on_help, False
+
+    def translate(self, keys: bytes) -> bytes:
+        """Return what the guest gets when these keys are pressed."""
+        if _PREFIX_KEY not in keys and not self._is_second:
+            return keys
+        typed = bytearray()
+        for key in keys:
+            if self._is_second:
+                typed += self._handle_second(key)
+            elif key != _PREFIX_KEY:
+                typed.append(key)
+            self._is_second = key == _PREFIX_KEY and not self._is_second
+        return bytes(typed)
+
+    def _handle_second(self, key: int) -> bytes:
+        if key in b"xX":
+            self.is_complete = True
+        elif key in b"hH":
+            self._on_help()
+        return bytes([_PREFIX_KEY]) if key in (_PREFIX_KEY, *b"aA") else b""
 
 
 class RawTerminal:

@@ -1,11 +1,15 @@
 """chrootvm ROOTFS INIT: the console on standard output, the exit status and failures."""
 
+import hashlib
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from testbed import assets
-from tests.boot.chrootvm import run
+from tests.boot.chrootvm import chrootvm, run
 
 pytestmark = pytest.mark.boot
 
@@ -93,3 +97,52 @@ def test_a_missing_share_directory_is_named(tmp_path: Path) -> None:
     status, _, errors = boot(tmp_path, "sh", options=("--mount", "d", f"{tmp_path}/gone"))
     assert status == 125
     assert errors == f"chrootvm: cannot share {tmp_path}/gone: No such file or directory\n"
+
+
+def test_the_console_has_every_line_of_the_kernels_log(tmp_path: Path) -> None:
+    options = ("--verbose", "--append", "loglevel=8")
+    words = (assets.busybox_root(), "--", "busybox", "dmesg")
+    status, log, errors = run(*options, *words, folder=tmp_path)
+    console = {line.strip() for line in errors.replace("\r", "").split("\n")}
+    lines = [line.strip() for line in log.split("\n") if line.strip()]
+    assert status == 0
+    assert len(lines) > 100
+    assert [line for line in lines if line not in console] == []
+
+
+def test_a_reader_of_the_console_that_stops_for_some_time_loses_nothing(tmp_path: Path) -> None:
+    script = "echo begin; busybox seq 30000; poweroff -f"
+    words = (assets.busybox_root(), "busybox", "sh", "-c", script)
+    with chrootvm(*words, folder=tmp_path) as session:
+        session.expect("begin")
+        time.sleep(4)  # the pipes are full then
+        status, output, _ = session.finish()
+    assert status == 0
+    assert "".join(f"{number}\n" for number in range(1, 30001)) in output
+
+
+@pytest.mark.parametrize("ending", ["timeout", "signal"])
+def test_a_machine_whose_console_is_not_read_can_be_ended(ending: str, tmp_path: Path) -> None:
+    words = (assets.busybox_root(), "busybox", "sh", "-c", "echo begin; busybox yes")
+    options = ("--timeout", "15") if ending == "timeout" else ()
+    with chrootvm(*options, *words, folder=tmp_path) as session:
+        session.expect("begin")
+        time.sleep(2)
+        if ending == "signal":
+            session.process.terminate()
+        assert session.process.wait(30) == (124 if ending == "timeout" else -signal.SIGTERM)
+        assert session.leftovers() == []
+
+
+def test_input_of_the_console_arrives_as_it_is_read(tmp_path: Path) -> None:
+    script = "stty raw -echo; echo begin; head -c 100000 | md5sum; poweroff -f"
+    words = (assets.busybox_root(), "busybox", "sh", "-c", script)
+    data = b"".join(b"%09d\n" % number for number in range(10_000))
+    with chrootvm(*words, folder=tmp_path, stdin=subprocess.PIPE) as session:
+        session.expect("begin")
+        assert session.process.stdin
+        session.process.stdin.write(data)
+        session.process.stdin.close()
+        session.process.stdin = None
+        status, output, _ = session.finish()
+    assert (status, hashlib.md5(data, usedforsecurity=False).hexdigest() in output) == (0, True)

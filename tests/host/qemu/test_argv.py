@@ -7,6 +7,8 @@ import pytest
 from initrd.host.qemu import argv
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import (
+    STDIO_STREAM,
+    TERMINAL_STREAM,
     Connections,
     Disk,
     Hardware,
@@ -96,10 +98,17 @@ def test_console_is_the_serial_port() -> None:
     assert values("-mon", SETUP) == []
 
 
-def test_console_with_a_menu_is_shared_with_the_monitor() -> None:
-    connections = CONNECTIONS.replace(menu=True)
-    assert values("-chardev", SETUP, connections) == ["socket,id=console,fd=5,mux=on"]
-    assert values("-mon", SETUP, connections) == ["chardev=console,mode=readline"]
+@pytest.mark.parametrize(
+    ("stream", "backend"),
+    [
+        (STDIO_STREAM, "stdio,id=console,signal=off"),
+        (TERMINAL_STREAM, "stdio,id=console,signal=off,mux=on"),
+    ],
+)
+def test_console_is_never_shared_with_the_monitor(stream: str, backend: str) -> None:
+    connections = CONNECTIONS.replace(console=stream)
+    assert values("-chardev", SETUP, connections) == [backend]
+    assert values("-mon", SETUP, connections) == []
 
 
 def test_share_is_a_device_with_its_tag() -> None:

@@ -91,6 +91,18 @@ def test_a_program_inherits_only_the_given_descriptors_and_no_standard_input(
     assert str(tmp_path) not in listed
 
 
+def test_a_program_has_the_given_standard_input_and_output() -> None:
+    (stdin, writer), (reader, stdout) = os.pipe(), os.pipe()
+    program = Program(("/bin/cat",), standard=(stdin, stdout))
+    with Process(program, 2) as process:
+        os.write(writer, b"through cat")
+        for end in (stdin, writer, stdout):
+            os.close(end)
+        assert process.wait(10) == 0
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == b"through cat"
+
+
 def test_a_program_starts_with_no_signal_ignored_or_blocked() -> None:
     reader, writer = os.pipe()
     with Process(

@@ -80,6 +80,18 @@ def test_a_keyboard_relay_reads_on_when_the_sink_is_full(pipes: tuple[Pipe, Pipe
         relay.stop()
 
 
+def test_a_keyboard_relay_writes_what_its_translation_returns(pipes: tuple[Pipe, Pipe]) -> None:
+    source, target = pipes
+    loop, seen = Loop(), bytearray()
+    with closing(Sink(target.writer)) as sink:
+        relay = KeyboardRelay(loop, source.reader, sink, seen.extend)
+        relay.translate = bytes.upper
+        os.write(source.writer, b"keys")
+        loop.run(lambda: False, 0)
+        relay.stop()
+    assert (seen, target.drain()) == (b"keys", b"KEYS")
+
+
 def test_a_relay_copies_all_bytes_in_order(pipes: tuple[Pipe, Pipe]) -> None:
     source, target = pipes
     loop, data = Loop(), bytes(range(256)) * 100

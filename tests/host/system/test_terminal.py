@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from initrd.host.system.loop import READABLE, Loop, is_ready
-from initrd.host.system.terminal import EscapeKey, MessageWriter, escape_controls
+from initrd.host.system.terminal import ConsoleKeys, EscapeKey, MessageWriter, escape_controls
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,37 @@ def test_closed_writer_keeps_no_descriptor_and_opens_standard_error_again(
     messages.print_message("y")
     messages.close()
     assert read_all(pipe[0]) == b"chrootvm: x\nchrootvm: y\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "typed"),
+    [
+        pytest.param([b"plain \x1b[A\x03"], b"plain \x1b[A\x03", id="other keys"),
+        pytest.param([b"a\x01\x01b"], b"a\x01b", id="Ctrl-A twice"),
+        pytest.param([b"\x01", b"a", b"a"], b"\x01a", id="Ctrl-A A"),
+        pytest.param([b"\x01\x01\x01\x01"], b"\x01\x01", id="Ctrl-A four times"),
+        pytest.param([b"1\x01c2\x01s3\x01\x034"], b"1234", id="keys without a meaning"),
+        pytest.param([b"\x01"], b"", id="half of it"),
+        pytest.param([b"\x01\x01x"], b"\x01x", id="X after two"),
+        pytest.param([b""], b"", id="nothing"),
+    ],
+)
+def test_keys_of_the_console_are_sent_to_the_guest(pieces: list[bytes], typed: bytes) -> None:
+    helps: list[str] = []
+    keys = ConsoleKeys(lambda: helps.append("help"))
+    assert b"".join(map(keys.translate, pieces)) == typed
+    assert (keys.is_complete, helps) == (False, [])
+
+
+@pytest.mark.parametrize("pieces", [[b"a\x01xb"], [b"a\x01", b"Xb"]], ids=["at once", "in two"])
+def test_ctrl_a_x_ends_the_machine(pieces: list[bytes]) -> None:
+    keys = ConsoleKeys(lambda: None)
+    assert b"".join(map(keys.translate, pieces)) == b"ab"
+    assert keys.is_complete
+
+
+def test_ctrl_a_h_prints_help_and_sends_nothing() -> None:
+    helps: list[str] = []
+    keys = ConsoleKeys(lambda: helps.append("help"))
+    assert keys.translate(b"\x01hh\x01H") == b"h"
+    assert helps == ["help", "help"]
