@@ -11,7 +11,7 @@ from initrd.host.qemu import accel
 from initrd.host.system import cached
 from initrd.host.system.private import PrivateFolder, is_number, is_temporary
 
-_FOLDERS = (cached.IMAGES, cached.KERNELS, cached.HELP_TEXTS, depmod.FOLDER, "templates")
+_FOLDERS = (*cached.FOLDERS, depmod.FOLDER, "templates")
 _TEMPLATE_SUFFIXES = (".template", ".failure")
 
 

@@ -27,6 +27,7 @@ from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup
 from initrd.host.qemu.pvh import find_pvh_kernel
+from initrd.host.qemu.seccomp import has_sandbox
 from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
 from initrd.host.system.safe_path import UnsafeFolder
@@ -111,6 +112,7 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         network=machine.network,
         published=machine.publish,
         mac=random_mac() if machine.network else "",
+        sandbox=has_sandbox(qemu, cache),
         extra=machine.qemu_arguments,
     )
     logs = os.path.join(locate.state_directory(environment), "failed-boots")

@@ -8,6 +8,7 @@ Source: qemu-system(1), `qemu-system-x86_64 -device help`.
 """
 
 from initrd.host.qemu.arch import Arch
+from initrd.host.qemu.seccomp import SANDBOX
 from initrd.host.system.files import OpenFile
 from initrd.options import Share
 from initrd.record import Record
@@ -70,6 +71,7 @@ class Setup(Record):
     published: tuple[PublishedPort, ...] = ()  # of the network
     mac: str = ""  # of the network device; empty: QEMU's default, which all machines share
     generation: str = ""  # a UUID; a machine that starts from a template has a new one
+    sandbox: bool = False  # QEMU has a system call filter
     extra: tuple[str, ...] = ()  # further words of the command line
 
     @property
@@ -134,7 +136,7 @@ def command(setup: Setup, connections: Connections) -> tuple[str, ...]:
     slots = _Slots(setup.hardware.arch.transport)
     return (
         setup.program,
-        *_basics(),
+        *_basics(setup),
         *_machine(setup.hardware),
         *_memory(setup.hardware, ""),
         *_boot(setup),
@@ -203,7 +205,7 @@ def _template_machine(setup: Setup, connections: Connections, memory: str) -> tu
     port = (("id", _PORT), ("chassis", "1"), ("slot", "1"), ("addr", PORT_ADDRESS[-4:]))
     return (
         setup.program,
-        *_basics(),
+        *_basics(setup),
         *_machine(setup.hardware),
         *("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
         *_memory(setup.hardware, memory),
@@ -258,8 +260,16 @@ def _words(devices: tuple[Device, ...]) -> tuple[str, ...]:
     return tuple(word for device in devices for word in device.words())
 
 
-def _basics() -> tuple[str, ...]:
-    return ("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none")
+def _basics(setup: Setup) -> tuple[str, ...]:
+    """Return the words of every machine.
+
+    A -sandbox of the user takes the place of this one: QEMU would use both, and so deny what only
+    one of them denies.
+    """
+    return (
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"),
+        *(SANDBOX if setup.sandbox and SANDBOX[0] not in setup.extra else ()),
+    )
 
 
 def _machine(hardware: Hardware) -> tuple[str, ...]:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 ENTRIES_KEPT = 8
-IMAGES, KERNELS, HELP_TEXTS = "images", "kernels", "virtiofsd"  # folders in the cache
+# Folders in the cache.
+IMAGES, KERNELS, HELP_TEXTS, QEMU_ANSWERS = "images", "kernels", "virtiofsd", "qemu"
+FOLDERS = (IMAGES, KERNELS, HELP_TEXTS, QEMU_ANSWERS)
 _TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
 _RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
 _MAX_DESCRIPTION = 1 << 22  # bytes; that of an image with a hundred modules has 20 kB
@@ -89,7 +91,7 @@ class Cache:
 
     def check_folders(self) -> None:
         """Set `problem` to that of a folder, if there is one."""
-        for name in (IMAGES, KERNELS, HELP_TEXTS):
+        for name in FOLDERS:
             try:
                 self.open_folder(name, create=False).close()
             except (OSError, HostError):  # it will be made; or the problem is known now

@@ -219,6 +219,15 @@ def capture_output(program: str, *words: str) -> bytes:
     return done.stdout + done.stderr
 
 
+def is_script(program: str) -> bool:
+    """Return whether a program is a script, and not machine code."""
+    try:
+        with open(program, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # executable and not readable: the kernel could not run such a script
+        return False
+
+
 @contextmanager
 def explain_shortage() -> "Iterator[None]":
     """Raise a HostError in place of an OSError for a resource that is exhausted."""

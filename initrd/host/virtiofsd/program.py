@@ -9,7 +9,7 @@ import os
 
 from initrd.errors import HostError, reason
 from initrd.host.system.cached import HELP_TEXTS, Cache, CacheEntry, CacheFolder, open_cached
-from initrd.host.system.process import Program, capture_output
+from initrd.host.system.process import Program, capture_output, is_script
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
@@ -54,7 +54,7 @@ def identify(
         parse_help(program, text)
         return CacheEntry(text, (program,))
 
-    if _is_script(program):
+    if is_script(program):
         return parse_help(program, help_of(program))
     folder = CacheFolder(cache, HELP_TEXTS, HELP_TEXTS_KEPT)
     with open(open_cached(folder, program, make_entry), "rb") as file:
@@ -85,14 +85,6 @@ def parse_help(program: str, text: bytes) -> Virtiofsd:
         f"it answers --help with {output.strip()[:60]!r}",
         "the program of Debian's packages virtiofsd or qemu-system-common: --virtiofsd BIN",
     )
-
-
-def _is_script(program: str) -> bool:
-    try:
-        with open(program, "rb") as file:
-            return file.read(2) == b"#!"
-    except OSError:  # executable and not readable: the kernel could not run such a script
-        return False
 
 
 # --- whether it can serve a share ----------------------------------------------------------------

@@ -1,15 +1,18 @@
 """chrootvm ROOTFS INIT: the console on standard output, the exit status and failures."""
 
 import hashlib
+import shlex
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from testbed import assets
-from tests.boot.chrootvm import chrootvm, run
+from tests.boot.chrootvm import COMMAND, chrootvm, run
+from tests.boot.terminal import Terminal
 
 pytestmark = pytest.mark.boot
 
@@ -146,3 +149,25 @@ def test_input_of_the_console_arrives_as_it_is_read(tmp_path: Path) -> None:
         session.process.stdin = None
         status, output, _ = session.finish()
     assert (status, hashlib.md5(data, usedforsecurity=False).hexdigest() in output) == (0, True)
+
+
+def test_ctrl_a_x_ends_a_machine_and_no_key_opens_a_monitor(tmp_path: Path) -> None:
+    with closing(Terminal(tmp_path)) as terminal:
+        before = terminal.modes()
+        script = "stty -icanon -echo; echo it runs; busybox head -c 3 | busybox od -c; sleep 1000"
+        terminal.run(
+            f"clear; {shlex.join(COMMAND)} {assets.busybox_root()} sh -c '{script}'; echo status $?"
+        )
+        terminal.expect("it runs")
+        terminal.press("C-a")
+        terminal.type("h")
+        terminal.expect("chrootvm: Ctrl-A X ends the machine")
+        terminal.press("C-a")
+        terminal.type("cinfo")
+        terminal.expect("0000000   i   n   f")
+        assert "QEMU" not in terminal.screen()
+        terminal.press("C-a")
+        terminal.type("x")
+        terminal.expect("chrootvm: ended by Ctrl-A X")
+        terminal.expect("status 0")
+        assert terminal.modes() == before

@@ -93,25 +93,6 @@ def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all
         assert terminal.modes() == before
 
 
-def test_ctrl_a_x_ends_a_machine_and_no_key_opens_a_monitor(terminal: Terminal) -> None:
-    before = terminal.modes()
-    script = "stty -icanon -echo; echo it runs; busybox head -c 3 | busybox od -c; sleep 1000"
-    terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} sh -c '{script}'; echo status $?")
-    terminal.expect("it runs")
-    terminal.press("C-a")
-    terminal.type("h")
-    terminal.expect("chrootvm: Ctrl-A X ends the machine")
-    terminal.press("C-a")
-    terminal.type("cinfo")
-    terminal.expect("0000000   i   n   f")
-    assert "QEMU" not in terminal.screen()
-    terminal.press("C-a")
-    terminal.type("x")
-    terminal.expect("chrootvm: ended by Ctrl-A X")
-    terminal.expect("status 0")
-    assert terminal.modes() == before
-
-
 def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} --verbose {assets.busybox_root()} -- sh 2>&1")
     terminal.expect("chrootvm: Ctrl-] three times within a second ends the machine")

@@ -17,6 +17,7 @@ from initrd.host.qemu.argv import (
     fd_stream,
     path_stream,
 )
+from initrd.host.qemu.seccomp import SANDBOX
 from initrd.host.system.files import OpenFile
 from initrd.options import Share
 
@@ -43,6 +44,20 @@ def test_machine_has_no_default_devices() -> None:
     assert values("-nic", SETUP) == ["none"]
     assert values("-display", SETUP) == ["none"]
     assert values("-device", SETUP) == []
+
+
+@pytest.mark.parametrize(
+    ("setup", "expected"),
+    [
+        pytest.param(SETUP.replace(sandbox=True), [SANDBOX[1]], id="built in"),
+        pytest.param(SETUP, [], id="not built in"),
+        pytest.param(
+            SETUP.replace(sandbox=True, extra=("-sandbox", "off")), ["off"], id="of the user"
+        ),
+    ],
+)
+def test_qemu_filters_its_system_calls(setup: Setup, expected: list[str]) -> None:
+    assert values("-sandbox", setup) == expected
 
 
 def test_memory_is_shared_so_that_virtiofsd_can_map_it() -> None:
