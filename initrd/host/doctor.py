@@ -339,7 +339,7 @@ def check_template(context: CheckContext) -> Finding | None:
     needed = Requirements(
         context.arch.name,
         kernel.release,
-        len((machine.root, *machine.shares, *modules, *machine.disks)) + machine.network,
+        len((machine.root, *machine.shares, *modules, *machine.disks)) + bool(machine.network),
         tuple(share.tag for share in machine.shares),
         machine.qemu_arguments,
         machine.gdb is not None,

@@ -193,7 +193,7 @@ def test_image_of_the_overlay_cannot_be_a_further_disk(machine: Machine, tmp_pat
 def test_port_of_the_host_that_is_in_use_is_missing(machine: Machine, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        published = machine.replace(network=True, publish=(PublishedPort("127.0.0.1", port, 80),))
+        published = machine.replace(network="user", publish=(PublishedPort("127.0.0.1", port, 80),))
         finding = findings(published, tmp_path)["ports"]
         assert (finding.state, finding.text) == (
             MISSING,

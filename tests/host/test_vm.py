@@ -22,6 +22,7 @@ TOP = Path(__file__).parents[2]
         ({}, []),
         ({"memory": "2G", "cpus": 2}, ["--memory=2G", "--cpus=2"]),
         ({"net": True, "rw": False, "overlay": True}, ["--net", "--overlay"]),
+        ({"net": "host"}, ["--net=host"]),
         ({"overlay": Path("/a b")}, ["--overlay=/a b"]),
         ({"kernel": None}, []),
         ({"module": ["a", "b"]}, ["--module=a", "--module=b"]),

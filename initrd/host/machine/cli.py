@@ -9,7 +9,7 @@ from functools import partial
 
 from initrd.cmdline import Word, split
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk, parse_gdb, parse_publish
+from initrd.host.machine.devices import parse_disk, parse_gdb, parse_net, parse_publish
 from initrd.host.qemu.accel import CHOICES
 from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
@@ -193,7 +193,14 @@ OPTIONS = (
         many=True,
         may_be_empty=True,
     ),
-    Option("--net", help="connect the guest to the network", field="network"),
+    Option(
+        "--net",
+        ("host",),
+        "connect the guest to the network; with host also to services on the host's loopback",
+        field="network",
+        read=parse_net,
+        optional=True,
+    ),
     Option(
         "--publish",
         ("[ADDRESS:]HOSTPORT:GUESTPORT",),

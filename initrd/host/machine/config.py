@@ -45,7 +45,7 @@ class Machine(Record):
     kaslr: bool = False  # start the kernel at a random address, from its compressed image
     init_program: str = ""  # path of the image's `/init`; empty: `locate.find_init` searches
     append: tuple[str, ...] = ()  # to the kernel command line
-    network: bool = False
+    network: str = ""  # empty: none; one of devices.NETWORKS
     publish: tuple[PublishedPort, ...] = ()  # ports of the guest
     gdb: int | None = None  # TCP port of the loopback for gdb; 0: a unix socket; None: no gdb
     warm: bool = False  # start from a template where that is possible

@@ -1,4 +1,4 @@
-"""Parse the values of --publish, --disk and --gdb. Pure, but for the current directory.
+"""Parse the values of --net, --publish, --disk and --gdb. Pure, but for the current directory.
 
 Each function raises HostError for a value that is not of its form.
 """
@@ -10,10 +10,21 @@ from initrd.errors import HostError
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.text import parse_natural
 
+# What the guest reaches: not the services on the host's loopback, or these too.
+NETWORKS = NETWORK_WITHOUT_HOST, NETWORK_WITH_HOST = "user", "host"
 _LOOPBACK = "127.0.0.1"
 _READ_ONLY = ",ro"
 _MAX_PORT = 65535
 _SYNTAX = "write [ADDRESS:]HOSTPORT:GUESTPORT"
+
+
+def parse_net(text: str) -> str:
+    """Return the network that a value of --net stands for, one of NETWORKS."""
+    network = text or NETWORK_WITHOUT_HOST
+    if network not in NETWORKS:
+        why = f"{text!r} is no network"
+        raise HostError("cannot connect the guest", why, "--net alone, or --net=host")
+    return network
 
 
 def parse_publish(text: str) -> PublishedPort:

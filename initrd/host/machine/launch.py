@@ -13,6 +13,7 @@ from initrd.host.image.build import COMMAND_PORTS, open_boot_image
 from initrd.host.machine import gdb, guest_modules, locate
 from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
+from initrd.host.machine.devices import NETWORK_WITH_HOST
 from initrd.host.machine.rootfs import (
     Kernel,
     check_readable,
@@ -109,7 +110,8 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         shares=(*all_shares(machine), *of_guest.shares),
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
-        network=machine.network,
+        network=bool(machine.network),
+        reaches_loopback=machine.network == NETWORK_WITH_HOST,
         published=machine.publish,
         mac=random_mac() if machine.network else "",
         sandbox=has_sandbox(qemu, cache),

@@ -19,6 +19,7 @@ from initrd.host.machine.serialport import SerialPipes
 from initrd.host.qemu import argv
 from initrd.host.qemu.argv import STDIO_STREAM, Connections, Setup, fd_stream
 from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
+from initrd.host.qemu.loopback import LoopbackGuard
 from initrd.host.qemu.resources import explain_refused_resource
 from initrd.host.system.loop import READABLE, Limit, Loop
 from initrd.host.system.process import Process, Program
@@ -217,9 +218,14 @@ def start_machine(
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
         waiting = stack.enter_context(_listen_for_gdb(launch, streams))
         shares = tuple(end.fileno() for end in sockets)
+        guard = stack.enter_context(LoopbackGuard()) if needs_guard(launch.setup) else None
         command = _qemu_program(qemu, streams, waiting, serial, shares)
+        if guard:
+            command = command.replace(before=guard.install)
         ending = _ending_signal(launch)
         process = stack.enter_context(Process(command, stderr.writer, ending))
+        if guard:
+            guard.watch(loop, process.pid)
         machine.watch_qemu(process, stderr, launch.setup)
         stack.callback(loop.unwatch, process.pidfd)
         stack.callback(machine.stop)  # before QEMU gets a signal, which it handles after its output
@@ -233,6 +239,11 @@ def start_machine(
         if ending == signal.SIGKILL:  # all of them at once: each takes some time to end
             stack.callback(_kill, (process, *(server.process for server in servers)))
         yield machine
+
+
+def needs_guard(setup: Setup) -> bool:
+    """Return whether the services on the host's loopback are not for the guest."""
+    return setup.network and not setup.reaches_loopback
 
 
 def _start_virtiofsd(

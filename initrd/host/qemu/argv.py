@@ -68,6 +68,7 @@ class Setup(Record):
     ports: tuple[str, ...] = ()  # names of virtio-serial ports
     disks: tuple[Disk, ...] = ()  # the guest sees the first as /dev/vda
     network: bool = False
+    reaches_loopback: bool = False  # the network reaches the services on the host's loopback
     published: tuple[PublishedPort, ...] = ()  # of the network
     mac: str = ""  # of the network device; empty: QEMU's default, which all machines share
     generation: str = ""  # a UUID; a machine that starts from a template has a new one

@@ -1,4 +1,4 @@
-"""System calls that Python's `os` lacks: prctl(2), unshare(2), mounting by descriptor.
+"""System calls that Python's `os` lacks: prctl(2), seccomp(2), unshare(2), mounting by descriptor.
 
 Every function raises OSError with the call's name in place of a file name. open_tree, move_mount
 and mount_setattr are called by number: C libraries have had them for a few years only, and the
@@ -6,9 +6,14 @@ numbers are the same on all architectures.
 """
 
 import ctypes
+import errno
 import os
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_NEW_LISTENER, _SECCOMP_WAIT_KILLABLE = 1 << 3, 1 << 5
+# Unlike those below, this number is not the same on all architectures.
+_NR_SECCOMP = {"x86_64": 317, "s390x": 348, "ppc64le": 358}.get(os.uname().machine, 277)
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
@@ -16,6 +21,8 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _MOUNT_ATTR_RDONLY = 1
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_MOUNT_SETATTR = 428, 429, 442
+
+_INSTRUCTION_SIZE = 8  # bytes: sizeof(struct sock_filter)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -27,6 +34,23 @@ def die_with_parent(signal: int) -> None:
     Source: PR_SET_PDEATHSIG of prctl(2).
     """
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def install_notifying_filter(program: bytes) -> int:
+    """Filter the system calls of this process and of programs that it executes.
+
+    Returns a descriptor that reports the calls for which the filter, a program in BPF, returns
+    SECCOMP_RET_USER_NOTIF. No program executed later gets privileges by its file.
+    """
+    _check("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    filter_program = _FilterProgram(len(program) // _INSTRUCTION_SIZE, program)
+    flags = _SECCOMP_NEW_LISTENER | _SECCOMP_WAIT_KILLABLE
+    try:
+        return _seccomp(flags, filter_program)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 5.19: a signal interrupts a reported call
+            raise
+    return _seccomp(_SECCOMP_NEW_LISTENER, filter_program)
 
 
 def unshare_user_namespace() -> None:
@@ -66,6 +90,17 @@ def mount_read_only(directory: int) -> int:
     source, target = ctypes.c_int(tree), ctypes.c_int(directory)
     _syscall(_NR_MOVE_MOUNT, "move_mount", source, b"", target, b"", flags)
     return tree
+
+
+class _FilterProgram(ctypes.Structure):
+    """`struct sock_fprog` of seccomp(2)."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _seccomp(flags: int, program: _FilterProgram) -> int:
+    mode = ctypes.c_uint(_SECCOMP_SET_MODE_FILTER)
+    return _syscall(_NR_SECCOMP, "seccomp", mode, ctypes.c_uint(flags), ctypes.byref(program))
 
 
 class _MountAttributes(ctypes.Structure):

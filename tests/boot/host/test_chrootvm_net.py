@@ -29,17 +29,37 @@ def root(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_any_user_reaches_a_server_on_the_hosts_loopback(root: str, start: str) -> None:
+def test_any_user_reaches_a_server_on_the_hosts_loopback_with_net_host(
+    root: str, start: str
+) -> None:
     kernel = assets.kernel("bookworm")
     kernel_options = {"kernel": kernel.image, "modules": kernel.modules}
     with server() as port:
         words = ["sh", "-c", SCRIPT, "sh", str(port)]
-        options = {**kernel_options, "net": True, "warm": start == "warm"}
+        options = {**kernel_options, "net": "host", "warm": start == "warm"}
         done = vm.run(root, words, user="1000:1000", text=True, **options)
     assert done.stderr == ""
     assert done.stdout == (
         f"{GREETING.decode()}1\n1\nnameserver 10.0.2.3\ntouch: /etc/new: Read-only file system\n"
     )
+
+
+REFUSED = """
+nc 10.0.2.2 $1 </dev/null
+nslookup example.org
+"""
+
+
+def test_a_server_on_the_hosts_loopback_refuses_connections(root: str, start: str) -> None:
+    kernel = assets.kernel("bookworm")
+    kernel_options = {"kernel": kernel.image, "modules": kernel.modules}
+    with server() as port:
+        words = ["sh", "-c", REFUSED, "sh", str(port)]
+        options = {**kernel_options, "net": True, "warm": start == "warm"}
+        done = vm.run(root, words, text=True, **options)
+    assert GREETING.decode() not in done.stdout
+    assert "can't connect to remote host (10.0.2.2): Connection refused" in done.stderr
+    assert "Server:\t\t10.0.2.3" in done.stdout  # it has answered, whatever the answer is
 
 
 def test_host_names_are_resolved_through_dhcp_settings(root: str, tmp_path: Path) -> None:

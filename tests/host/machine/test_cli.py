@@ -187,7 +187,7 @@ def test_options_set_the_fields_of_the_machine() -> None:
         kaslr=True,
         init_program="I",
         append=("x=1",),
-        network=True,
+        network="user",
         warm=True,
         cache_limit=3 << 30,
         debug=True,

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.machine.devices import parse_disk, parse_gdb, parse_publish
+from initrd.host.machine.devices import parse_disk, parse_gdb, parse_net, parse_publish
 from initrd.host.qemu.argv import Disk, PublishedPort
 
 
@@ -82,3 +82,13 @@ def test_gdb_has_a_socket_without_a_port() -> None:
 def test_invalid_ports_for_gdb_are_refused(text: str) -> None:
     with pytest.raises(HostError, match=f"cannot wait for gdb at {text}"):
         parse_gdb(text)
+
+
+def test_network_is_without_the_hosts_loopback_unless_it_is_asked_for() -> None:
+    assert (parse_net(""), parse_net("user"), parse_net("host")) == ("user", "user", "host")
+
+
+@pytest.mark.parametrize("text", ["none", "HOST", "bridge=br0"])
+def test_unknown_networks_are_refused(text: str) -> None:
+    with pytest.raises(HostError, match=f"{text}' is no network\ntry: --net alone, or --net=host"):
+        parse_net(text)

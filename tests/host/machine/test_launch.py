@@ -80,7 +80,7 @@ def test_only_a_command_with_warm_is_to_start_from_a_template(
 
 
 def test_machines_have_random_generations_and_addresses(machine: Machine, tmp_path: Path) -> None:
-    machine = machine.replace(warm=True, command=Command((b"true",)), network=True)
+    machine = machine.replace(warm=True, command=Command((b"true",)), network="user")
     setups = [plan(machine, tmp_path).setup for _ in range(4)]
     assert len({setup.generation for setup in setups}) == 4
     assert len({setup.mac for setup in setups}) == 4
@@ -169,7 +169,7 @@ def test_guest_parses_the_options_that_the_host_wrote(machine: Machine) -> None:
         root=machine.root.replace(writable=True),
         shares=(share, Share("b", source="/b")),
         debug=True,
-        network=True,
+        network="user",
     )
     text = command_line(machine.replace(init="/my init", arguments=("-c", "echo a b")), ARCH, "tcg")
     options = parse(text)
@@ -179,6 +179,17 @@ def test_guest_parses_the_options_that_the_host_wrote(machine: Machine) -> None:
         ("b", "", True),
     ]
     assert (options.debug, options.ip, options.root.writable) == (True, ("dhcp",), True)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [("", (False, False)), ("user", (True, False)), ("host", (True, True))],
+)
+def test_network_reaches_the_hosts_loopback_only_on_request(
+    machine: Machine, network: str, expected: tuple[bool, bool], tmp_path: Path
+) -> None:
+    setup = plan(machine.replace(network=network), tmp_path).setup
+    assert (setup.network, setup.reaches_loopback) == expected
 
 
 @pytest.mark.parametrize(
@@ -254,7 +265,7 @@ def port(number: int, address: str = "127.0.0.1") -> PublishedPort:
 
 def test_host_port_may_be_published_at_two_addresses() -> None:
     ports = (port(80), port(80, "127.0.0.2"), port(81))
-    check_machine(Machine(root_share("/srv"), network=True, publish=ports))
+    check_machine(Machine(root_share("/srv"), network="user", publish=ports))
 
 
 @pytest.mark.parametrize(
