@@ -58,6 +58,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+HALTED = "the guest has halted and not switched off (halt -f); its machine was ended"
 FAILED, PANICKED = 125, 255  # exit statuses
 
 
@@ -191,6 +192,8 @@ def boot(
         return TIMED_OUT
     if ending is None:  # a signal arrived first
         return FAILED
+    if machine.has_halted:
+        messages.print_message(HALTED)
     if ending.target_ended:
         messages.print_message(explain_end_of_init(ending.status, arguments))
     return ending.status if ending.status >= 0 else 128 - ending.status

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _SWITCHED_OFF = "the machine was switched off before the command ended"
+_HALTED = "the guest was halted (halt -f) before the command ended"
 KILLED = 128 + signal.SIGKILL
 _DELIVERY = 1.0  # seconds for messages to be read that were sent before the machine ended
 
@@ -87,6 +88,8 @@ class CommandSession:
         except HostError as error:  # of QEMU or virtiofsd
             return error
         panic = self._find_panic()
+        if self.machine.has_halted:
+            return HostError("the machine has ended", "it was halted from inside (halt -f)")
         if panic or failure == _SWITCHED_OFF:
             return panic or HostError("the machine has ended", "it was switched off from inside")
         ended = HostError("the machine has ended", failure)
@@ -95,6 +98,8 @@ class CommandSession:
     def _find_failure(self) -> str:
         """Return why there is no status. A guest that has sent a message did not fail to start."""
         failure = self.machine.ending().failure
+        if self.machine.has_halted:
+            return _HALTED
         started = self.guest.received_any and not self.machine.log.text
         return _SWITCHED_OFF if started or not failure else failure
 

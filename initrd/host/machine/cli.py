@@ -30,6 +30,7 @@ usage: chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
 
 Run COMMAND, or a login shell, in the directory ROOTFS; or boot it with INIT as process 1.
 """
+_MIN_MEMORY, _FORCED = 96 << 20, ",force"  # bytes; docs/performance.md
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
 
 # --- values --------------------------------------------------------------------------------------
@@ -41,6 +42,19 @@ def parse_size(text: str) -> int:
     if not number or unit not in _UNITS:
         raise HostError(f"cannot use {text!r} as a size", "write 512M or 2G")
     return number << _UNITS[unit]
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes that `SIZE[,force]` is. Raises HostError for too little without `force`."""
+    size = parse_size(text.removesuffix(_FORCED))
+    if size < _MIN_MEMORY and not text.endswith(_FORCED):
+        least = f"{_MIN_MEMORY >> 20}M"
+        raise HostError(
+            f"cannot boot with {text} of memory",
+            f"with less than {least} the kernels of distributions stop without a message",
+            f"--memory {least}, or --memory {text}{_FORCED} for a kernel that needs less",
+        )
+    return size
 
 
 def parse_count(text: str) -> int:
@@ -152,7 +166,7 @@ OPTIONS = (
         read=parse_disk,
         many=True,
     ),
-    Option("--memory", ("SIZE",), "memory of the guest", "1G", "memory", parse_size),
+    Option("--memory", ("SIZE[,force]",), "memory of the guest", "1G", "memory", parse_memory),
     Option("--cpus", ("N",), "processors of the guest", "1", "cpus", parse_count),
     Option(
         "--accel",

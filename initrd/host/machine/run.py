@@ -41,6 +41,9 @@ PHASE_TEMPLATE, PHASE_LOAD = "make a template", "load the template"
 PHASE_RESUME = "continue from the template"
 PHASE_KERNEL, PHASE_COMMAND, PHASE_END = "QEMU and its firmware", "command", "power off"
 _READ_TIMEOUT, _READ_INTERVAL = 2.0, 0.001  # seconds
+# The last line of a kernel that halts, as after `halt -f`, which QEMU does not notice. A program
+# that prints it as its last line ends its own machine.
+_HALTED, _HALT_DELAY, _TAIL_SIZE = b"reboot: System halted", 1.0, 64  # text, seconds, bytes
 _TERMINATED = ("terminating on signal", "Terminated via GDBstub")  # QEMU's messages
 _GRACE_PERIOD = 2.0  # seconds for QEMU to end after a virtiofsd has, and for the console to be read
 
@@ -99,6 +102,8 @@ class RunningMachine:
         self.log = ConsoleLog()
         self.is_off = False
         self.was_terminated = False  # a signal from outside, or gdb, has ended QEMU
+        self.has_halted = False  # the kernel has stopped without a power-off; QEMU has not ended
+        self._last_output = b""
         self.shares: list[socket.socket] = []  # copies of QEMU's connections to virtiofsd
         self._observer = streams.observer
         self._unplugs_shares = unplugs_shares
@@ -111,7 +116,16 @@ class RunningMachine:
     def _on_console(self, data: bytes) -> None:
         self._serial.make_blocking()
         self.log.append(data)
+        self._last_output = (self._last_output + data)[-_TAIL_SIZE:]
+        if self._last_output.rstrip().endswith(_HALTED):
+            size = self.log.size
+            self.loop.call_later(_HALT_DELAY, lambda: self._halted(size))
         self._observer.console_printed(data)
+
+    def _halted(self, size: int) -> None:
+        """End the machine whose kernel has halted, if nothing was printed after `size` bytes."""
+        if self.log.size == size and not self.is_off:
+            self.is_off = self.has_halted = True
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the machine is off, at most `seconds`; return whether it is off."""
@@ -123,7 +137,7 @@ class RunningMachine:
             raise self._share_failure
         if self._failure:
             raise self._failure
-        self.loop.run(lambda: self._output.ended, _GRACE_PERIOD)
+        self.loop.run(lambda: self._output.ended or self.has_halted, _GRACE_PERIOD)
         return parse_ending(self.log.text)
 
     def stop(self) -> None:

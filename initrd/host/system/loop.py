@@ -45,6 +45,7 @@ class Loop:
         self._interval: float | None = None  # of the timer, in seconds
         self._last_expiry = 0.0  # of the timer, by the monotonic clock
         self._on_timer: Callable[[], object] = lambda: None
+        self._later: list[tuple[float, Callable[[], object]]] = []  # each with its time
 
     def watch(self, descriptor: int, events: int, callback: "Callable[[int], object]") -> None:
         """Call `callback` with the events each time that `descriptor` is ready.
@@ -66,6 +67,10 @@ class Loop:
         """
         self._interval, self._on_timer = seconds, callback
 
+    def call_later(self, seconds: float, callback: "Callable[[], object]") -> None:
+        """Call `callback` once, when `seconds` have passed and the loop runs."""
+        self._later.append((time.monotonic() + seconds, callback))
+
     def run(self, until: "Callable[[], bool]", seconds: float | None = None) -> bool:
         """Call callbacks until `until()` is true, or for `seconds`. Return the last `until()`."""
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -78,7 +83,8 @@ class Loop:
     def _poll_once(self, deadline: float | None) -> None:
         """Wait once, until a descriptor is ready, `deadline` or the timer; call the callbacks."""
         expiry = None if self._interval is None else self._last_expiry + self._interval
-        ends = [end for end in (deadline, expiry) if end is not None]
+        times = (due for due, _ in self._later)
+        ends = [end for end in (deadline, expiry, *times) if end is not None]
         timeout = max(0.0, min(ends) - time.monotonic()) if ends else LONGEST_POLL
         for descriptor, events in self._poll.poll(min(timeout, LONGEST_POLL) * 1000):
             callback = self._callbacks.get(descriptor)
@@ -87,6 +93,14 @@ class Loop:
         if expiry is not None and time.monotonic() >= expiry:
             self._last_expiry = time.monotonic()
             self._on_timer()
+        self._call_due()
+
+    def _call_due(self) -> None:
+        now = time.monotonic()
+        due = [callback for at, callback in self._later if at <= now]
+        self._later = [entry for entry in self._later if entry[0] > now]
+        for callback in due:
+            callback()
 
 
 class Cancelled(Exception):

@@ -171,3 +171,19 @@ def test_ctrl_a_x_ends_a_machine_and_no_key_opens_a_monitor(tmp_path: Path) -> N
         terminal.expect("chrootvm: ended by Ctrl-A X")
         terminal.expect("status 0")
         assert terminal.modes() == before
+
+
+def test_a_guest_that_halts_ends_its_machine(tmp_path: Path) -> None:
+    status, output, errors = boot(tmp_path, "busybox", "halt", "-f")
+    assert (status, "reboot: System halted" in output) == (0, True)
+    assert errors == (
+        "chrootvm: the guest has halted and not switched off (halt -f); its machine was ended\n"
+    )
+
+
+@pytest.mark.usefixtures("start")
+def test_a_command_that_halts_the_guest_has_no_status(tmp_path: Path) -> None:
+    words = (assets.busybox_root(), "--", "busybox", "halt", "-f")
+    status, output, errors = run(*words, folder=tmp_path)
+    assert (status, output) == (125, "")
+    assert "the guest was halted (halt -f) before the command ended" in errors

@@ -54,7 +54,7 @@ def test_a_damaged_kernel_is_reported(vm_root: str, tmp_path: Path, *, warm: boo
 
 @pytest.mark.usefixtures("attempted_start")
 def test_out_of_memory_at_boot_is_reported_with_a_larger_size(tmp_path: Path) -> None:
-    words = ("--memory", "48M", assets.busybox_root(), "--", "true")
+    words = ("--memory", "48M,force", assets.busybox_root(), "--", "true")
     status, _, errors = run(*words, folder=tmp_path)
     assert status == 125
     assert errors.startswith("chrootvm: the boot failed: out of memory at 48M: ")

@@ -10,6 +10,7 @@ from initrd.host.machine.cli import (
     OPTIONS,
     Arguments,
     parse,
+    parse_memory,
     parse_seconds,
     parse_share,
     parse_size,
@@ -84,7 +85,7 @@ def test_words_are_parsed_into_options_root_and_program(
         pytest.param(["--memry", "1G", "/"], r"--memry.*\ntry: --memory", id="misspelt"),
         pytest.param(["-v", "/"], "unknown option -v", id="no short options"),
         pytest.param(["--rw=yes", "/"], "takes no value", id="a value for a flag"),
-        pytest.param(["--memory"], "write --memory SIZE", id="no value"),
+        pytest.param(["--memory"], r"write --memory SIZE\[,force\]", id="no value"),
         pytest.param(["--mount", "a"], r"write --mount TAG PATH", id="one value of two"),
         pytest.param(["/", "--"], "no command after --", id="no command after --"),
         pytest.param([""], "it is empty", id="an empty root"),
@@ -298,3 +299,23 @@ def test_invalid_values_of_options_are_refused(words: list[str], why: str) -> No
 def test_each_option_with_a_field_sets_a_field_of_machine() -> None:
     fields = {option.field for option in OPTIONS if option.field}
     assert fields <= set(Machine._fields), "initrd/host/machine/config.py lacks a field"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("96M", 96 << 20), ("1G", 1 << 30), ("2G,force", 2 << 30), ("64M,force", 64 << 20)],
+)
+def test_memory_may_be_forced(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["95M", "64M", "1K"])
+def test_too_little_memory_is_refused_with_the_figure(text: str) -> None:
+    with pytest.raises(HostError, match=f"less than 96M.*\ntry: --memory 96M, .*{text},force"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("text", ["", ",force", "64M,forced", "64M,force,force", "64M, force"])
+def test_memory_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(HostError, match="as a size"):
+        parse_memory(text)

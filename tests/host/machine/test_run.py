@@ -102,3 +102,32 @@ def test_a_machine_that_prints_nothing_has_an_end_of_output(tmp_path: Path) -> N
         begin = time.monotonic()
         machine.ending()
     assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize(
+    ("output", "halted"),
+    [
+        pytest.param("reboot: System halted", True, id="without a timestamp"),
+        pytest.param("[    4.174946] reboot: System halted\\r\\n", True, id="with one"),
+        pytest.param("reboot: System halted\\nnext line\\n", False, id="not the last line"),
+        pytest.param("reboot: Power down\\n", False, id="switched off"),
+    ],
+)
+def test_a_machine_ends_when_its_kernel_has_halted(
+    tmp_path: Path, output: str, *, halted: bool
+) -> None:
+    launch = launch_of(tmp_path / "qemu", f"#!/bin/sh\nprintf '{output}'; exec sleep 60\n")
+    with start_machine(launch, Loop(), HostStreams()) as machine:
+        assert machine.wait(10 if halted else 2) is halted
+        assert machine.has_halted is halted
+        begin = time.monotonic()
+        if halted:
+            assert not machine.ending().failure
+        assert time.monotonic() - begin < 1.5
+
+
+def test_a_machine_that_prints_after_it_has_halted_goes_on(tmp_path: Path) -> None:
+    script = "#!/bin/sh\necho 'reboot: System halted'; sleep 0.3; echo more; exec sleep 60\n"
+    launch = launch_of(tmp_path / "qemu", script)
+    with start_machine(launch, Loop(), HostStreams()) as machine:
+        assert not machine.wait(2)

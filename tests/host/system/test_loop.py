@@ -225,3 +225,18 @@ def test_limit_runs_the_loop_while_it_waits() -> None:
     assert not Limit().wait(loop, lambda: False, 0.01)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_later_call_is_made_once_in_the_order_of_their_times() -> None:
+    loop, calls = Loop(), []
+    loop.call_later(0.1, lambda: calls.append("second"))
+    loop.call_later(0.0, lambda: calls.append("first"))
+    assert loop.run(lambda: len(calls) > 1, 10)
+    assert not loop.run(lambda: False, 0.15)
+    assert calls == ["first", "second"]
+
+
+def test_a_later_call_may_order_another() -> None:
+    loop, calls = Loop(), []
+    loop.call_later(0.0, lambda: loop.call_later(0.0, lambda: calls.append("inner")))
+    assert loop.run(lambda: bool(calls), 10)
