@@ -291,6 +291,8 @@ def format_commands(launch: Launch) -> str:
         lines.append(f"{join(words)} &")
     if launch.setup.ports:
         lines.append("# with COMMAND in a small archive behind the image:")
+    if launch.setup.network and not launch.setup.reaches_loopback:
+        lines.append("# chrootvm also refuses the guest's connections to the host's loopback:")
     return "\n".join([*lines, join(_qemu_by_path(launch))])
 
 

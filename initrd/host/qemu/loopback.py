@@ -96,6 +96,8 @@ class LoopbackGuard:
         self._listener = socket.recv_fds(self._receiver, 16, 1)[1][0]
         try:
             self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except ProcessLookupError:  # QEMU has ended, which its owner notices
+            return
         except OSError as error:
             raise _error(f"the memory of QEMU cannot be read: {reason(error)}") from error
         self._loop = loop
@@ -117,7 +119,7 @@ class LoopbackGuard:
             fcntl.ioctl(self._listener, _SEND, answer)
         except OSError as error:
             if error.errno != errno.ENOENT:  # the call was interrupted, or QEMU has ended
-                raise
+                raise _error(f"the kernel, which has to be Linux 5.5: {reason(error)}") from error
 
     def _answer(self, notification: bytearray) -> bytes:
         identifier, _, _, number, *_ = struct.unpack_from(_NOTIFICATION, notification)

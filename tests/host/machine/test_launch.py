@@ -188,8 +188,10 @@ def test_guest_parses_the_options_that_the_host_wrote(machine: Machine) -> None:
 def test_network_reaches_the_hosts_loopback_only_on_request(
     machine: Machine, network: str, expected: tuple[bool, bool], tmp_path: Path
 ) -> None:
-    setup = plan(machine.replace(network=network), tmp_path).setup
+    launch = plan(machine.replace(network=network), tmp_path)
+    setup = launch.setup
     assert (setup.network, setup.reaches_loopback) == expected
+    assert ("refuses the guest's connections" in format_commands(launch)) is (network == "user")
 
 
 @pytest.mark.parametrize(

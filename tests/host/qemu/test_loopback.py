@@ -164,6 +164,29 @@ def test_a_program_whose_memory_is_not_for_this_user_is_an_error() -> None:
             guard.watch(Loop(), 0)
 
 
+def test_a_program_that_has_ended_is_no_error() -> None:
+    loop = Loop()
+    with LoopbackGuard() as guard:
+        program = Program(("/bin/true",), before=guard.install)
+        with Process(program, 2) as process:
+            assert process.wait(10) == 0
+            guard.watch(loop, process.pid)
+            loop.run(lambda: False, 0.1)
+
+
+def test_a_kernel_that_refuses_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    monkeypatch.setattr(loopback, "_CONTINUE", 1 << 31)  # as before Linux 5.5
+    script = "import socket; socket.socket(socket.AF_UNIX).connect('gone')"
+    words = (sys.executable, "-I", "-c", script)
+    with LoopbackGuard() as guard:
+        program = Program(words, before=guard.install)
+        with Process(program, 2) as process:
+            guard.watch(loop, process.pid)
+            with pytest.raises(HostError, match=r"has to be Linux 5\.5: Invalid argument"):
+                loop.run(lambda: False, 10)
+
+
 def test_an_unknown_architecture_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     names = os.uname()
     unknown = os.uname_result((*names[:4], "vax"))
