@@ -12,9 +12,10 @@ from initrd import __version__
 from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.command.interactive import (
+    ESCAPED,
     TIMED_OUT,
     print_escape_key,
-    report_escape,
+    report_keys,
     run_command,
 )
 from initrd.host.command.session import start_session
@@ -44,6 +45,8 @@ from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, open_source
 from initrd.host.system.terminal import (
     CONSOLE_KEYS,
+    END_KEYS,
+    ESCAPE_KEYS,
     STDERR,
     STDIN,
     STDOUT,
@@ -163,19 +166,14 @@ def boot(
             escape, keys = EscapeKey(), ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
             if is_terminal(STDIN) and arguments.has("--verbose"):
                 print_escape_key(messages)
+
+            def is_stopped() -> bool:
+                return escape.is_complete or keys.is_complete or bool(signals.received)
+
             with connect_console(machine, escape, keys, messages):
-                in_time = loop.run(
-                    lambda: (
-                        machine.is_off
-                        or bool(signals.received)
-                        or escape.is_complete
-                        or keys.is_complete
-                    ),
-                    seconds,
-                )
+                in_time = loop.run(lambda: machine.is_off or is_stopped(), seconds)
             observer.phase_started(PHASE_END)
-            by_keys = escape.is_complete or keys.is_complete
-            is_ended = machine.is_off and not by_keys and not signals.received
+            is_ended = machine.is_off and not is_stopped()
             ending = find_ending(machine, launch) if is_ended else None
             if ending and ending.target_ended:
                 output.drop_panic()
@@ -183,9 +181,10 @@ def boot(
         die_of_signal(signals.received)
     messages = MessageWriter()
     if escape.is_complete:
-        return report_escape(messages)
+        report_keys(messages, ESCAPE_KEYS)
+        return ESCAPED
     if keys.is_complete:
-        messages.print_message("ended by Ctrl-A X")
+        report_keys(messages, END_KEYS)
         return 0
     if not in_time:
         messages.print_message(f"the machine still runs after {seconds:g} s; ending it")

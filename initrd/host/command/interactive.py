@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     OpenSession = Callable[[LocalStreams, Loop, HostStreams], AbstractContextManager[Session]]
 
 TIMED_OUT = 124  # exit status
-_ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
+ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
 _FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
 _SIGNALS_TO_END = 3  # TERMINATING_SIGNALS after which the machine ends, with or without the command
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -108,12 +108,11 @@ def print_escape_key(messages: MessageWriter, what: str = "the machine") -> None
     messages.print_message(f"Ctrl-] three times within a second ends {what}")
 
 
-def report_escape(messages: MessageWriter) -> int:
-    """Tell the user that the key has ended the machine; return the exit status."""
+def report_keys(messages: MessageWriter, keys: str) -> None:
+    """Tell the user that `keys` have ended the machine."""
     if terminal.is_terminal(STDERR):
         messages.write_bytes(b"\r\n")
-    messages.print_message("ended by Ctrl-] three times")
-    return _ESCAPED
+    messages.print_message(f"ended by {keys}")
 
 
 def run_command(
@@ -166,7 +165,8 @@ def run_command(
     if end_requested:
         die_of_signal(signals.received)
     if escape.is_complete:
-        return report_escape(MessageWriter())
+        report_keys(MessageWriter(), terminal.ESCAPE_KEYS)
+        return ESCAPED
     if status is None:
         text = f"the command still runs after {seconds:g} s; ending it"
         MessageWriter().print_message(text)

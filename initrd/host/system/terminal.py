@@ -31,7 +31,8 @@ _MAX_QUEUED = 1 << 16  # bytes of messages that standard error does not take yet
 _WRITE_TIMEOUT = 2.0  # seconds that a program waits at its end for messages to be written
 _ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
 _PREFIX_KEY = 0x01  # Ctrl-A
-CONSOLE_KEYS = "Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A H prints this help"
+ESCAPE_KEYS, END_KEYS = "Ctrl-] three times", "Ctrl-A X"
+CONSOLE_KEYS = f"{END_KEYS} ends the machine, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A H prints this help"
 Modes = list["int | list[bytes | int]"]
 
 
