@@ -15,11 +15,14 @@ from initrd.errors import HostError
 from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import gdb, launch, locate, overlayfile
+from initrd.host.machine.cli import MIN_MEMORY
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
+from initrd.host.machine.devices import NETWORK_WITHOUT_HOST
 from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.guest_modules import GuestModules, find_guest_modules, stage
 from initrd.host.machine.rootfs import Kernel
+from initrd.host.qemu import loopback
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 _STATE_WIDTH, _SUBJECT_WIDTH = 8, 12
-_MIN_MEMORY = 96 << 20  # bytes; Debian 12's kernel may hang with less
 _NO_LIMIT = 1 << 62  # bytes
 _SHARE_DEVICE = b"vhost-user-fs-"  # the start of its name in `-device help`
 
@@ -258,6 +260,15 @@ def check_published(context: CheckContext) -> Finding | None:
     return Finding("ports", OK, ", ".join(port.name for port in ports)) if ports else None
 
 
+def check_network(context: CheckContext) -> Finding | None:
+    """Check that the guest can be kept away from the host's loopback."""
+    network = context.machine.network
+    if network == NETWORK_WITHOUT_HOST:
+        loopback.check()
+        return Finding("network", OK, "without the services on the host's loopback")
+    return Finding("network", OK, "with the services on the host's loopback") if network else None
+
+
 def check_gdb(context: CheckContext) -> Finding | None:
     """Check that gdb can connect; warn when no file with the kernel's symbols is found."""
     port = context.machine.gdb
@@ -306,9 +317,9 @@ def _check_accelerator(context: CheckContext, test_kvm: "Callable[[], str]") -> 
 def check_memory(context: CheckContext) -> Finding:
     """Warn when the machine's memory is too small for a kernel, or more than the host has free."""
     size, free = context.machine.memory, free_memory()
-    if size < _MIN_MEMORY:
+    if size < MIN_MEMORY:
         text = f"{format_megabytes(size)} is less than most kernels boot with"
-        return Finding("memory", WARNING, text, f"--memory {format_megabytes(_MIN_MEMORY)}")
+        return Finding("memory", WARNING, text, f"--memory {format_megabytes(MIN_MEMORY)}")
     text = f"{format_megabytes(size)} wanted, {format_megabytes(free)} free"
     if size <= free:
         return Finding("memory", OK, text)
@@ -448,6 +459,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("permissions", check_permissions),
     ("overlay", check_overlay),
     ("disks", check_disks),
+    ("network", check_network),
     ("ports", check_published),
     ("gdb", check_gdb),
     ("QEMU", check_qemu),

@@ -28,6 +28,7 @@ from initrd.host.machine.cli import parse
 from initrd.host.machine.config import Machine
 from initrd.host.machine.guest_modules import GuestModules
 from initrd.host.machine.launch import plan_launch
+from initrd.host.qemu import loopback
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
@@ -202,6 +203,30 @@ def test_port_of_the_host_that_is_in_use_is_missing(machine: Machine, tmp_path: 
         assert findings(machine.replace(gdb=port), tmp_path)["gdb"].state == MISSING
     finding = findings(published, tmp_path)["ports"]
     assert (finding.state, finding.text) == (OK, f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        ("user", "without the services on the host's loopback"),
+        ("host", "with the services on the host's loopback"),
+    ],
+)
+def test_network_is_with_or_without_the_hosts_loopback(
+    machine: Machine, tmp_path: Path, network: str, text: str
+) -> None:
+    finding = findings(machine.replace(network=network), tmp_path)["network"]
+    assert (finding.state, finding.text) == (OK, text)
+    assert "network" not in findings(machine, tmp_path)
+
+
+def test_a_host_that_cannot_close_its_loopback_is_missing_something(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "_CALLS", {})
+    finding = findings(machine.replace(network="user"), tmp_path)["network"]
+    assert finding.state == MISSING
+    assert "--net=host" in finding.hint
 
 
 def test_symbols_for_gdb_are_named_or_a_warning(machine: Machine, tmp_path: Path) -> None:

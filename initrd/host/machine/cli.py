@@ -30,7 +30,7 @@ usage: chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
 
 Run COMMAND, or a login shell, in the directory ROOTFS; or boot it with INIT as process 1.
 """
-_MIN_MEMORY, _FORCED = 96 << 20, ",force"  # bytes; docs/performance.md
+MIN_MEMORY, _FORCED = 96 << 20, ",force"  # bytes; Debian 12's kernel may hang with less
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
 
 # --- values --------------------------------------------------------------------------------------
@@ -47,8 +47,8 @@ def parse_size(text: str) -> int:
 def parse_memory(text: str) -> int:
     """Return the bytes that `SIZE[,force]` is. Raises HostError for too little without `force`."""
     size = parse_size(text.removesuffix(_FORCED))
-    if size < _MIN_MEMORY and not text.endswith(_FORCED):
-        least = f"{_MIN_MEMORY >> 20}M"
+    if size < MIN_MEMORY and not text.endswith(_FORCED):
+        least = f"{MIN_MEMORY >> 20}M"
         raise HostError(
             f"cannot boot with {text} of memory",
             f"with less than {least} the kernels of distributions stop without a message",

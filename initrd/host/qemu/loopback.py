@@ -18,7 +18,9 @@ import struct
 
 from initrd.errors import HostError, reason
 from initrd.host.system.loop import READABLE, Loop
+from initrd.host.system.process import Process, Program
 from initrd.host.system.syscalls import install_notifying_filter
+from initrd.host.system.terminal import STDERR
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -132,6 +134,14 @@ class LoopbackGuard:
         if is_allowed(address, _RESOLV_CONF):
             return struct.pack(_RESPONSE, identifier, 0, 0, _CONTINUE)
         return struct.pack(_RESPONSE, identifier, 0, -errno.ECONNREFUSED, 0)
+
+
+def check() -> None:
+    """Raise HostError where the connections of a program cannot be checked."""
+    with LoopbackGuard() as guard:
+        program = Program(("sleep", "60"), before=guard.install)
+        with Process(program, STDERR) as process:
+            guard.watch(Loop(), process.pid)
 
 
 def make_filter(calls: Calls) -> bytes:
