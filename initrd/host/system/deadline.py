@@ -9,7 +9,7 @@ signals, for instance for a network file system that does not answer.
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from initrd.host.system.loop import LONGEST_POLL, READABLE, WRITABLE, is_ready
 from initrd.host.system.process import fork_watchdog
@@ -53,14 +53,14 @@ class Deadline:
             return
         old_handler = signal.signal(signal.SIGALRM, _raise_time_up)
         watchdog = _start_watchdog(remaining + 2 * self._grace_period)
-        _set_timer(remaining)
         try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, old_handler)
-            os.kill(watchdog, signal.SIGKILL)
-            os.waitpid(watchdog, 0)
+            try:
+                _set_timer(remaining)
+                yield
+            finally:
+                _stop(watchdog, old_handler)
+        finally:  # TimeUp, which is raised once, may have interrupted the first call
+            _stop(watchdog, old_handler)
 
     def leave_to_loop(self) -> None:
         """Raise TimeUp later: from now on a loop ends at the deadline by itself."""
@@ -71,6 +71,15 @@ class Deadline:
 
 def _set_timer(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # 0 would stop it
+
+
+def _stop(watchdog: int, old_handler: "signal._HANDLER") -> None:
+    """Stop the timer and the watchdog. May be called twice."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old_handler)
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(watchdog, signal.SIGKILL)
+        os.waitpid(watchdog, 0)
 
 
 def _raise_time_up(*_: object) -> "NoReturn":

@@ -35,9 +35,13 @@ def test_no_handler_of_exceptions_stops_it() -> None:
             pytest.fail("it was stopped")
 
 
-def test_time_that_is_over_is_noticed_at_once() -> None:
-    with pytest.raises(TimeUp), Deadline(0).enforced():
-        time.sleep(60)
+def test_time_that_is_over_is_noticed_at_once_and_leaves_no_watchdog() -> None:
+    children = Path("/proc/thread-self/children")
+    processes = children.read_text()
+    for _ in range(20):
+        with pytest.raises(TimeUp), Deadline(0).enforced():
+            time.sleep(60)
+    assert children.read_text() == processes
 
 
 def test_a_loop_may_end_at_the_deadline_by_itself() -> None:
