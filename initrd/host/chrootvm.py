@@ -56,6 +56,7 @@ from initrd.host.system.terminal import (
     is_terminal,
     print_output,
 )
+from initrd.printable import join_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main(words: "Sequence[str]") -> int:
         with explain_shortage():
             return run(parse(words))
     except HostError as error:
-        MessageWriter().print_message(str(error))
+        MessageWriter().print_error(error)
         return PANICKED if isinstance(error, KernelPanic) else FAILED
 
 
@@ -94,7 +95,8 @@ def reset_signals() -> None:
 def run(arguments: Arguments) -> int:
     """Run the action that the options select; return the exit status."""
     if arguments.has("--help") or arguments.has("--version"):
-        print_output(usage() if arguments.has("--help") else f"chrootvm {__version__}")
+        text = usage() if arguments.has("--help") else f"chrootvm {__version__}"
+        print_output(*text.split("\n"))
         return 0
     if arguments.has("--clean-cache"):
         from initrd.host.machine.cache import clean_cache  # noqa: PLC0415 - seldom needed
@@ -126,7 +128,7 @@ def run_in_new_machine(arguments: Arguments) -> int:
     if launch.warning:
         MessageWriter().print_message(launch.warning)
     if arguments.has("--dry-run"):
-        print_output(format_commands(launch))
+        print_output(*format_commands(launch))
         return 0
     return start(launch, arguments, seconds)
 
@@ -135,7 +137,7 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
     """Start the machine and run its command, or connect its console; return the exit status."""
     verbose = arguments.has("--verbose")
     if verbose:
-        MessageWriter().write_bytes(os.fsencode(f"{format_commands(launch)}\n"))
+        MessageWriter().print_lines(*format_commands(launch))
     with ExitStack() as stack:
         observer = BootObserver()
         if arguments.has("--report"):
@@ -161,7 +163,7 @@ def boot(
         output = stack.enter_context(closing(open_output(arguments, loop)))
         streams = HostStreams(output=output, observer=observer)
         if arguments.has("--verbose"):
-            streams = streams.replace(on_stderr=messages.write_bytes)
+            streams = streams.replace(on_stderr=messages.print_output_of)
         with start_machine(launch, loop, streams) as machine:
             escape, keys = EscapeKey(), ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
             if is_terminal(STDIN) and arguments.has("--verbose"):
@@ -235,10 +237,8 @@ def find_ending(machine: RunningMachine, launch: Launch) -> Ending:
 
 def explain_end_of_init(status: int, arguments: Arguments) -> str:
     """Return the message that INIT has ended. `status`: its exit status, or -N after signal N."""
-    from shlex import join  # noqa: PLC0415 - only for this message
-
     ended = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
-    command = join(["chrootvm", arguments.root, "--", *arguments.init])
+    command = join_command(["chrootvm", arguments.root, "--", *arguments.init])
     return (
         f"{arguments.init[0]} {ended}, and INIT must not end; "
         f"a program that is to end goes after --: {command}"

@@ -71,9 +71,12 @@ def missing_finding(subject: str, error: HostError) -> Finding:
     return Finding(subject, MISSING, f"{error.what}: {error.why}", error.hint)
 
 
-def format_findings(findings: "Iterable[Finding]") -> str:
-    """Return the table: a line for each finding, and further lines for its hint."""
-    return "\n".join(map(_format_finding, findings))
+def format_findings(findings: "Iterable[Finding]") -> list[str]:
+    """Return the table: a line for each finding, and one for its hint.
+
+    The lines may have names of others, which are to be printed by `printable`.
+    """
+    return [line for finding in findings for line in _format_finding(finding)]
 
 
 def format_verdict(findings: "Iterable[Finding]") -> str:
@@ -82,11 +85,10 @@ def format_verdict(findings: "Iterable[Finding]") -> str:
     return f"it will not boot: see {', '.join(missing)}" if missing else "it will boot"
 
 
-def _format_finding(finding: Finding) -> str:
+def _format_finding(finding: Finding) -> list[str]:
     margin = " " * (_STATE_WIDTH + _SUBJECT_WIDTH + 2)
-    head = f"{finding.state:{_STATE_WIDTH}} {finding.subject:{_SUBJECT_WIDTH}} "
-    text = finding.text.replace("\n", f"\n{margin}")
-    return head + text + (f"\n{margin}try: {finding.hint}" if finding.hint else "")
+    line = f"{finding.state:{_STATE_WIDTH}} {finding.subject:{_SUBJECT_WIDTH}} {finding.text}"
+    return [line, f"{margin}try: {finding.hint}"] if finding.hint else [line]
 
 
 def check_kernel(context: CheckContext) -> Finding:
@@ -476,7 +478,7 @@ def doctor(machine: Machine, environment: "Mapping[str, str]") -> int:
     Raises HostError for invalid or contradicting options.
     """
     findings = examine(machine, environment)
-    print_output("\n".join((format_findings(findings), format_verdict(findings))))
+    print_output(*format_findings(findings), format_verdict(findings))
     return int(any(finding.state == MISSING for finding in findings))
 
 

@@ -24,6 +24,7 @@ from initrd.host.service.owner import About
 from initrd.host.service.requests import INFO, Request, receive_reply, send_request
 from initrd.host.system.loop import Loop
 from initrd.host.system.terminal import MessageWriter, print_output
+from initrd.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def run_named(arguments: Arguments, command: Command | None, seconds: float | No
     if launch.warning:
         MessageWriter().print_message(launch.warning)
     if arguments.has("--dry-run"):
-        print_output(format_commands(launch))
+        print_output(*format_commands(launch))
         return 0
     if verbose:
-        MessageWriter().write_bytes(os.fsencode(f"{format_commands(launch)}\n"))
+        MessageWriter().print_lines(*format_commands(launch))
     with closing(_start(launch, name, detached=detached, verbose=verbose)) as daemon:
         if command is None:
             _wait_until_up(daemon.connection, seconds)
@@ -127,18 +128,18 @@ def _list(*, as_json: bool) -> int:
         for machine in machines:
             if machine["since"] is not None:
                 machine["since"] = _format_time(machine["since"], "%Y-%m-%dT%H:%M:%S%z")
-        print_output(json.dumps(machines, indent=2))
+        print_output(*json.dumps(machines, indent=2).split("\n"))
         return 0
     rows = [_HEADINGS, *map(_row, machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    print_output("\n".join(lines))
+    print_output(*lines)
     return 0
 
 
 def _row(machine: "dict[str, object]") -> tuple[str, ...]:
     since, commands = machine["since"], machine["commands"]
-    return (
+    cells = (
         str(machine["name"]),
         str(machine["state"]),
         str(machine["kernel"]) or "-",
@@ -146,6 +147,7 @@ def _row(machine: "dict[str, object]") -> tuple[str, ...]:
         str(len(commands)) if isinstance(commands, list) else "-",
         str(machine["root"]) or "-",
     )
+    return tuple(map(printable, cells))  # before the widths of the columns are computed
 
 
 def _format_time(seconds: float, form: str) -> str:

@@ -40,6 +40,7 @@ from initrd.host.service.popen import Popen
 from initrd.host.service.thread import OwnerThread
 from initrd.host.system.loop import Limit, Loop
 from initrd.host.system.process import explain_shortage
+from initrd.printable import printable, printable_lines
 from initrd.record import Record
 
 if TYPE_CHECKING:
@@ -97,8 +98,11 @@ class CommandFailed(CalledProcessError):
     """A command ended with another status than 0, and `check` is True."""
 
     def __str__(self) -> str:
-        """Return the message of CalledProcessError, and the command's standard error."""
-        stderr = os.fsdecode(self.stderr or b"").rstrip()
+        """Return the message of CalledProcessError, and the command's standard error.
+
+        What is not printable is escaped; the attribute `stderr` has it as it is.
+        """
+        stderr = printable_lines(os.fsdecode(self.stderr or b"").rstrip())
         return super().__str__() + (f"\n{stderr}" if stderr else "")
 
 
@@ -292,7 +296,7 @@ class Machine:
     def _show_warnings(self) -> None:
         """Show the guest's warnings. The owner does not: standard error could hold it up."""
         while self._warned:
-            warnings.warn(self._warned.popleft(), RuntimeWarning, stacklevel=3)
+            warnings.warn(printable(self._warned.popleft()), RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> "Self":
         return self
@@ -357,7 +361,7 @@ def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
 def _plan(arguments: Arguments, command: Command | Commands | None) -> Launch:
     launch = plan_launch(parse_machine(arguments, command), os.environ)
     if launch.warning:
-        warnings.warn(launch.warning, RuntimeWarning, stacklevel=2)
+        warnings.warn(printable(launch.warning), RuntimeWarning, stacklevel=2)
     return launch
 
 

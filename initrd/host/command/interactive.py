@@ -111,7 +111,7 @@ def print_escape_key(messages: MessageWriter, what: str = "the machine") -> None
 def report_keys(messages: MessageWriter, keys: str) -> None:
     """Tell the user that `keys` have ended the machine."""
     if terminal.is_terminal(STDERR):
-        messages.write_bytes(b"\r\n")
+        messages.begin_line()
     messages.print_message(f"ended by {keys}")
 
 
@@ -135,7 +135,7 @@ def run_command(
         streams = HostStreams(observer=observer, limit=limit)
         if verbose:
             streams = streams.replace(
-                output=log, on_stderr=messages.write_bytes, on_note=messages.print_message
+                output=log, on_stderr=messages.print_output_of, on_note=messages.print_message
             )
         end_requested, status, session = False, None, None
         escape = terminal.EscapeKey()

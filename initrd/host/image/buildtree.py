@@ -11,7 +11,6 @@ elf(5).
 import os
 import struct
 from functools import cached_property
-from shlex import quote
 
 from initrd.errors import HostError, reason
 from initrd.host.image.kmod import (
@@ -29,6 +28,7 @@ from initrd.host.system.rootfile import (
     open_file,
     read_file,
 )
+from initrd.printable import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

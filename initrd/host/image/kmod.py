@@ -14,10 +14,10 @@ import os
 import re
 from functools import cached_property
 from itertools import islice
-from shlex import quote
 
 from initrd.errors import HostError, reason
 from initrd.host.system.rootfile import MODULE_LIST, find_in_root, list_directory, read_file
+from initrd.printable import quote
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from initrd.errors import HostError, reason
 from initrd.host.image.cpio import HEADER_SIZE, MAGIC, MAGIC_CRC, TRAILER, Entry
 from initrd.host.system.rootfile import IMAGE, read_input
+from initrd.printable import printable
 from initrd.record import Record
 
 MAX_PARTS = 10_000  # compressed streams; images of distributions have up to 5
@@ -215,5 +216,4 @@ def _make_entry(header: _Header, name: bytes, body: bytes, link: bytes) -> Entry
 
 def _escape(name: bytes) -> str:
     r"""Return `name` with control characters, and bytes that are not UTF-8, as `\n` or `\xff`."""
-    text = name.replace(b"\\", b"\\\\").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(name.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))

@@ -16,6 +16,7 @@ from initrd.errors import HostError, reason
 from initrd.host.machine.locate import runtime_directory
 from initrd.host.qemu.argv import path_stream
 from initrd.host.system.rootfile import find_in_root
+from initrd.printable import join_command
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -43,9 +44,7 @@ def stream_by_path(port: int) -> str:
 
 def connect_command(address: str, vmlinux: str) -> str:
     """Return the command that connects gdb; `vmlinux`: its file with symbols, or empty."""
-    from shlex import join  # noqa: PLC0415 - only for gdb
-
-    return join(["gdb", *([vmlinux] if vmlinux else []), "-ex", f"target remote {address}"])
+    return join_command(["gdb", *([vmlinux] if vmlinux else []), "-ex", f"target remote {address}"])
 
 
 def find_vmlinux(image: str, release: str, root: str) -> str:

@@ -6,7 +6,6 @@ for the mount point, because the root is never changed. The rules for that place
 """
 
 import os
-from shlex import quote
 
 from initrd.errors import HostError
 from initrd.host.image.buildtree import BuildTree, is_build_tree
@@ -17,6 +16,7 @@ from initrd.host.system.rootfile import find_in_root
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
 from initrd.options import Share
+from initrd.printable import quote
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -35,6 +35,7 @@ from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd, identify
 from initrd.options import CmdlineError, Share
+from initrd.printable import join_command
 from initrd.record import Record
 
 TYPE_CHECKING = False
@@ -57,7 +58,7 @@ class Launch(Record):
     logs: str = ""  # the directory in which the console of a failed boot is kept
     gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot
-    remark: str = ""  # for --verbose and --dry-run; may have several lines
+    remarks: tuple[str, ...] = ()  # for --verbose and --dry-run
     warning: str = ""  # for standard error: other users could change the cache
     release: str = ""  # of the kernel, as `uname -r` prints it; empty: unknown
 
@@ -128,7 +129,7 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         machine.command,
         logs,
         gdb=machine.gdb,
-        remark="\n".join(filter(None, remarks)),
+        remarks=tuple(filter(None, remarks)),
         warning=without_cache if is_unsafe else "",
         release=started.release,
     )
@@ -274,26 +275,26 @@ def _disk_requirements(machine: Machine) -> tuple[modules.Requirement, ...]:
     return (modules.VIRTIO_DISK,) if machine.disk else ()
 
 
-def format_commands(launch: Launch) -> str:
+def format_commands(launch: Launch) -> list[str]:
     """Return the commands that start the machine, quoted for a shell, a line for each program.
+
+    The comments may have names of others, which are to be printed by `printable`.
 
     In place of inherited descriptors the commands have sockets in the current directory, and the
     console is the terminal. virtiofsd comes first and runs in the background.
     """
-    from shlex import join  # noqa: PLC0415 - only when the commands are shown
-
-    lines = [f"# {line}" for line in launch.remark.splitlines()]
+    lines = [f"# {line}" for line in launch.remarks]
     for share in launch.setup.shares:
         socket = f"--socket-path={share.tag}.sock"
         words = program.command(launch.virtiofsd, share, socket, share.source)
         if launch.virtiofsd.family == "c" and not share.writable:
             lines.append(f"# in a mount namespace of its own, with {share.source} read-only:")
-        lines.append(f"{join(words)} &")
+        lines.append(f"{join_command(words)} &")
     if launch.setup.ports:
         lines.append("# with COMMAND in a small archive behind the image:")
     if launch.setup.network and not launch.setup.reaches_loopback:
         lines.append("# chrootvm also refuses the guest's connections to the host's loopback:")
-    return "\n".join([*lines, join(_qemu_by_path(launch))])
+    return [*lines, join_command(_qemu_by_path(launch))]
 
 
 def _qemu_by_path(launch: Launch) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ returned for the user is short.
 import re
 
 from initrd.errors import HostError
+from initrd.printable import printable
 from initrd.record import Record
 
 _LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end
@@ -68,9 +69,10 @@ class KernelPanic(HostError):
         self.report, self.console = "", ""
 
     def __str__(self) -> str:
+        """Return the message, safe to print, and the report below it."""
         kept = f" (the whole console is kept in {self.console})" if self.console else ""
-        hint = f"\ntry: {self.hint}" if self.hint else ""
-        return f"{self.what}: {self.why}{kept}{hint}" + (f"\n{self.report}" if self.report else "")
+        message = HostError(self.what, f"{self.why}{kept}", self.hint)
+        return "\n".join((str(message), *map(printable, filter(None, self.report.split("\n")))))
 
 
 class Ending(Record):
@@ -165,7 +167,7 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
-    return HostError(_BOOT_FAILED, message, hint.removeprefix("try: "))
+    return HostError(_BOOT_FAILED, message, hint.removeprefix("try: ").replace("\n", "; "))
 
 
 def explain_failure_of_init(why: str, memory: int, kernel: str) -> HostError:
@@ -226,9 +228,9 @@ def _shorten(lines: list[str]) -> list[str]:
 def explain_refusal(text: str) -> HostError:
     """Return the error for a message of /init that COMMAND cannot run: no such user or directory.
 
-    Names in the message are the user's and may contain line breaks. The error stays one line.
+    Names in the message are the user's and may contain line breaks.
     """
-    what, _, why = text.replace("\n", "\\n").partition(": ")
+    what, _, why = text.partition(": ")
     return HostError(what, why)
 
 

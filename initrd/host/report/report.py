@@ -92,4 +92,4 @@ def _render_json(configuration: dict[str, str], phases: "Sequence[Phase]", total
         for phase in phases
     ]
     report = {"total_ms": round(total, 1), "about": configuration, "phases": rows}
-    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(report, indent=2) + "\n"

@@ -6,6 +6,7 @@ Source: SVG 1.1, which every browser displays.
 from html import escape
 
 from initrd.host.report.timeline import Phase
+from initrd.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _bar(row: int, phase: Phase, total: float) -> "Iterator[str]":
     x = _NAME_WIDTH + phase.start / total * _AXIS_WIDTH
     width = max(phase.length / total * _AXIS_WIDTH, 1.0)
     tooltip = f"{phase.name}: {phase.length:.1f} ms, from {phase.start:.1f} ms on"
-    yield f"<g><title>{escape(tooltip)}</title>"
+    yield f"<g><title>{_escape(tooltip)}</title>"
     if row % 2 == 0:
         yield (
             f"<rect x='0' y='{y}' width='{_WIDTH}' "
@@ -101,7 +102,12 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 
+def _escape(text: str) -> str:
+    """Return a text as XML, which cannot hold control characters, not even escaped as `&#27;`."""
+    return escape(printable(text))
+
+
 def _text(x: float, y: float, text: str, **attributes: str) -> str:
     values = {"text_anchor": "start", "fill": _DARK} | attributes
     written = " ".join(f"{name.replace('_', '-')}='{value}'" for name, value in values.items())
-    return f"<text x='{x:.1f}' y='{y:.1f}' {written}>{escape(text)}</text>"
+    return f"<text x='{x:.1f}' y='{y:.1f}' {written}>{_escape(text)}</text>"

@@ -102,7 +102,7 @@ def _own(
         streams = HostStreams(limit=limit)
         if verbose:
             streams = streams.replace(
-                output=console, on_stderr=messages.write_bytes, on_note=messages.print_message
+                output=console, on_stderr=messages.print_output_of, on_note=messages.print_message
             )
         owner = enter(own_machine(launch, about, loop, streams, messages.print_message))
         signals.on_signal = lambda number: owner.stop() if number == signal.SIGTERM else None

@@ -18,6 +18,7 @@ from initrd.host.command.protocol import LocalStreams
 from initrd.host.service.client import AttachedSession, attach
 from initrd.host.system.loop import READABLE, Loop
 from initrd.host.system.stream import Sink, open_source
+from initrd.printable import printable
 from initrd.text import parse_natural
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Popen:
             return
         status, warnings = self._finish(), self._running.warnings
         if warnings and status in _NOT_EXECUTED:
-            raise OSError(_NOT_EXECUTED[status], warnings[-1])
+            raise OSError(_NOT_EXECUTED[status], printable(warnings[-1]))
 
 
 class _Running(Thread):

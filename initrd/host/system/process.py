@@ -128,9 +128,9 @@ class Process:
             finally:
                 os.close(writer)
             self.pidfd = os.pidfd_open(self.pid)
-            why = pipe.read().decode(errors="surrogateescape")
+            why, _, hint = pipe.read().decode(errors="surrogateescape").partition("\0")
         if why:
-            raise HostError(f"cannot start {self.name}", why)
+            raise HostError(f"cannot start {self.name}", why, hint)
 
     def _fork(self, program: Program, error_pipe: int, stderr: int) -> None:
         # No signal handler of Python, SIGINT's included, may run between fork and exec.
@@ -255,7 +255,8 @@ def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoRet
         why = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
         os.write(error_pipe, why.encode(errors="surrogateescape"))
     except HostError as error:
-        os.write(error_pipe, str(error).encode(errors="surrogateescape"))
+        text = f"{error.what}: {error.why}\0{error.hint}"
+        os.write(error_pipe, text.encode(errors="surrogateescape"))
     except BaseException:
         # A bug in this program: print the traceback, which a bug report needs.
         sys.excepthook(*sys.exc_info())

@@ -20,6 +20,7 @@ from initrd.host.system.loop import (
 )
 from initrd.host.system.process import fork_watchdog
 from initrd.host.system.stream import Sink
+from initrd.printable import printable, printable_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,31 +56,18 @@ def terminal_size(descriptor: int) -> tuple[int, int]:
     return rows, columns
 
 
-def print_output(text: str) -> None:
-    """Print text and a line break to standard output.
+def print_output(*lines: str) -> None:
+    """Print lines to standard output; what is not printable in them is escaped.
 
     Raises HostError. When the reader of standard output has gone, SIGPIPE ends this process.
     """
     try:
         with open(STDOUT, "wb", closefd=False) as output:  # bytes: the locale does not matter
-            output.write(os.fsencode(f"{text}\n"))
+            output.write("".join(f"{printable(line)}\n" for line in lines).encode())
     except BrokenPipeError:
         die_of_signal(signal.SIGPIPE)
     except OSError as error:
         raise HostError("cannot write to standard output", reason(error)) from error
-
-
-def escape_controls(text: str) -> str:
-    r"""Return `text` with control characters, which can move the cursor, written as `\x1b`.
-
-    Line breaks stay, and so do bytes that are not UTF-8, because file names may have them.
-    """
-    return "".join(
-        char
-        if char.isprintable() or char == "\n" or "\udc80" <= char <= "\udcff"
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 class EscapeKey:
@@ -155,8 +143,8 @@ class RawTerminal:
 
 
 def format_message(text: str) -> bytes:
-    """Return the line of a message. Control characters are escaped: the guest may send them."""
-    return f"chrootvm: {escape_controls(text)}\n".encode(errors="surrogateescape")
+    """Return the line of a message. What is not printable is escaped: the guest may send it."""
+    return f"chrootvm: {printable(text)}\n".encode()
 
 
 class MessageWriter:
@@ -175,11 +163,30 @@ class MessageWriter:
         self._left_out = 0  # messages
 
     def print_message(self, text: str) -> None:
-        """Write a message of chrootvm."""
-        self.write_bytes(format_message(text))
+        """Write a message of chrootvm, in one line."""
+        self._append(format_message(text))
 
-    def write_bytes(self, data: bytes) -> None:
-        """Write output of QEMU or virtiofsd, unchanged but for the line ends."""
+    def print_error(self, error: HostError) -> None:
+        """Write the message of an error, which may have several lines."""
+        self._append(f"chrootvm: {error}\n".encode())
+
+    def print_lines(self, *lines: str) -> None:
+        """Write lines that do not begin with the name of chrootvm."""
+        self._append("".join(f"{printable(line)}\n" for line in lines).encode())
+
+    def print_output_of(self, data: bytes) -> None:
+        """Write a piece of the output of QEMU or virtiofsd, with its line breaks and tabs.
+
+        A character of several bytes that is cut by the end of a piece is escaped, too.
+        """
+        self._append(printable_lines(data.decode(errors="surrogateescape")).encode())
+
+    def begin_line(self) -> None:
+        """Write a line break, also to a terminal in raw mode: the guest may have left no end."""
+        self._append(b"\r\n")
+
+    def _append(self, data: bytes) -> None:
+        """Append bytes to the queue, and write what can be written."""
         if self._queue and len(self._queue) + len(data) > _MAX_QUEUED:
             self._left_out += 1
             return

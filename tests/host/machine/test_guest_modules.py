@@ -220,7 +220,7 @@ def test_launch_shares_the_modules_of_another_kernel(machine: Machine, tmp_path:
         sources = [share.source for share in launch.setup.shares if share.tag == TAG]
         assert sources == ([modules] if overlay else [])
         assert parse(launch.setup.cmdline).modules == ((TAG,) if overlay else ())
-        assert bool(launch.remark) is not bool(overlay)
+        assert bool(launch.remarks) is not bool(overlay)
 
 
 def test_remark_of_a_launch_is_printed_before_the_commands(
@@ -228,6 +228,6 @@ def test_remark_of_a_launch_is_printed_before_the_commands(
 ) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
     os.close(launch.setup.initrd.descriptor)
-    assert not format_commands(launch).startswith("#")
-    lines = format_commands(launch.replace(remark="there is none")).splitlines()
+    assert not format_commands(launch)[0].startswith("#")
+    lines = format_commands(launch.replace(remarks=("there is none",)))
     assert lines[0] == "# there is none"

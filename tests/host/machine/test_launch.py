@@ -139,7 +139,7 @@ def test_command_line_of_a_template_begins_as_that_of_a_machine_and_has_no_root(
 
 def test_formatted_commands_are_quoted_for_a_shell(machine: Machine, tmp_path: Path) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
-    virtiofsd, qemu = format_commands(launch).splitlines()
+    virtiofsd, qemu = format_commands(launch)
     os.close(launch.setup.initrd.descriptor)
     assert f"'--shared-dir={machine.root.source}'" in virtiofsd
     assert virtiofsd.endswith(" &")
@@ -156,7 +156,7 @@ def test_formatted_commands_remark_on_the_archive_with_the_command(
     machine = machine.replace(command=Command((b"true",), ()))
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
     os.close(launch.setup.initrd.descriptor)
-    _, remark, qemu = format_commands(launch).splitlines()
+    _, remark, qemu = format_commands(launch)
     assert "COMMAND in a small archive behind the image" in remark
     assert "path=initrd.stdout.sock,server=on,wait=off" in qemu
     # The image is not in the cache, because its sources are too new; so its name is made up.
@@ -191,7 +191,9 @@ def test_network_reaches_the_hosts_loopback_only_on_request(
     launch = plan(machine.replace(network=network), tmp_path)
     setup = launch.setup
     assert (setup.network, setup.reaches_loopback) == expected
-    assert ("refuses the guest's connections" in format_commands(launch)) is (network == "user")
+    assert ("refuses the guest's connections" in str(format_commands(launch))) is (
+        network == "user"
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,9 @@ def test_formatted_commands_wait_for_gdb(
     machine: Machine, tmp_path: Path, gdb: int, stream: str
 ) -> None:
     launch = plan(machine.replace(gdb=gdb), tmp_path)
-    assert f"-chardev {stream},server=on,wait=off -gdb chardev:gdb -S" in format_commands(launch)
+    assert (
+        f"-chardev {stream},server=on,wait=off -gdb chardev:gdb -S" in format_commands(launch)[-1]
+    )
 
 
 def test_kernel_command_line_has_quiet_by_default(machine: Machine) -> None:
@@ -313,7 +317,7 @@ def test_kernel_is_inherited_by_qemu_so_that_another_file_in_its_place_is_not_bo
     image.symlink_to("/etc/passwd")
     with open(launch.setup.kernel.inherited_path, encoding="ascii") as file:
         assert file.read() == "checked"
-    assert str(image) in format_commands(launch)
+    assert str(image) in format_commands(launch)[-1]
     for descriptor in launch.setup.descriptors:
         os.close(descriptor)
 
@@ -397,7 +401,7 @@ def test_launch_without_a_safe_cache_has_a_warning_in_one_line(
         r"initrd/\w+: .* is a symbolic link; try: another XDG_CACHE_HOME; with sudo: sudo -H",
         launch.warning,
     )
-    assert not launch.remark
+    assert not launch.remarks
     assert launch.setup.initrd.path == "initrd.img"
 
 
@@ -407,6 +411,6 @@ def test_launch_without_a_usable_cache_has_a_remark(machine: Machine) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": "/proc/nowhere"})
     for descriptor in launch.setup.descriptors:
         os.close(descriptor)
-    assert launch.remark.startswith("going without a cache, so it starts later: cannot use")
+    assert launch.remarks[0].startswith("going without a cache, so it starts later: cannot use")
     assert not launch.warning
-    assert format_commands(launch).startswith(f"# {launch.remark}\n")
+    assert format_commands(launch)[0] == f"# {launch.remarks[0]}"
