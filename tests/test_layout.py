@@ -258,6 +258,17 @@ def test_imports_form_no_circle() -> None:
         pending = {name: needed for name, needed in pending.items() if name not in leaves}
 
 
+@pytest.mark.parametrize("path", [*HOST, "scripts/chrootvm"])
+def test_host_prints_only_by_the_module_that_escapes_names(path: str) -> None:
+    """The functions are print_output() and MessageWriter in initrd/host/system/terminal.py."""
+    used = {
+        ast.unparse(node)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (ast.Name, ast.Attribute))
+    }
+    assert used & {"print", "sys.stderr"} == set()
+
+
 def files_of(folder: str) -> list[str]:
     """Return the files of a folder without those of a build."""
     names = os.listdir(os.path.join(TOP, folder))

@@ -17,6 +17,7 @@ from initrd.host.qemu.console import (
     explain_oom_kill,
     explain_refusal,
     find_panic,
+    split_hint,
 )
 from initrd.host.qemu.console_file import keep_console, keep_panic
 from initrd.host.system.loop import Loop
@@ -92,7 +93,7 @@ class CommandSession:
             return HostError("the machine has ended", "it was halted from inside (halt -f)")
         if panic or failure == _SWITCHED_OFF:
             return panic or HostError("the machine has ended", "it was switched off from inside")
-        ended = HostError("the machine has ended", failure)
+        ended = HostError("the machine has ended", *split_hint(failure))
         return keep_console(ended, self._launch.logs, self.machine.log.text)
 
     def _find_failure(self) -> str:

@@ -146,13 +146,19 @@ def find_boot_failure(lines: list[str]) -> str:
     return ""
 
 
+def split_hint(text: str) -> tuple[str, str]:
+    """Return the reason and the hint of a failure of /init; the hint is on the lines after it."""
+    why, _, hint = text.partition("\n")
+    return why, hint.removeprefix("try: ").replace("\n", "; ")
+
+
 def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
     """Return the error for a failed boot, with a hint that names options of chrootvm.
 
     `why` is the reason, with the hint of /init on the lines after the first; `memory` that of the
     guest, in bytes; `kernel` the path of its kernel.
     """
-    message, _, hint = why.removeprefix("boot failed: ").partition("\n")
+    message, hint = split_hint(why.removeprefix("boot failed: "))
     if re.search(_NO_MEMORY, why) or (why == _RESET and memory < _LITTLE_MEMORY):
         return HostError(
             f"{_BOOT_FAILED}: out of memory at {format_megabytes(memory)}",
@@ -167,7 +173,7 @@ def explain_boot_failure(why: str, memory: int, kernel: str) -> HostError:
         hint = f"another kernel: {kernel} does not start an initramfs (CONFIG_BLK_DEV_INITRD)"
     if re.search(_NO_TARGET, hint):
         hint = "a program of the root: chrootvm ROOTFS INIT"
-    return HostError(_BOOT_FAILED, message, hint.removeprefix("try: ").replace("\n", "; "))
+    return HostError(_BOOT_FAILED, message, hint)
 
 
 def explain_failure_of_init(why: str, memory: int, kernel: str) -> HostError:

@@ -9,7 +9,7 @@ from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.command.session import KILLED
 from initrd.host.image.build import encode_command
-from initrd.host.qemu.console import explain_refusal
+from initrd.host.qemu.console import explain_refusal, split_hint
 from initrd.host.service.requests import RUN, Request, receive_reply, send_request
 from initrd.host.system.loop import WRITABLE, Loop
 from initrd.host.system.stream import close_connection, send_now
@@ -47,7 +47,7 @@ class AttachedSession:
         if guest.final is None:
             raise _receive_error(self._connection)
         if guest.failure:
-            raise HostError("cannot run the command", guest.failure)
+            raise HostError("cannot run the command", *split_hint(guest.failure))
         if guest.refusal:
             raise explain_refusal(guest.refusal)
         if guest.is_truncated:

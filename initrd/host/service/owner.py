@@ -16,6 +16,7 @@ from initrd.host.command.protocol import GuestWarnings, LocalStreams, read_text
 from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
+from initrd.host.qemu.console import split_hint
 from initrd.host.service.mux import Port
 from initrd.host.service.requests import (
     INFO,
@@ -167,7 +168,7 @@ class Owner:
         if word == "stopped":
             self._is_stopped = True
         elif word == "failed":
-            self._fail(HostError("the machine has ended", read_text(text)))
+            self._fail(HostError("the machine has ended", *split_hint(read_text(text))))
         elif word == "warning":
             self._warnings.add(text)
 

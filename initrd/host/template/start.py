@@ -37,7 +37,7 @@ def why_ended(machine: RunningMachine) -> str:
     Raises HostError when that has nothing to do with the template.
     """
     try:
-        return machine.ending().failure if machine.is_off else ""
+        return machine.ending().failure.replace("\n", "; ") if machine.is_off else ""
     except QemuError as error:
         return error.why
 
