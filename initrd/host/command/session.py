@@ -66,6 +66,8 @@ class CommandSession:
         Raises HostError when there is no status; KernelPanic is one.
         """
         self.machine.loop.run(lambda: self.guest.finished, 0 if self.guest.finished else _DELIVERY)
+        if self.machine.disk_error:  # whatever the guest has sent: its changes are not all written
+            self.machine.ending()  # raises the error
         if self.guest.final is None:
             failure = self._find_failure()
             raise self._find_panic() or self._make_error(failure)

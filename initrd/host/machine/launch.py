@@ -305,6 +305,7 @@ def _qemu_by_path(launch: Launch) -> tuple[str, ...]:
         console=argv.TERMINAL_STREAM,
         shares=tuple(argv.path_stream(f"{share.tag}.sock") for share in setup.shares),
         ports=tuple(ports),
+        monitor=f"{argv.path_stream('qmp.sock')},server=on,wait=off" if setup.needs_monitor else "",
         gdb="" if launch.gdb is None else gdb.stream_by_path(launch.gdb),
     )
     return argv.command(setup.by_path(), connections)

@@ -19,9 +19,10 @@ from initrd.host.machine.serialport import SerialPipes
 from initrd.host.qemu import argv
 from initrd.host.qemu.argv import STDIO_STREAM, Connections, Setup, fd_stream
 from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
+from initrd.host.qemu.diskerror import DiskError, explain_disk_stop
 from initrd.host.qemu.loopback import LoopbackGuard
 from initrd.host.qemu.resources import explain_refused_resource
-from initrd.host.system.loop import READABLE, Limit, Loop
+from initrd.host.system.loop import READABLE, Limit, Loop, is_ready
 from initrd.host.system.process import Process, Program
 from initrd.host.system.stream import Relay, Sink, StderrPipe, count_unread
 from initrd.host.system.terminal import MessageWriter
@@ -33,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from initrd.host.qemu.argv import Disk
+    from initrd.host.qemu.qmp import Monitor
     from initrd.options import Share
 
 # Phases of a boot, for BootObserver: each one ends the phase before it.
@@ -131,14 +134,29 @@ class RunningMachine:
         """Wait until the machine is off, at most `seconds`; return whether it is off."""
         return self.loop.run(lambda: self.is_off, seconds)
 
+    @property
+    def disk_error(self) -> DiskError | None:
+        """Why the machine was stopped whose disk cannot be written; None if that is not so."""
+        return self._failure if isinstance(self._failure, DiskError) else None
+
     def ending(self) -> Ending:
-        """Return how the guest ended. Raises QemuError, and HostError when virtiofsd failed."""
+        """Return how the guest ended.
+
+        Raises QemuError; HostError when virtiofsd failed; DiskError when the console is read.
+        """
+        if self.disk_error:
+            self.loop.run(self._is_console_read, _GRACE_PERIOD)
         if isinstance(self._failure, QemuError) and self._share_failure:
             raise self._share_failure
         if self._failure:
             raise self._failure
         self.loop.run(lambda: self._output.ended or self.has_halted, _GRACE_PERIOD)
         return parse_ending(self.log.text)
+
+    def _is_console_read(self) -> bool:
+        """Return whether all that a stopped machine has printed is written to the output."""
+        ended = self._output.ended
+        return ended or (self._output.is_idle and not is_ready(self._serial.output, READABLE))
 
     def stop(self) -> None:
         """Stop reading the console; QEMU drops its output from here on."""
@@ -224,6 +242,7 @@ def start_machine(
         serial = stack.enter_context(SerialPipes())
         machine = RunningMachine(loop, serial, streams, unplugs_shares=qemu.unplugs_shares)
         stack.callback(machine.stop)
+        streams, monitor = stack.enter_context(_open_monitor(launch.setup, streams))
         servers = [
             _start_virtiofsd(launch, share, machine, streams, stack)
             for share in launch.setup.shares
@@ -242,6 +261,8 @@ def start_machine(
             guard.watch(loop, process.pid)
         machine.watch_qemu(process, stderr, launch.setup)
         stack.callback(loop.unwatch, process.pidfd)
+        if monitor:
+            _watch_disks(machine, monitor, launch.setup, stack)
         stack.callback(machine.stop)  # before QEMU gets a signal, which it handles after its output
         if qemu.copies_connections:
             machine.shares = [
@@ -253,6 +274,36 @@ def start_machine(
         if ending == signal.SIGKILL:  # all of them at once: each takes some time to end
             stack.callback(_kill, (process, *(server.process for server in servers)))
         yield machine
+
+
+@contextmanager
+def _open_monitor(
+    setup: Setup, streams: HostStreams
+) -> "Iterator[tuple[HostStreams, socket.socket | None]]":
+    """Yield the streams with a monitor, and the host's end; None if it is there or not needed."""
+    if streams.monitor >= 0 or not setup.needs_monitor:
+        yield streams, None
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield streams.replace(monitor=theirs.fileno()), ours
+
+
+def _watch_disks(
+    machine: RunningMachine, connection: socket.socket, setup: Setup, stack: ExitStack
+) -> None:
+    from initrd.host.qemu.qmp import Monitor  # noqa: PLC0415 - only with a writable disk
+
+    monitor = Monitor(machine.loop, connection)
+    stack.callback(monitor.close)
+    end_at_disk_error(machine, monitor, setup.disks)
+
+
+def end_at_disk_error(
+    machine: RunningMachine, monitor: "Monitor", disks: "tuple[Disk, ...]"
+) -> None:
+    """End the machine with an error when QEMU stops it because a disk cannot be written."""
+    monitor.on_disk_stop = lambda drive, why: machine.fail(explain_disk_stop(drive, why, disks))
 
 
 def needs_guard(setup: Setup) -> bool:

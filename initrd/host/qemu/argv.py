@@ -80,6 +80,11 @@ class Setup(Record):
         """The descriptors that QEMU inherits; the caller closes them when QEMU has them."""
         return tuple(file.descriptor for file in (self.kernel, self.initrd) if file.is_open)
 
+    @property
+    def needs_monitor(self) -> bool:
+        """Whether errors of a disk have to be noticed by QMP: they stop the machine."""
+        return any(disk.writable for disk in self.disks)
+
     def by_path(self) -> "Setup":
         """Return the same machine with its files named by path, for printing its command."""
         kernel, initrd = self.kernel.replace(descriptor=-1), self.initrd.replace(descriptor=-1)
@@ -220,6 +225,11 @@ def _template_machine(setup: Setup, connections: Connections, memory: str) -> tu
     )
 
 
+def find_disk(drive: str, disks: tuple[Disk, ...]) -> Disk | None:
+    """Return the disk of a back end of the machine; None for one of another name."""
+    return {_drive(number): disk for number, disk in enumerate(disks)}.get(drive)
+
+
 class _Slots:
     """Assigns devices to functions of PCI bus 0: eight functions a slot, 240 in all."""
 
@@ -338,17 +348,24 @@ def _disk_backends(disks: tuple[Disk, ...]) -> tuple[str, ...]:
 
 
 def _disk_backend(number: int, disk: Disk) -> tuple[str, str]:
-    """Return a raw disk. Its format is never probed: the guest could write another one to it."""
-    access = "discard=unmap" if disk.writable else "readonly=on"
-    return ("-drive", f"if=none,id=disk{number},format=raw,{access},file={escape(disk.path)}")
+    """Return a raw disk. Its format is never probed: the guest could write another one to it.
+
+    After an error of writing the machine stops, and the monitor reports the error.
+    """
+    access = "discard=unmap,werror=stop" if disk.writable else "readonly=on"
+    return ("-drive", f"if=none,id={_drive(number)},format=raw,{access},file={escape(disk.path)}")
 
 
 def _empty_disk_backend(number: int) -> tuple[str, str]:
-    return ("-drive", f"if=none,id=disk{number},driver=null-co,read-zeroes=on,size=1M")
+    return ("-drive", f"if=none,id={_drive(number)},driver=null-co,read-zeroes=on,size=1M")
+
+
+def _drive(number: int) -> str:
+    return f"disk{number}"
 
 
 def _disk_devices(count: int, slots: _Slots) -> tuple[Device, ...]:
-    return tuple(slots.device("virtio-blk", ("drive", f"disk{number}")) for number in range(count))
+    return tuple(slots.device("virtio-blk", ("drive", _drive(number))) for number in range(count))
 
 
 def _network_backend(published: tuple[PublishedPort, ...]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import socket
 import struct
 
 from initrd.host.system.loop import READABLE, Loop
+from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ _INVALID = "QEMU has sent an invalid message"
 _CAPABILITIES = ("x-ignore-shared", "events")
 
 
+class _Message(Record):
+    """What a message of QEMU says. The texts are empty where it says nothing of the kind."""
+
+    migration: str = ""  # the status of a migration
+    error: str = ""
+    is_reply: bool = False  # to a command
+    stopped: tuple[str, str] | None = None  # by an error of a disk: its back end, the reason
+
+
 class Monitor:
     """One end of a QMP connection."""
 
@@ -35,6 +45,7 @@ class Monitor:
         self.migration = ""  # the latest status of a migration
         self.unanswered = 0  # commands without a reply
         self.on_error: Callable[[str], object] = lambda _: None
+        self.on_disk_stop: Callable[[str, str], object] = lambda *_: None
         loop.watch(connection.fileno(), READABLE, self._on_readable)
         self.execute("qmp_capabilities")
 
@@ -87,11 +98,13 @@ class Monitor:
             self.close()
 
     def _handle(self, line: bytes) -> None:
-        migration, error, is_reply = _parse(line)
-        self.migration = migration or self.migration
-        self.unanswered -= is_reply
-        if error:
-            self._fail(error)
+        message = _parse(line)
+        self.migration = message.migration or self.migration
+        self.unanswered -= message.is_reply
+        if message.error:
+            self._fail(message.error)
+        if message.stopped:
+            self.on_disk_stop(*message.stopped)
 
     def _fail(self, error: str) -> None:
         if not self.error:
@@ -99,19 +112,24 @@ class Monitor:
             self.on_error(error)
 
 
-def _parse(line: bytes) -> tuple[str, str, bool]:
-    """Return the status of a migration, the text of an error, and whether it replies to a command.
-
-    The texts are empty where there is none.
-    """
+def _parse(line: bytes) -> _Message:
     try:
         message = json.loads(line)
-        if message.get("event") == "MIGRATION":
-            return str(message["data"]["status"]), "", False
+        if message.get("event"):
+            return _parse_event(message["event"], message.get("data"))
         error = (str(message["error"]["desc"]) or _INVALID) if "error" in message else ""
-        return "", error, bool(error) or "return" in message
+        return _Message(error=error, is_reply=bool(error) or "return" in message)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "", _INVALID, False
+        return _Message(error=_INVALID)
+
+
+def _parse_event(name: str, data: "Any") -> _Message:
+    """Return what an event says: BLOCK_IO_ERROR of qapi/block-core.json, MIGRATION."""
+    if name == "MIGRATION":
+        return _Message(migration=str(data["status"]))
+    if name == "BLOCK_IO_ERROR" and data["action"] == "stop":
+        return _Message(stopped=(str(data["device"]), str(data["reason"])))
+    return _Message()
 
 
 def _request(command: str, arguments: "dict[str, Any]") -> bytes:

@@ -9,12 +9,13 @@ from contextlib import ExitStack, closing
 from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
+from initrd.host.qemu.diskerror import DiskError
 from initrd.host.service.names import hold_name, open_names
 from initrd.host.service.owner import About, own_machine
-from initrd.host.service.requests import encode_error
+from initrd.host.service.requests import encode_error, receive_reply
 from initrd.host.system.loop import Cancelled, Limit, Loop, Signals
 from initrd.host.system.process import explain_shortage, fork
-from initrd.host.system.stream import Sink
+from initrd.host.system.stream import Sink, send_now
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
 
 TYPE_CHECKING = False
@@ -31,30 +32,48 @@ class Daemon:
     def __init__(self, launch: Launch, about: About, *, detached: bool, verbose: bool) -> None:
         """Start the process. `detached`: the machine stays when its first client has gone."""
         self.connection, theirs = socket.socketpair()
+        self._ended, at_end = socket.socketpair()  # for an error after the end of the command
         self._detached = detached
         sys.stdout.flush()
         self.pid = fork()
         if not self.pid:
             self.connection.close()
-            _run(launch, about, theirs, detached=detached, verbose=verbose)
+            self._ended.close()
+            _run(launch, about, (theirs, at_end), detached=detached, verbose=verbose)
         theirs.close()
+        at_end.close()
         for descriptor in launch.setup.descriptors:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Close the connection. Wait for the end of a machine that is not detached."""
+        """Close the connection. Wait for the end of a machine that is not detached.
+
+        Raises HostError when that machine could not write all changes to its disks.
+        """
         self.connection.close()
-        if not self._detached:
+        with self._ended:
+            if self._detached:
+                return
             os.waitpid(self.pid, 0)
+            if self._ended.recv(1, socket.MSG_PEEK):
+                receive_reply(self._ended)
 
 
 def _run(
-    launch: Launch, about: About, connection: socket.socket, *, detached: bool, verbose: bool
+    launch: Launch,
+    about: About,
+    ends: tuple[socket.socket, socket.socket],
+    *,
+    detached: bool,
+    verbose: bool,
 ) -> "NoReturn":
-    """Own the machine, and end this process."""
-    status = 1
+    """Own the machine, and end this process.
+
+    `ends`: of the connection of the first client, and of that for an error after its command.
+    """
+    status, (connection, at_end) = 1, ends
     try:
-        _leave_parent((connection.fileno(), *launch.setup.descriptors))
+        _leave_parent((connection.fileno(), at_end.fileno(), *launch.setup.descriptors))
         try:
             with explain_shortage():
                 _own(launch, about, connection, detached=detached, verbose=verbose)
@@ -63,7 +82,9 @@ def _run(
             pass
         except HostError as error:
             if connection.fileno() >= 0:  # else the owner has told all clients
-                connection.send(encode_error(error), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                send_now(connection, encode_error(error))
+            elif isinstance(error, DiskError):  # that wait for a status, but not for the end
+                send_now(at_end, encode_error(error))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

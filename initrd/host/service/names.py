@@ -108,6 +108,7 @@ def stop_machine(name: str, environment: "Mapping[str, str]") -> None:
         try:
             send_request(connection, Request(STOP))
             if is_ready(pidfd, READABLE, _STOP_TIMEOUT):
+                _check_end(connection)
                 return
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if not is_ready(pidfd, READABLE, _KILL_TIMEOUT):
@@ -116,6 +117,12 @@ def stop_machine(name: str, environment: "Mapping[str, str]") -> None:
             raise HostError(f"cannot stop {name}", reason(error)) from error
         finally:
             os.close(pidfd)
+
+
+def _check_end(connection: socket.socket) -> None:
+    """Raise the HostError that an owner, which has ended, has sent in reply to STOP."""
+    if is_ready(connection.fileno(), READABLE) and connection.recv(1, socket.MSG_PEEK):
+        receive_reply(connection)
 
 
 def _connect(folder: PrivateFolder, name: str) -> socket.socket | None:

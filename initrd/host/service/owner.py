@@ -17,6 +17,7 @@ from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.console import split_hint
+from initrd.host.qemu.diskerror import DiskError
 from initrd.host.service.mux import Port
 from initrd.host.service.requests import (
     INFO,
@@ -106,7 +107,7 @@ class Owner:
         if self._is_stopped:
             self._port.send_message("bye")
             machine.wait(_POWER_OFF_TIMEOUT)
-        elif not self._is_stopping:
+        elif not self._is_stopping or machine.disk_error:
             self._failure = self._failure or self._session.find_error()
         self.loop.run(lambda: self._port.is_delivered, _DELIVERY_TIMEOUT)
 
@@ -201,7 +202,7 @@ class Client:
     def end(self, error: HostError | None) -> None:
         """Answer for the last time: the machine has ended."""
         asked_to_stop = self._request is not None and self._request.kind == STOP
-        if asked_to_stop:
+        if asked_to_stop and not isinstance(error, DiskError):
             self._send(encode_reply(stopped=True))
         else:
             why = "it was stopped"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Self
 
 # Signals that Python ignores, that this program handles, or that its parent may have ignored.
-_RESET_SIGNALS = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+_RESET_SIGNALS = ("SIGPIPE", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
 _CLOSE_TIMEOUT = 2.0  # seconds that a program has to end after SIGTERM
 _CHILD_TIMEOUT = 1.0  # seconds; functions run in a child take microseconds
 _OUTPUT_TIMEOUT = 20.0  # seconds; a program prints its version in a fraction of one
@@ -272,7 +272,11 @@ def _set_descriptors(program: Program, stderr: int) -> None:
 
 
 def _reset_signals() -> None:
-    """Give all signals their default actions, and block none."""
+    """Give signals their default actions, and block none.
+
+    SIGXFSZ is ignored: where a file may not grow further, the program gets the error EFBIG.
+    """
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for name in _RESET_SIGNALS:
         signal.signal(signal.Signals[name], signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -13,6 +13,7 @@ from initrd.host.machine.run import (
     QemuError,
     QemuStart,
     RunningMachine,
+    end_at_disk_error,
     start_machine,
 )
 from initrd.host.qemu import argv
@@ -75,6 +76,7 @@ def start_from_template(
         monitor.on_error = lambda why: machine.fail(
             explain_refused_resource(why, setup) or HostError("cannot plug in a device", why)
         )
+        end_at_disk_error(machine, monitor, setup.disks)
         for device in reversed(argv.plugged_devices(setup)):  # function 0 announces the others
             monitor.execute("device_add", **device.arguments())
         if setup.disks:

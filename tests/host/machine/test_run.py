@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams, start_machine
 from initrd.host.qemu.arch import find_arch
-from initrd.host.qemu.argv import Hardware, Setup
+from initrd.host.qemu.argv import Disk, Hardware, Setup
 from initrd.host.system.files import OpenFile
 from initrd.host.system.loop import Loop
 from initrd.host.virtiofsd.program import Virtiofsd
@@ -40,6 +41,21 @@ while byte := os.read(0, 1):
     put(byte.upper())
     if byte == b".":
         break
+"""
+
+# As QEMU: it reports on QMP that it has stopped the machine, which has printed something before.
+STOPPING = f"""\
+#!{sys.executable}
+import json, os, re, socket, sys, time
+(number,) = re.findall(r"socket,id=qmp,fd=([0-9]+)", " ".join(sys.argv))
+os.write(1, b"output of the guest\\n")
+data = {{"device": "disk0", "action": "stop", "reason": "No space left on device"}}
+messages = {{"QMP": {{}}}}, {{"return": {{}}}}, {{"event": "BLOCK_IO_ERROR", "data": data}}
+with socket.socket(fileno=int(number)) as connection:
+    assert b"qmp_capabilities" in connection.recv(1000)
+    for message in messages:
+        connection.sendall(json.dumps(message).encode() + b"\\r\\n")
+    time.sleep(60)
 """
 
 
@@ -131,3 +147,33 @@ def test_a_machine_that_prints_after_it_has_halted_goes_on(tmp_path: Path) -> No
     launch = launch_of(tmp_path / "qemu", script)
     with start_machine(launch, Loop(), HostStreams()) as machine:
         assert not machine.wait(2)
+
+
+def with_disk(launch: Launch, path: Path, *, writable: bool) -> Launch:
+    path.write_bytes(b"data")
+    return launch.replace(setup=launch.setup.replace(disks=(Disk(str(path), writable=writable),)))
+
+
+def test_a_machine_whose_disk_cannot_be_written_ends_with_an_error(tmp_path: Path) -> None:
+    launch = with_disk(launch_of(tmp_path / "qemu", STOPPING), tmp_path / "disk", writable=True)
+    with start_machine(launch, Loop(), HostStreams()) as machine:
+        assert machine.wait(20)
+        with pytest.raises(HostError) as raised:
+            machine.ending()
+        assert machine.disk_error is raised.value
+    assert str(raised.value) == (
+        f"the disk {tmp_path}/disk cannot be written: No space left on device; "
+        "the guest's latest changes are lost\ntry: again with more room there"
+    )
+    assert machine.log.text == "output of the guest\n"
+
+
+@pytest.mark.parametrize("disk", ["none", "read-only"])
+def test_a_machine_without_a_writable_disk_has_no_monitor(tmp_path: Path, disk: str) -> None:
+    launch = launch_of(tmp_path / "qemu", '#!/bin/sh\necho "$@"\n')
+    if disk == "read-only":
+        launch = with_disk(launch, tmp_path / "disk", writable=False)
+    with start_machine(launch, Loop(), HostStreams()) as machine:
+        assert machine.wait(20)
+        machine.ending()
+    assert "qmp" not in machine.log.text

@@ -180,13 +180,30 @@ def test_published_ports_are_forwarded_by_the_network() -> None:
 def test_disks_are_raw_and_a_read_only_one_is_opened_read_only() -> None:
     setup = SETUP.replace(disks=(Disk("/a"), Disk("/b", writable=False)))
     assert values("-drive", setup) == [
-        "if=none,id=disk0,format=raw,discard=unmap,file=/a",
+        "if=none,id=disk0,format=raw,discard=unmap,werror=stop,file=/a",
         "if=none,id=disk1,format=raw,readonly=on,file=/b",
     ]
     assert [device.split(",")[-1] for device in values("-device", setup)] == [
         "drive=disk0",
         "drive=disk1",
     ]
+    found = [argv.find_disk(drive, setup.disks) for drive in ("disk0", "disk1", "disk2", "")]
+    assert found == [*setup.disks, None, None]
+
+
+@pytest.mark.parametrize(
+    ("disks", "needed"),
+    [
+        pytest.param((), False, id="no disk"),
+        pytest.param((Disk("/a", writable=False),), False, id="read-only"),
+        pytest.param((Disk("/a", writable=False), Disk("/b")), True, id="writable"),
+        pytest.param((Disk("/a", overlay=True),), True, id="overlay"),
+    ],
+)
+def test_only_a_machine_with_a_writable_disk_needs_a_monitor(
+    disks: tuple[Disk, ...], *, needed: bool
+) -> None:
+    assert SETUP.replace(disks=disks).needs_monitor is needed
 
 
 def test_machine_waits_for_gdb_only_on_request() -> None:

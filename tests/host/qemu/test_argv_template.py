@@ -199,7 +199,7 @@ def test_disks_of_a_template_are_empty() -> None:
     ]
     assert "/srv" not in " ".join(template())
     assert values("-drive", start()) == [
-        "if=none,id=disk0,format=raw,discard=unmap,file=/srv/a,,b.img"
+        "if=none,id=disk0,format=raw,discard=unmap,werror=stop,file=/srv/a,,b.img"
     ]
 
 

@@ -153,6 +153,17 @@ def test_first_error_is_kept_and_reported_once(qemu: Qemu) -> None:
     assert (qemu.monitor.error, reported) == ("no such bus", ["no such bus"])
 
 
+def test_disk_for_which_the_machine_has_stopped_is_reported(qemu: Qemu) -> None:
+    reported: list[tuple[str, str]] = []
+    qemu.monitor.on_disk_stop = lambda *error: reported.append(error)
+    fields = {"device": "disk1", "node-name": "#block1", "operation": "write", "nospace": True}
+    for action in ("report", "ignore", "stop"):
+        data = {**fields, "action": action, "reason": "No space left on device"}
+        qemu.send(json.dumps({"event": "BLOCK_IO_ERROR", "data": data}).encode() + b"\r\n")
+    assert reported == [("disk1", "No space left on device")]
+    assert (qemu.monitor.error, qemu.monitor.unanswered) == ("", 1)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -167,6 +178,7 @@ def test_first_error_is_kept_and_reported_once(qemu: Qemu) -> None:
         pytest.param(b'{"error": {"desc": ""}}', id="an empty description"),
         pytest.param(b'{"event": "MIGRATION"}', id="an event without data"),
         pytest.param(b'{"event": "MIGRATION", "data": []}', id="an event with other data"),
+        pytest.param(b'{"event": "BLOCK_IO_ERROR", "data": {"action": "stop"}}', id="no disk"),
         pytest.param(b"[" * 60000, id="deeply nested"),
     ],
 )

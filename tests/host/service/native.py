@@ -26,7 +26,7 @@ class NativeMachine:
 
     def __init__(self, loop: Loop, process: subprocess.Popen[bytes]) -> None:
         self.loop, self.is_off, self.process = loop, False, process
-        self.log = ConsoleLog()
+        self.log, self.disk_error = ConsoleLog(), None
         self._pidfd = os.pidfd_open(process.pid)
         loop.watch(self._pidfd, READABLE, self._on_end)
 
