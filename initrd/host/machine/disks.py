@@ -90,7 +90,9 @@ def _check(disk: Disk, descriptor: int) -> None:
         raise HostError(_cannot_use(disk), "it is neither a file nor a disk")
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if disk.writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:  # a file system without locks
+            raise HostError(_cannot_use(disk), reason(error)) from error
         why = "another chrootvm is using it"
         hint = "wait for that to end, or a copy; machines share it where each has ,ro"
         raise HostError(_cannot_use(disk), why, hint) from error

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SIZE = 16 << 30  # bytes of a new image; it is sparse and takes little space before it is used
-_MAGIC_OFFSET, _MAGIC = 1024 + 0x38, b"\x53\xef"  # s_magic, the same in ext2, ext3 and ext4
+_SUPERBLOCK, _SUPERBLOCK_SIZE = 1024, 1024  # offset, bytes
+_MAGIC_OFFSET, _MAGIC = 0x38, b"\x53\xef"  # s_magic, the same in ext2, ext3 and ext4
+# Offsets of s_blocks_count_lo, s_blocks_count_hi, s_log_block_size and s_feature_incompat.
+_BLOCKS_LOW, _BLOCKS_HIGH, _BLOCK_SHIFT, _INCOMPATIBLE = 0x04, 0x150, 0x18, 0x60
+_HAS_64BIT, _MAX_SHIFT = 0x80, 6  # INCOMPAT_64BIT; blocks of 64 KiB are the largest
 # -m 0: no blocks are reserved for root, because root writes everything in the image.
 # lazy_journal_init: a new file consists of zeros already, and writing zeros would take space.
 _MKFS_OPTIONS = ("-q", "-F", "-m", "0", "-E", "lazy_journal_init=1")
@@ -34,6 +38,8 @@ def lock_overlay_file(path: str, environment: "Mapping[str, str]") -> int:
     if descriptor < 0:
         make_overlay_file(path, environment)
         descriptor = _open(path)
+        if descriptor < 0:
+            raise HostError(_cannot_keep(path), "it was removed as soon as it was made")
     try:
         check_overlay_file(path, descriptor)
     except BaseException:
@@ -44,6 +50,13 @@ def lock_overlay_file(path: str, environment: "Mapping[str, str]") -> int:
 
 def check_overlay_file(path: str, descriptor: int) -> None:
     """Lock the open image. Raises HostError unless that is possible and the image holds ext4."""
+    try:
+        _check(path, descriptor)
+    except OSError as error:  # a file system without locks, a disk that cannot be read
+        raise HostError(_cannot_keep(path), reason(error)) from error
+
+
+def _check(path: str, descriptor: int) -> None:
     mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise HostError(_cannot_keep(path), "it is neither a file nor a disk")
@@ -52,9 +65,31 @@ def check_overlay_file(path: str, descriptor: int) -> None:
     except BlockingIOError as error:
         why = "another chrootvm is using it"
         raise HostError(_cannot_keep(path), why, "wait for that to end, or another FILE") from error
-    if os.pread(descriptor, len(_MAGIC), _MAGIC_OFFSET) != _MAGIC:
+    superblock = os.pread(descriptor, _SUPERBLOCK_SIZE, _SUPERBLOCK)
+    if superblock[_MAGIC_OFFSET:][: len(_MAGIC)] != _MAGIC:
         why = "it does not hold an ext4 file system, and is left as it is"
         raise HostError(_cannot_keep(path), why, "a FILE that does not exist yet: it will be made")
+    size, needed = os.lseek(descriptor, 0, os.SEEK_END), file_system_size(superblock)
+    if size < needed:
+        why = f"it is truncated: of the {needed} bytes of its file system there are {size}"
+        raise HostError(
+            _cannot_keep(path), why, "a complete copy, or a FILE that does not exist yet"
+        )
+
+
+def file_system_size(superblock: bytes) -> int:
+    """Return the bytes that an ext4 file system takes; 0 if the superblock is incomplete.
+
+    The kernel does not mount it where there are fewer. The numbers are little-endian.
+    """
+    if len(superblock) < _SUPERBLOCK_SIZE:
+        return 0
+    low, high, shift, features = (
+        int.from_bytes(superblock[offset : offset + 4], "little")
+        for offset in (_BLOCKS_LOW, _BLOCKS_HIGH, _BLOCK_SHIFT, _INCOMPATIBLE)
+    )
+    blocks = low | (high << 32 if features & _HAS_64BIT else 0)
+    return blocks << (10 + min(shift, _MAX_SHIFT))
 
 
 def make_overlay_file(
@@ -76,10 +111,11 @@ def make_overlay_file(
         finally:
             os.close(image)
     except OSError as error:
-        raise HostError(_cannot_make(path), reason(error)) from error
+        hint = f"mkdir -p {os.path.dirname(path)}" if error.errno == errno.ENOENT else ""
+        raise HostError(_cannot_make(path), reason(error), hint) from error
     finally:
         if temporary:
-            os.unlink(temporary)
+            _remove(temporary)
 
 
 def find_mkfs(environment: "Mapping[str, str]", folders: str = "/usr/sbin:/sbin") -> str:
@@ -118,6 +154,13 @@ def _create(folder: str, unnamed: int) -> tuple[int, str]:
             raise
     path = f"{folder}/.{os.urandom(8).hex()}.tmp"
     return os.open(path, os.O_CREAT | os.O_EXCL | flags, 0o666), path
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:  # the directory was removed meanwhile
+        pass
 
 
 def _format(mkfs: str, image: int, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Explain why QEMU does not start: a port or a disk image of the host is in use.
+"""Explain why QEMU does not start: a port or a disk image of the host is in use, or gone.
 
 QEMU's messages have neither the reason nor what to try, and are about words that the user has not
 written.
@@ -20,6 +20,10 @@ def explain_refused_resource(text: str, setup: Setup) -> HostError | None:
             if f"'{port.rule}'" in text:
                 return explain_port(port, find_port_problem(port) or "QEMU cannot listen there")
         return None
+    for disk in setup.disks:  # it was removed after chrootvm had locked it
+        _, found, why = text.partition(f"Could not open '{disk.path}': ")
+        if found:
+            return HostError(f"cannot use {disk.path} as a disk", why)
     if setup.disks and all(part in text for part in _LOCKING):
         paths = [disk.path for disk in setup.disks]
         named = [path for path in paths if f"[{path}]" in text]

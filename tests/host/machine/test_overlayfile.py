@@ -2,13 +2,14 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from initrd.errors import HostError
 from initrd.host.machine import overlayfile
-from initrd.host.machine.overlayfile import lock_overlay_file, make_overlay_file
+from initrd.host.machine.overlayfile import file_system_size, lock_overlay_file, make_overlay_file
 
 WORKING_MKFS = """#!/bin/sh
 for image; do :; done
@@ -130,3 +131,48 @@ def test_error_for_a_missing_parent_directory_names_the_path(
 def test_error_for_a_missing_mkfs_names_its_package(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"(?s)cannot find mkfs.ext4.*e2fsprogs"):
         overlayfile.find_mkfs({"PATH": str(tmp_path)}, folders=str(tmp_path))
+
+
+@pytest.mark.parametrize("options", [("-O", "64bit"), ("-O", "^64bit"), ("-b", "1024")])
+def test_truncated_image_is_refused_and_not_changed(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    image, size = tmp_path / "image", 8 << 20
+    with image.open("wb") as file:
+        file.truncate(size)
+    mkfs = overlayfile.find_mkfs(os.environ)
+    subprocess.run([mkfs, "-q", "-F", *options, image], check=True)
+    lock_and_release(image, {"PATH": "/nowhere"})
+    os.truncate(image, size - 1)
+    why = rf"/image: it is truncated: of the {size} bytes of its file system there are {size - 1}"
+    with pytest.raises(HostError, match=why):
+        lock_and_release(image, {"PATH": "/nowhere"})
+    assert image.stat().st_size == size - 1
+
+
+def test_size_of_a_file_system_is_bounded_and_that_of_half_a_superblock_unknown() -> None:
+    superblock = bytearray(b"\xff" * 1024)
+    assert file_system_size(bytes(superblock)) == ((1 << 64) - 1) << 16
+    assert file_system_size(bytes(superblock[:1023])) == 0
+
+
+def test_image_that_is_removed_as_soon_as_it_is_made_is_an_error(tmp_path: Path) -> None:
+    # mkfs.ext4 leaves a link without a target in the place of the new file.
+    link = tmp_path / "folder/new"
+    environment = install_mkfs(tmp_path / "odd", f"#!/bin/sh\nln -s gone {link}\n")
+    link.parent.mkdir()
+    with pytest.raises(HostError, match=r"/new: it was removed as soon as it was made"):
+        lock_and_release(link, environment)
+
+
+@pytest.mark.parametrize(
+    "unnamed", [os.O_TMPFILE, os.O_DIRECTORY], ids=["O_TMPFILE", "no O_TMPFILE"]
+)
+def test_directory_that_is_removed_while_the_image_is_made_is_an_error(
+    unnamed: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    environment = install_mkfs(tmp_path / "odd", f"#!/bin/sh\nrm -r {folder}\n")
+    with pytest.raises(HostError, match=r"(?s)/new for the overlay: No such file.*try: mkdir -p"):
+        make_overlay_file(str(folder / "new"), environment, unnamed)

@@ -43,6 +43,13 @@ def test_address_that_the_host_does_not_have_is_the_reason() -> None:
     assert error.why == "Cannot assign requested address"
 
 
+def test_disk_that_qemu_cannot_open_is_named_with_the_reason() -> None:
+    text = "qemu: -drive if=none,file=/b,, [c]: Could not open '/b, [c]': No such file or directory"
+    error = explain_refused_resource(text, SETUP)
+    assert error
+    assert str(error) == "cannot use /b, [c] as a disk: No such file or directory"
+
+
 @pytest.mark.parametrize("shared", ["", "shared "])
 def test_disk_that_qemu_cannot_lock_is_named(shared: str) -> None:
     text = LOCKING.format(shared)
