@@ -125,7 +125,12 @@ class CommandSession:
         return explain_oom_kill(console, self._launch.setup.hardware.memory)
 
     def _make_error(self, why: str) -> HostError:
-        """Return the error for a failed boot, after saving the console's output."""
+        """Return the error for a failed boot, after saving the console's output.
+
+        A command that runs may halt its machine, which is no failure of the boot.
+        """
+        if why == _HALTED and self.guest.started:
+            return HostError("the machine has ended", why)
         memory = self._launch.setup.hardware.memory
         error = explain_boot_failure(why, memory, self._launch.kernel)
         return keep_console(error, self._launch.logs, self.machine.log.text)

@@ -186,4 +186,5 @@ def test_a_command_that_halts_the_guest_has_no_status(tmp_path: Path) -> None:
     words = (assets.busybox_root(), "--", "busybox", "halt", "-f")
     status, output, errors = run(*words, folder=tmp_path)
     assert (status, output) == (125, "")
-    assert "the guest was halted (halt -f) before the command ended" in errors
+    why = "the guest was halted (halt -f) before the command ended"
+    assert errors == f"chrootvm: the machine has ended: {why}\n"

@@ -207,6 +207,16 @@ def test_overlay_file_is_the_first_disk_in_the_guest(
     assert [disk.overlay for disk in machine.disks] == [True, False][device != "vda" :]
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_printed_machine_with_a_writable_disk_has_a_monitor(
+    machine: Machine, tmp_path: Path, *, writable: bool
+) -> None:
+    launch = plan(machine, tmp_path)
+    disk = Disk("/srv/disk.img", writable=writable)
+    shown = format_commands(launch.replace(setup=launch.setup.replace(disks=(disk,))))
+    assert any("id=qmp,path=qmp.sock,server=on,wait=off" in line for line in shown) is writable
+
+
 def test_kernel_for_gdb_is_at_the_address_it_was_linked_for(machine: Machine) -> None:
     for gdb, expected in ((None, False), (0, True), (1234, True)):
         words = command_line(machine.replace(gdb=gdb), ARCH, "tcg").split()
