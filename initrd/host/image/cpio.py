@@ -21,7 +21,7 @@ MAGIC = b"070701"
 MAGIC_CRC = b"070702"  # the same layout with a checksum, which `lsinitramfs` does not verify
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
-_PATH_MAX = 4096  # the kernel skips an entry with a longer name, without a message
+_PATH_MAX = 4096  # the kernel skips an entry with a longer name or link, without a message
 _FIELD_MAX = 0xFFFFFFFF
 
 Name = str | bytes
@@ -69,8 +69,8 @@ def pack(entries: Iterable[Entry]) -> bytes:
     """Return one archive of `entries`, with their parents' directories, sorted by path.
 
     Raises ValueError for entries that an archive cannot hold: a path that is absolute, has `..`, is
-    there twice or is below an entry that is no directory; a hard link to a path that is no regular
-    file; numbers of more than 32 bits.
+    there twice or is below an entry that is no directory; a link that is too long; a hard link to a
+    path that is no regular file; numbers of more than 32 bits.
     """
     tree = _with_parents(_by_path(entries))
     targets = {path: _inode_path(tree, entry) for path, entry in tree.items()}
@@ -98,6 +98,8 @@ def _by_path(entries: Iterable[Entry]) -> dict[bytes, Entry]:
     tree: dict[bytes, Entry] = {}
     for entry in entries:
         _check_path(entry.path)
+        if stat.S_ISLNK(entry.mode) and len(entry.data) >= _PATH_MAX:
+            raise ValueError(f"{os.fsdecode(entry.path)}: a link that an archive cannot hold")
         if entry.path in tree:
             raise ValueError(f"{os.fsdecode(entry.path)}: there twice")
         tree[entry.path] = entry

@@ -124,6 +124,7 @@ def random_entry(rng: random.Random, name: bytes) -> cpio.Entry:
         pytest.param(
             [cpio.file("x" * 4096, b"")], "cannot hold", id="longer than the kernel reads"
         ),
+        pytest.param([cpio.symlink("a", "x" * 4096)], "cannot hold", id="long link"),
         pytest.param([cpio.file("a", b""), cpio.directory("a")], "there twice", id="twice"),
         pytest.param(
             [cpio.file("a", b""), cpio.file("a/b", b"")], "no directory", id="below a file"
