@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHON
 
 .DELETE_ON_ERROR:
-.PHONY: all build demo check unit lint tools built boot bench bench-short install uninstall dist distcheck vendor clean help
+.PHONY: all build demo check unit lint tools built boot bench bench-short fuzz install uninstall dist distcheck vendor clean help
 .PHONY: packages-build packages-demo packages-check pin
 all: build ## the same as `build`
 

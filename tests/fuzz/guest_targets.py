@@ -7,6 +7,11 @@ from initrd.command import Command, CommandError, Commands, dump, load
 from initrd.guest.command.control import Messages
 from initrd.guest.command.spawn import list_candidates
 from initrd.guest.command.users import UserError, build_environment, find_user, parse_hostname
+from initrd.guest.network.configure import (
+    combine_settings,
+    merge_resolver_settings,
+    plan_changes,
+)
 from initrd.guest.network.dhcp_packets import (
     ACK,
     DhcpClient,
@@ -17,7 +22,7 @@ from initrd.guest.network.dhcp_packets import (
     encode_request,
     parse_reply,
 )
-from initrd.guest.network.ipconfig import parse_ip
+from initrd.guest.network.ipconfig import InterfaceRequest, parse_ip
 from initrd.guest.roots.blkid import LENGTH, partition_uuid, probe
 from initrd.guest.roots.bundle import mounts_at
 from initrd.inroot import resolve
@@ -35,6 +40,7 @@ from initrd.text import decode, encode
 from tests.fuzz.target import Target
 
 _CLIENT = DhcpClient(b"\x52\x54\0\x12\x34\x56", 0x12345678, "host")
+_REQUEST = InterfaceRequest()
 _COMMAND = Command(
     (b"sh", b"-c", b"exit 3"),
     environ=(b"A=b",),
@@ -103,6 +109,17 @@ def run_dhcp(data: bytes) -> None:
         reply = parse_reply(candidate, _CLIENT)
         if reply and reply.address and reply.server:
             encode_request(_CLIENT, reply, 1)
+            _write_settings(reply)
+
+
+def _write_settings(lease: DhcpReply) -> None:
+    """Apply a lease; no value adds a line to a file."""
+    settings = combine_settings("eth0", _REQUEST, lease)
+    assert all(change.describe().isprintable() for change in plan_changes(settings))
+    resolver = merge_resolver_settings([settings.resolver])
+    lines = len(resolver.servers) + bool(resolver.domain)
+    assert len(resolver.resolv_conf().splitlines()) == lines
+    assert len(resolver.resolved_conf().splitlines()) == 2 + bool(resolver.domain)
 
 
 def run_users(data: bytes) -> None:
@@ -149,7 +166,8 @@ _REPLY = encode_discover(_CLIENT, 1)
 _REPLY = (
     b"\2"
     + _REPLY[1:240]
-    + b"\x35\1\5\1\4\xff\xff\xff\0\3\4\x0a\0\2\2\6\4\x0a\0\2\3\x33\4\0\0\1\0\xff"
+    + b"\x35\1\5\1\4\xff\xff\xff\0\3\4\x0a\0\2\2\6\4\x0a\0\2\3\x33\4\0\0\1\0"
+    + b"\x0c\4host\x0f\7example\x1a\2\5\xdc\xff"
 )
 
 TARGETS = (

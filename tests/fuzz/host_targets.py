@@ -1,10 +1,6 @@
-"""What the guest sends to the host: messages, frames and console output.
-
-Each target raises an error other than those for the user when the host cannot handle its input.
-"""
+"""Targets in the code of the host: messages, frames and console output of the guest."""
 
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from initrd import frames
@@ -16,6 +12,7 @@ from initrd.host.report.report import render
 from initrd.host.report.timeline import Timeline
 from initrd.host.service.mux import Port
 from initrd.host.system.loop import Loop
+from tests.fuzz.target import Target
 
 _PORTS = (
     ("control", "stdin", "stdout", "stderr"),
@@ -26,7 +23,7 @@ _MAX_INPUT = 1 << 15  # bytes; a socket takes as much at once
 _MEMORY = 256 << 20
 
 
-def fuzz_messages(data: bytes) -> None:
+def run_messages(data: bytes) -> None:
     """Handle the messages of a guest; the first byte selects the ports of the command."""
     names, data = _PORTS[data[0] % len(_PORTS) if data else 0], data[1:_MAX_INPUT]
     loop, warnings = Loop(), list[str]()
@@ -52,7 +49,7 @@ def fuzz_messages(data: bytes) -> None:
     assert all(len(text) < 5000 for text in warnings)
 
 
-def fuzz_frames(data: bytes) -> None:
+def run_frames(data: bytes) -> None:
     """Handle the frames of a guest in which two commands run."""
     errors: list[str] = []
     with ExitStack() as stack:
@@ -73,7 +70,7 @@ def fuzz_frames(data: bytes) -> None:
         assert len(port._outgoing) < 1 << 16
 
 
-def fuzz_console(data: bytes) -> None:
+def run_console(data: bytes) -> None:
     """Read the end of a machine from its console, hold back its panic, and write a report."""
     log, filter_, timeline = console.ConsoleLog(), PanicFilter(), Timeline()
     shown = b""
@@ -117,8 +114,8 @@ _CONSOLE = (
     b"initrd: mount /sysroot [12.5 ms, at 1.250 s]\r\ninitrd: the kernel [900.0 ms, at 0.000 s]\n",
 )
 
-FUZZERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
-    "messages of the guest": (fuzz_messages, _MESSAGES),
-    "frames of the guest": (fuzz_frames, _FRAMES),
-    "console of the guest": (fuzz_console, _CONSOLE),
-}
+TARGETS = (
+    Target("guest-messages", run_messages, _MESSAGES, inputs=500),
+    Target("guest-frames", run_frames, _FRAMES, inputs=500),
+    Target("console", run_console, _CONSOLE, inputs=500),
+)

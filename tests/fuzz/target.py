@@ -1,4 +1,4 @@
-"""The type of a target, and the list of all targets."""
+"""The type of a target."""
 
 from collections.abc import Callable
 
@@ -11,3 +11,4 @@ class Target(Record):
     name: str
     run: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
+    inputs: int = 2000  # of the unit test: fewer for a target that makes files or sockets

@@ -1,4 +1,4 @@
-"""Each target with some thousand inputs, the same ones in every run."""
+"""Each target with its seeds and some hundred or thousand inputs, the same ones in every run."""
 
 import random
 
@@ -7,15 +7,13 @@ import pytest
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import TARGETS
 
-_INPUTS = 2000
-
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_target_takes_any_input(name: str) -> None:
     target, rng = TARGETS[name], random.Random(name)
     for data in target.seeds:
         target.run(data)
-    for number in range(_INPUTS):
+    for number in range(target.inputs):
         data = mutate(rng, target.seeds)
         try:
             target.run(data)
