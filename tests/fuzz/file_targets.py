@@ -1,13 +1,10 @@
 """Targets in the code of the host: files of a root, images, the cache, requests of clients."""
 
 import binascii
-import functools
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from initrd.errors import HostError
 from initrd.host.image import compress, cpio
@@ -22,6 +19,7 @@ from initrd.host.system.cached import Cache, CacheEntry, CacheFolder, open_cache
 from initrd.host.system.files import OpenFile
 from initrd.host.template import memory
 from initrd.host.template.store import Store
+from tests.fuzz.scratch import scratch
 from tests.fuzz.target import Target
 from tests.host.image.module_trees import elf_module
 from tests.host.qemu.kernel_images import KERNEL, PACKED, bzimage
@@ -31,17 +29,6 @@ _KEY = "key"
 _CHANGED = 1_700_000_000 * 10**9  # time of the change of a template's file
 _LISTS = ("dep", "softdep", "alias", "builtin", "builtin.modinfo")
 _MAX_NAMES = 50  # modules whose order is looked up
-
-
-@functools.cache
-def _folder(name: str) -> Path:
-    """Return a directory for this process, which removes it when it ends."""
-    return Path(_top().name, name)
-
-
-@functools.cache
-def _top() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="initrd-fuzz-")
 
 
 def run_image(data: bytes) -> None:
@@ -92,7 +79,7 @@ def run_compressed(data: bytes) -> None:
 
 def run_module_lists(data: bytes) -> None:
     """Read the files of depmod, which an empty line separates, and put the modules in order."""
-    folder = _folder("modules")
+    folder = scratch("modules")
     folder.mkdir(exist_ok=True)
     for name, text in zip(_LISTS, (*data.split(b"\n\n"), *[b""] * 5), strict=False):
         (folder / f"modules.{name}").write_bytes(text)
@@ -109,7 +96,7 @@ def run_module_lists(data: bytes) -> None:
 
 def run_modinfo(data: bytes) -> None:
     """Read the section .modinfo of a module in a build tree."""
-    path = _folder("modinfo.ko")
+    path = scratch("modinfo.ko")
     path.write_bytes(data)
     with suppress(HostError):
         section, _size = read_modinfo_section(str(path))
@@ -138,7 +125,7 @@ def _open(data: bytes) -> Iterator[int]:
 
 def run_stored_template(data: bytes) -> None:
     """Find a template in the cache, and load it where its header is valid."""
-    folder = _folder("templates")
+    folder = scratch("templates")
     folder.mkdir(mode=0o700, exist_ok=True)
     store = Store(str(folder), _LIMIT)
     for suffix in ("template", "failure"):
@@ -159,7 +146,7 @@ def run_stored_template(data: bytes) -> None:
 
 def run_cache_entry(data: bytes) -> None:
     """Open an entry of the cache whose description is the input: it is used, or made again."""
-    folder = _folder("cache") / "images"
+    folder = scratch("cache") / "images"
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True)
         folder.parent.chmod(0o700)
@@ -216,8 +203,13 @@ TARGETS = (
         (b"file bin/init text\nhard bin/sh bin/init\nlink lib usr/lib\nnode dev/x 55\ndir etc",),
     ),
     Target("compressed", run_compressed, _STREAMS),
-    Target("module-lists", run_module_lists, (_MODULES,), inputs=500),
-    Target("modinfo", run_modinfo, (elf_module("depends=a,b", "softdep=pre: c", "alias=x"),)),
+    Target("module-lists", run_module_lists, (_MODULES,), inputs=300),
+    Target(
+        "modinfo",
+        run_modinfo,
+        (elf_module("depends=a,b", "softdep=pre: c", "alias=x"),),
+        inputs=500,
+    ),
     Target(
         "kernel",
         run_kernel,

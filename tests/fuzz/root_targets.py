@@ -9,7 +9,6 @@ import functools
 import os
 import shutil
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import format_commands, module_requirements, plan_launch
 from initrd.host.qemu.arch import find_arch
 from initrd.options import Root, Share
+from tests.fuzz.scratch import scratch
 from tests.fuzz.target import Target
 from tests.host.conftest import QEMU, write_program
 from tests.host.image.module_trees import elf_module
@@ -37,22 +37,16 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @functools.cache
-def _top() -> tempfile.TemporaryDirectory[str]:
-    """Return a directory for this process, which removes it when it ends."""
-    return tempfile.TemporaryDirectory(prefix="initrd-fuzz-")
-
-
-@functools.cache
 def _machine() -> Machine:
     """Return a machine whose programs are scripts."""
-    top = Path(_top().name)
-    (top / "init").write_bytes(b"\x7fELF and more")
+    init = scratch("init")
+    init.write_bytes(b"\x7fELF and more")
     return Machine(
-        root=Share(Root.source, source=str(top / "root"), writable=False),
+        root=Share(Root.source, source=str(scratch("root")), writable=False),
         accel="tcg",
-        init_program=str(top / "init"),
-        qemu=write_program(top / "qemu", QEMU),
-        virtiofsd=write_program(top / "virtiofsd", "echo --shared-dir --readonly"),
+        init_program=str(init),
+        qemu=write_program(scratch("qemu"), QEMU),
+        virtiofsd=write_program(scratch("virtiofsd"), "echo --shared-dir --readonly"),
     )
 
 
@@ -70,7 +64,7 @@ def run_root(data: bytes) -> None:
 
 
 def _plan(machine: Machine) -> None:
-    environment = {"XDG_CACHE_HOME": f"{_top().name}/cache", "PATH": "/nowhere"}
+    environment = {"XDG_CACHE_HOME": str(scratch("cache")), "PATH": "/nowhere"}
     with suppress(HostError):
         launch = plan_launch(machine, environment)
         try:
@@ -140,4 +134,4 @@ _SEEDS = (
     b"file usr/lib/modules/6.1/include/config/kernel.release 6.1\nlink init /bin/sh",
 )
 
-TARGETS = (Target("root", run_root, _SEEDS, inputs=100),)
+TARGETS = (Target("root", run_root, _SEEDS, inputs=60),)
