@@ -222,16 +222,19 @@ class FakeKernel:
 class FaultyKernel:
     """A kernel whose calls fail, reading ones included: the one with the index `fail_at`.
 
-    `failed` is that call. An OSError names the path of the call, as those of Python do. Calls that
-    cannot fail, and those by which a failed boot ends, are neither counted nor fail.
+    `failed` is that call. An OSError names the path of the call, as those of Python do, but not
+    where the system call gets a descriptor. Calls that cannot fail, and those by which a failed
+    boot ends, are neither counted nor fail.
     """
 
     _NEVER_FAIL = frozenset(
         ("power_off", "exit", "write", "monotonic", "sleep", "pid", "execute", "close", "open_log")
-    )
+    ) | {"read_link", "has_acls"}
 
-    def __init__(self, kernel: FakeKernel, fail_at: int = -1) -> None:
-        self._kernel, self._fail_at = kernel, fail_at
+    _BY_DESCRIPTOR = frozenset(("read_at", "write_file", "load_module"))
+
+    def __init__(self, kernel: FakeKernel, fail_at: int = -1, error: int = errno.EIO) -> None:
+        self._kernel, self._fail_at, self._error = kernel, fail_at, error
         self.count = 0
         self.failed: Call = ()
 
@@ -244,12 +247,18 @@ class FaultyKernel:
             self.count += 1
             if self.count - 1 == self._fail_at:
                 self.failed = (name, *arguments)
-                raise OSError(errno.EIO, os.strerror(errno.EIO), *self.failed[1:][: self.has_path])
+                path = () if name in self._BY_DESCRIPTOR else self.path
+                raise OSError(self._error, os.strerror(self._error), *path)
             return method(*arguments)
 
         return call
 
     @property
-    def has_path(self) -> bool:
-        """Whether the call that failed has a path."""
-        return len(self.failed) > 1 and isinstance(self.failed[1], str)
+    def path(self) -> tuple[str, ...]:
+        """The path of the call that failed, which a message has to name; empty for `/`, or none."""
+        if self.failed[:1] == ("start_daemon",):
+            return (os.fsdecode(self.failed[2][0]).lstrip("@"),)
+        position = 2 if self.failed[:1] == ("mount",) else 1
+        return tuple(
+            each for each in self.failed[position:][:1] if isinstance(each, str) and each != "/"
+        )

@@ -1,10 +1,12 @@
 """Run the targets for some time: `python -m tests.fuzz [--seconds N] [TARGET]...`.
 
-With atheris installed, it makes the inputs of a target that is named alone, guided by coverage. An
-input that makes a target fail is written to a file, and the exit status is 1.
+Where atheris is installed, it makes the inputs of a target that is named alone: guided by coverage,
+from the seeds and from what it has found in earlier runs. An input that makes a target fail is
+written to a file, and the exit status is 1.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import random
 import sys
@@ -13,9 +15,8 @@ import traceback
 import zlib
 from pathlib import Path
 
-from tests.fuzz.mutate import mutate
+from tests.fuzz.mutate import MAX_SIZE, mutate
 from tests.fuzz.target import Target
-from tests.fuzz.targets import TARGETS
 
 _LIMIT = 10.0  # seconds for one input; far above what the slowest takes
 
@@ -28,14 +29,16 @@ def main() -> int:
     syntax.add_argument(
         "--output", type=Path, default=Path("build/fuzz"), help="for failing inputs"
     )
-    syntax.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    syntax.add_argument("targets", nargs="*", metavar="TARGET", help="all of them by default")
     options = syntax.parse_args()
-    unknown = set(options.targets) - TARGETS.keys()
+    is_guided = len(options.targets) == 1 and importlib.util.find_spec("atheris") is not None
+    table = _load_targets(is_guided=is_guided)
+    unknown = set(options.targets) - table.keys()
     if unknown:
-        syntax.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
-    targets = [TARGETS[name] for name in options.targets or TARGETS]
-    if len(targets) == 1 and importlib.util.find_spec("atheris"):
-        return _run_atheris(targets[0], options.seconds)
+        syntax.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(table)}")
+    targets = [table[name] for name in options.targets or table]
+    if is_guided:
+        return _run_atheris(targets[0], options.seconds, options.output)
     print(f"--seed {options.seed}", flush=True)
     failures = 0
     for target in targets:
@@ -66,12 +69,28 @@ def fuzz(target: Target, seconds: float, seed: int, output: Path) -> tuple[int, 
     return count, ""
 
 
-def _run_atheris(target: Target, seconds: float) -> int:
-    """Run a target with atheris, which ends this process."""
-    import atheris  # type: ignore[import-not-found]  # noqa: PLC0415 - where it is installed
+def _load_targets(*, is_guided: bool) -> dict[str, Target]:
+    """Return all targets by name. For atheris, the code under test is instrumented on import."""
+    with contextlib.ExitStack() as stack:
+        if is_guided:
+            import atheris  # type: ignore[import-not-found]  # noqa: PLC0415 - where it is installed
 
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}"], target.run)
+            stack.enter_context(atheris.instrument_imports(include=["initrd"]))
+        from tests.fuzz.targets import TARGETS  # noqa: PLC0415 - not before the instrumentation
+    return TARGETS
+
+
+def _run_atheris(target: Target, seconds: float, output: Path) -> int:
+    """Run a target with atheris, which ends this process."""
+    import atheris  # noqa: PLC0415 - where it is installed
+
+    corpus = output / "corpus" / target.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for seed in target.seeds:
+        (corpus / f"{zlib.crc32(seed):08x}").write_bytes(seed)
+    limits = f"-max_total_time={int(seconds)}", f"-timeout={int(_LIMIT)}", f"-max_len={MAX_SIZE}"
+    prefix = f"-artifact_prefix={output / target.name}-"
+    atheris.Setup([sys.argv[0], *limits, prefix, str(corpus)], target.run)
     atheris.Fuzz()
     return 0
 

@@ -1,85 +1,23 @@
 """Targets in the code of /init that serves a host: one command on ports, several in frames.
 
-The processes are fakes. They hold their ends of the streams, as real ones do, and end with the
-first signal; nothing is executed, and no process gets a signal.
+The processes are fakes: nothing is executed, and no process gets a signal.
 """
 
-import os
 import socket
-import struct
 from contextlib import ExitStack
 
 from initrd import frames
 from initrd.command import STREAMS, Command, dump
-from initrd.guest._syscalls import SIGCHLD
 from initrd.guest.command.control import ControlPort, Messages
 from initrd.guest.command.jobs import JobServer
-from initrd.guest.command.processes import Processes
-from initrd.guest.command.spawn import EXECUTE, SpawnError, SpawnRequest
+from initrd.guest.command.spawn import SpawnError, SpawnRequest
 from initrd.guest.command.streams import PortLink, Streams
 from initrd.guest.command.supervise import Supervisor
+from tests.fake_processes import FakeProcesses
 from tests.fuzz.target import Target
 
 _MAX_INPUT = 1 << 15  # bytes; a socket takes as much at once
-_SIGINFO = struct.pack("=I124x", SIGCHLD)
 _COMMANDS = (Command((b"cat",)), Command((b"sh",), tty=(0, 1, 2)), Command((b"cat",), tty=(1,)))
-
-
-class FakeProcesses(Processes):
-    """Processes that exist in this object only. Closed at the end of the `with` statement."""
-
-    def __init__(self) -> None:
-        self._signals, self._announce = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._running: dict[int, tuple[int, ...]] = {}
-        self._ended: list[tuple[int, int]] = []
-        self._last = 1
-
-    def __enter__(self) -> "FakeProcesses":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pid in tuple(self._running):
-            self._end(pid, 0)
-        os.close(self._signals)
-        os.close(self._announce)
-
-    def receive_signals(self) -> int:
-        return self._signals
-
-    def start(self, request: SpawnRequest) -> int:
-        """Start a process that has written something; `true` ends at once."""
-        name = request.argv[0] if request.argv else b""
-        if name == b"missing":
-            raise SpawnError(EXECUTE, 2, name)
-        self._last += 1
-        self._running[self._last] = tuple(os.dup(fd) for fd in request.descriptors)
-        os.write(self._running[self._last][1], b"output\n")
-        if name == b"true":
-            self._end(self._last, 0)
-        return self._last
-
-    def signal(self, pid: int, number: int) -> None:
-        if abs(pid) in self._running and number:
-            self._end(abs(pid), number)
-
-    def signal_session(self, leader: int, number: int) -> bool:
-        return False
-
-    def reap(self) -> list[tuple[int, int]]:
-        ended, self._ended = self._ended, []
-        return ended
-
-    def has_others(self) -> bool:
-        return False
-
-    def has_exempt(self) -> bool:
-        return False
-
-    def _end(self, pid: int, status: int) -> None:
-        for fd in self._running.pop(pid):
-            os.close(fd)
-        self._ended.append((pid, status))
-        os.write(self._announce, _SIGINFO)
 
 
 def run_host_frames(data: bytes) -> None:

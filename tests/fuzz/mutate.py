@@ -24,7 +24,7 @@ _INTERESTING = (
     b"\xf0\x9f\x98\x80",
     b"\xed\xa0\xbd",
 )
-_MAX_SIZE = 1 << 17  # bytes of an input
+MAX_SIZE = 1 << 17  # bytes of an input
 _MAX_CHANGES = 6
 
 
@@ -33,7 +33,7 @@ def mutate(rng: random.Random, seeds: "tuple[bytes, ...]") -> bytes:
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.randint(1, _MAX_CHANGES)):
         rng.choice(_CHANGES)(rng, data, seeds)
-    return bytes(data[:_MAX_SIZE])
+    return bytes(data[:MAX_SIZE])
 
 
 def _span(rng: random.Random, data: bytearray) -> slice:
@@ -70,7 +70,7 @@ def _remove(rng: random.Random, data: bytearray, _: "tuple[bytes, ...]") -> None
 def _repeat(rng: random.Random, data: bytearray, _: "tuple[bytes, ...]") -> None:
     span = _span(rng, data)
     data[span] = data[span] * rng.choice((2, 3, 50))
-    del data[_MAX_SIZE:]
+    del data[MAX_SIZE:]
 
 
 def _splice(rng: random.Random, data: bytearray, seeds: "tuple[bytes, ...]") -> None:

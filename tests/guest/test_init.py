@@ -7,7 +7,7 @@ import pytest
 from initrd.guest._syscalls import MS_MOVE, MS_RDONLY
 from initrd.guest.log import Log
 from initrd.init import Boot, reason_to_refuse
-from tests.fake_kernel import Call, FakeKernel, FaultyKernel
+from tests.fake_kernel import Call, FakeKernel
 
 TRANSPORT = "/sys/bus/pci/drivers/virtio-pci"
 MODULES = "/usr/lib/modules"
@@ -178,36 +178,6 @@ def test_boot_with_any_failing_call_powers_off_with_a_reason(number: int) -> Non
     assert "initrd: boot failed: " in kernel.output
     assert "Input/output error" in kernel.output
     assert "Traceback" not in kernel.output
-
-
-CMDLINES = (
-    "mount=a mount=b:/srv",
-    "initrd.modules=m init=/bin/true",
-)
-
-
-def count_all_calls(cmdline: str) -> int:
-    """Return the number of calls of a successful boot that may fail."""
-    kernel = FaultyKernel(BootKernel(cmdline, files={f"{MODULES}/1.ko": ""}))
-    run(kernel)
-    return kernel.count
-
-
-def run(kernel: FaultyKernel) -> None:
-    with pytest.raises((BootEnded, SystemExit)):
-        Boot(kernel, []).run()  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("cmdline", CMDLINES)
-def test_any_failing_call_is_named_or_the_boot_goes_on(cmdline: str) -> None:
-    for number in range(count_all_calls(cmdline)):
-        fake = BootKernel(cmdline, files={f"{MODULES}/1.ko": ""})
-        kernel = FaultyKernel(fake, number)
-        run(kernel)
-        assert fake.calls[-1][0] in ("power_off", "execute"), kernel.failed
-        if fake.calls[-1] == ("power_off",):
-            assert "Input/output error" in fake.output, kernel.failed
-            assert not kernel.has_path or str(kernel.failed[1]) in fake.output, kernel.failed
 
 
 def test_error_whose_text_cannot_be_written_ends_the_boot() -> None:

@@ -104,6 +104,18 @@ def test_unreadable_drive_is_skipped() -> None:
     assert find(kernel, "LABEL=x") == "/dev/vda"
 
 
+def test_unreadable_drive_is_named_when_no_device_matches() -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, errors={("read_at", "/dev/vda"): errno.EIO})
+    with pytest.raises(BootError, match=r"/dev/vda \(not readable: Input/output error\)"):
+        find(kernel, f"UUID={UUID}")
+
+
+def test_disk_that_could_not_be_read_at_first_is_found_at_the_deadline() -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, errors={("read_at", "/dev/vda"): [errno.EIO]})
+    assert find(kernel, f"UUID={UUID}") == "/dev/vda"
+    assert kernel.clock >= 10
+
+
 def test_drive_without_a_medium_is_skipped() -> None:
     kernel = LayerKernel(disks={"loop0": ext(label=b"x"), "vda": ext(label=b"x")})
     kernel.files["/sys/class/block/loop0/size"] = "0\n"
