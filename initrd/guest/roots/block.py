@@ -50,6 +50,8 @@ def find_device(source: str, timeout: float, kernel: "Kernel", log: Log) -> str:
 
     def find_in_time() -> None:
         if not wait_until(attempt, timeout, kernel):
+            found.extend(_matching_devices(source, kernel))  # reading one may have failed before
+        if not found:
             raise BootError(f"cannot find {source}", *_explain_timeout(timeout, kernel))
 
     timed(f"find {source}", find_in_time, kernel, log)
@@ -173,6 +175,7 @@ class Disk(Record):
     path: str  # /dev/NAME
     partuuid: str = ""
     superblock: Superblock | None = None  # None: of unknown format
+    problem: str = ""  # why it cannot be read
 
     def matches(self, source: str) -> bool:
         """Return whether the device has this `UUID=…`, `LABEL=…` or `PARTUUID=…`."""
@@ -186,7 +189,8 @@ class Disk(Record):
         return self.superblock.label == value
 
     def __str__(self) -> str:
-        words = [str(self.superblock)] if self.superblock else ["nothing known"]
+        unknown = f"not readable: {self.problem}" if self.problem else "nothing known"
+        words = [str(self.superblock) if self.superblock else unknown]
         words += [f"PARTUUID={self.partuuid}"] if self.partuuid else []
         return f"{self.path} ({' '.join(words)})"
 
@@ -235,8 +239,8 @@ def _sysfs_name(path: str) -> str:
 def _read_disk(path: str, kernel: "Kernel") -> Disk:
     try:
         return Disk(path, _read_partuuid(_sysfs_name(path), kernel), probe_device(path, kernel))
-    except OSError:  # no medium, or damaged: such a device matches no UUID or label
-        return Disk(path)
+    except OSError as error:  # no medium, or damaged: such a device matches no UUID or label
+        return Disk(path, problem=reason(error))
 
 
 def _read_partuuid(name: str, kernel: "Kernel") -> str:
