@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ORDER = "modules.order"
 _RELEASE, _CONFIGURATION = "include/config/kernel.release", "include/config/auto.conf"
-_ELF64, _LITTLE = b"\x7fELF\x02", 1
+_ELF64, _LITTLE = b"\x7fELF\x02", b"\x01"
 _ELF_HEADER_SIZE = 64  # bytes
 _MAX_SECTION = 4 << 20  # bytes of a section that is read; 65535 section headers have this size
 _MAX_READ = 256 << 20  # bytes read of all modules of a tree; all of Linux needs some 100 MiB
@@ -173,7 +173,7 @@ def _read_section(file: int, name: bytes) -> tuple[bytes, int]:
     head = os.pread(file, _ELF_HEADER_SIZE, 0)
     if not head.startswith(_ELF64):
         return b"", 0
-    order = "<" if head[5] == _LITTLE else ">"
+    order = "<" if head[5:6] == _LITTLE else ">"
     (table,) = struct.unpack_from(f"{order}Q", head, 40)
     size, count, names = struct.unpack_from(f"{order}HHH", head, 58)
     headers = _read_at(file, table, size * count)

@@ -309,3 +309,11 @@ def test_bomb_is_decompressed_up_to_the_limit_only(monkeypatch: pytest.MonkeyPat
     with pytest.raises(compress.CompressError, match="more than 1 MiB"):
         compress.decompress(bomb, 1 << 20)
     assert sum(produced) == (1 << 20) + 1
+
+
+def test_module_that_is_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    data, path = elf_module("depends="), tmp_path / "a.ko"
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(HostError, match="it is truncated"):
+            buildtree.read_modinfo_section(str(path))
