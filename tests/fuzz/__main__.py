@@ -39,14 +39,17 @@ def main() -> int:
     targets = [table[name] for name in options.targets or table]
     if is_guided:
         return _run_atheris(targets[0], options.seconds, options.output)
-    print(f"--seed {options.seed}", flush=True)
-    failures = 0
+    print(f"--seed {options.seed}\n\n| target | what it does | inputs |\n| --- | --- | --- |")
+    total, failures = 0, []
     for target in targets:
         seconds = options.seconds / len(targets)
         count, failure = fuzz(target, seconds, options.seed, options.output)
-        print(f"{target.name}: {count} inputs{failure}", flush=True)
-        failures += bool(failure)
-    return min(failures, 1)
+        total += count
+        failures += [failure] if failure else []
+        summary = (target.run.__doc__ or "").split("\n")[0].rstrip(".")
+        print(f"| {target.name} | {summary} | {count:,} |", flush=True)
+    print("\n".join([f"| all | {len(failures)} failed | {total:,} |", *failures]))
+    return min(len(failures), 1)
 
 
 def fuzz(target: Target, seconds: float, seed: int, output: Path) -> tuple[int, str]:
@@ -65,7 +68,7 @@ def fuzz(target: Target, seconds: float, seed: int, output: Path) -> tuple[int, 
             output.mkdir(parents=True, exist_ok=True)
             path = output / f"{target.name}-{zlib.crc32(data):08x}"
             path.write_bytes(data)
-            return count, f"; FAILED with {path}:\n{failure}"
+            return count, f"{target.name} fails with {path}: {failure}"
     return count, ""
 
 

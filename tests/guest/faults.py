@@ -195,11 +195,12 @@ def main() -> int:
     """Run all boots; print a line for each kind, and return the exit status."""
     problems: list[str] = []
     total = 0
+    print("| boot | kernel command line | faults |\n| --- | --- | --- |")
     for name, case in CASES.items():
         count = sum(fail_each_call(case, error, problems.append) for error in ERRORS)
-        print(f"{name}: {count} faults", flush=True)
+        print(f"| {name} | `{case.cmdline}` | {count:,} |", flush=True)
         total += count
-    print(f"all: {total} faults, {len(problems)} problems")
+    print(f"| all | {len(problems)} neither named nor survived | {total:,} |")
     print("\n".join(problems), file=sys.stderr)
     return min(len(problems), 1)
 
