@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHON
 
 .DELETE_ON_ERROR:
-.PHONY: all build demo check unit lint tools built boot bench bench-short fuzz install uninstall dist distcheck vendor clean help
+.PHONY: all build demo check unit lint tools built boot bench bench-short fuzz faults soak install uninstall dist distcheck vendor clean help
 .PHONY: packages-build packages-demo packages-check pin
 all: build ## the same as `build`
 
@@ -91,6 +91,14 @@ boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
 FUZZ_SECONDS := 600
 fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten minutes
 	$(VENV_PYTHON) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+
+faults: $(INSTALLED) ## boots on a fake kernel in which each call fails in turn
+	$(VENV_PYTHON) -m tests.guest.faults
+
+N := 200
+soak: export CACHE := $(abspath $(CACHE))
+soak: build $(INSTALLED) packages-check ## N=200 machines of all kinds, one after the other
+	$(VENV_PYTHON) -m tests.soak $(N)
 
 # BENCH=--short for one run of each.
 bench: export CACHE := $(abspath $(CACHE))
