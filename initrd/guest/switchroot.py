@@ -48,7 +48,8 @@ def free_initramfs(old_root: int, kernel: "Kernel", log: Log) -> None:
         check_old_root(old_root, kernel)
         timed("free the initramfs", lambda: kernel.empty(old_root), kernel, log)
     except OSError as error:
-        raise BootError("cannot free the initramfs", reason(error)) from error
+        path = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        raise BootError("cannot free the initramfs", path + reason(error)) from error
     finally:
         kernel.close(old_root)
 

@@ -1,5 +1,6 @@
 """Freeing of the initramfs: the contents are deleted, and no other file."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -129,6 +130,16 @@ def test_old_root_on_ext4_is_not_emptied() -> None:
     with pytest.raises(BootError, match="nothing deleted"):
         free_initramfs(7, kernel, Log(kernel))  # type: ignore[arg-type]
     assert kernel.calls == []
+
+
+def test_file_of_the_initramfs_that_cannot_be_deleted_is_named() -> None:
+    class OldKernel(FakeKernel):
+        def empty(self, fd: int) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "locked")
+
+    kernel = OldKernel()
+    with pytest.raises(BootError, match="cannot free the initramfs: locked: Operation not perm"):
+        free_initramfs(7, kernel, Log(kernel))  # type: ignore[arg-type]
 
 
 def test_file_system_of_the_current_root_is_not_emptied() -> None:
