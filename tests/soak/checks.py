@@ -1,11 +1,5 @@
-"""Start many machines of different kinds, one after the other: `python -m tests.soak [N]`.
+"""The kinds of machines, what has to come of each, and that nothing is left behind them."""
 
-After each, its status and output are compared with what they have to be, and nothing may be left:
-no process, no file in the directories for temporary and runtime files, no mount, no descriptor. The
-last lines are a table; the exit status is 1 when something was wrong.
-"""
-
-import argparse
 import contextlib
 import os
 import random
@@ -202,20 +196,3 @@ def format_table(seconds: dict[str, list[float]], failures: list[str]) -> str:
             rows.append(f"| {name} | {len(times)} | {failed} | {spread} |")
     total = sum(map(len, seconds.values()))
     return "\n".join([*rows, f"| all | {total} | {len(failures)} | |"])
-
-
-def main() -> int:
-    """Run the checks; print the failures and the table; return the exit status."""
-    syntax = argparse.ArgumentParser("tests.soak", description=__doc__)
-    syntax.add_argument("number", type=int, nargs="?", default=200, help="of machines")
-    syntax.add_argument("--seed", type=int, default=time.time_ns(), help="of the random numbers")
-    options = syntax.parse_args()
-    print(f"--seed {options.seed}", flush=True)
-    with make_place(options.seed) as place:
-        seconds, failures = soak(place, options.number)
-    print("\n".join([*failures, format_table(seconds, failures)]))
-    return min(len(failures), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
