@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from initrd import frames
@@ -137,6 +137,7 @@ def run_case(case: Case, fail_at: int = -1, error: int = errno.EIO) -> Outcome:
     """Boot; the call with the index `fail_at` fails."""
     files = dict(case.files)
     with ExitStack() as stack:
+        stack.callback(_close_others, _descriptors())
         fake = BootKernel(
             case.cmdline,
             files=files,
@@ -153,6 +154,17 @@ def run_case(case: Case, fail_at: int = -1, error: int = errno.EIO) -> Outcome:
         except (BootEnded, SystemExit):
             pass
         return Outcome(kernel, fake.output, fake.calls[-1][0])
+
+
+def _descriptors() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/fd")))
+
+
+def _close_others(kept: set[int]) -> None:
+    """Close what a boot that has failed has left open, as the power-off does."""
+    for descriptor in _descriptors() - kept:
+        with suppress(OSError):  # it was the one of the list itself
+            os.close(descriptor)
 
 
 def _add_ports(kernel: FakeKernel, sent: bytes, stack: ExitStack) -> None:
