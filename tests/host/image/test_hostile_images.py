@@ -102,7 +102,7 @@ def test_zeros_are_skipped_at_once(tmp_path: Path) -> None:
     "entry",
     [
         pytest.param(cpio.file("x" * 4000, b""), id="name"),
-        pytest.param(cpio.symlink("x", "y" * 5000), id="target"),
+        pytest.param(cpio.symlink("x", "y" * 4000), id="target"),
     ],
 )
 def test_long_name_or_target_is_an_error(
