@@ -1,13 +1,18 @@
-"""Documents agree with the code: the tables of options, and the paths in architecture.md."""
+"""Documents agree with the code: the tables of options, and paths and names."""
 
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from initrd import cmdline, options
 from initrd.host.machine.cli import OPTIONS
 from tests.boot.differences import DIFFERENCES
+from tests.fuzz.targets import TARGETS
+from tests.guest.faults import CASES
+from tests.soak import KINDS
 
 TOP = Path(__file__).parent.parent
 OPTIONS_WITHOUT_README_ROW = {"--help", "--version"}
@@ -89,13 +94,20 @@ def test_manual_of_chrootvm_has_every_option() -> None:
     assert set(re.findall(r"^\.(?:BI?|BR) (--[a-z-]+)", text, re.MULTILINE)) == chrootvm_options()
 
 
-def test_architecture_names_existing_paths() -> None:
-    text = read_document("docs/architecture.md")
+@pytest.mark.parametrize("name", ["architecture", "reliability"])
+def test_document_names_existing_paths(name: str) -> None:
+    text = read_document(f"docs/{name}.md")
     paths = {
         path for path in re.findall(r"`([a-z_./]+)`", text) if re.search(r"\.(py|c|md)$", path)
     }
     assert paths
     assert [path for path in sorted(paths) if not exists_in_project(path)] == []
+
+
+def test_reliability_has_every_target_of_fuzzing_and_every_boot_with_faults() -> None:
+    text = read_document("docs/reliability.md")
+    names = re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+    assert {*TARGETS, *CASES, *KINDS} - set(names) == set()
 
 
 def exists_in_project(path: str) -> bool:
