@@ -32,6 +32,10 @@ from initrd.host.machine.launch import Launch, format_commands, plan_launch
 from initrd.host.machine.locate import cache_directory
 from initrd.host.machine.run import (
     PHASE_END,
+    PHASE_KERNEL,
+    PHASE_LOAD,
+    PHASE_RESUME,
+    PHASE_TEMPLATE,
     BootObserver,
     HostStreams,
     RunningMachine,
@@ -40,6 +44,7 @@ from initrd.host.machine.run import (
 from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init
 from initrd.host.qemu.console_file import keep_console
 from initrd.host.qemu.initpanic import ConsoleSink
+from initrd.host.system.deadline import Deadline, TimeUp
 from initrd.host.system.loop import Loop, Signals, die_of_signal
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, open_source
@@ -64,6 +69,17 @@ if TYPE_CHECKING:
 
 HALTED = "the guest has halted and not switched off (halt -f); its machine was ended"
 FAILED, PANICKED = 125, 255  # exit statuses
+# What chrootvm does until the machine runs its program, for the message that the time is over.
+_PLANNING, _STARTING = (
+    "it was finding the files and making the image",
+    "it was starting QEMU and virtiofsd",
+)
+_ACTIVITIES = {
+    PHASE_TEMPLATE: "it was making a template",
+    PHASE_LOAD: "it was loading the template",
+    PHASE_RESUME: "the guest was continuing from the template",
+    PHASE_KERNEL: "the guest was booting",
+}
 
 
 def main(words: "Sequence[str]") -> int:
@@ -93,11 +109,34 @@ def reset_signals() -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Run the action that the options select; return the exit status."""
+    """Run the action that the options select, for at most --timeout; return the exit status."""
     if arguments.has("--help") or arguments.has("--version"):
         text = usage() if arguments.has("--help") else f"chrootvm {__version__}"
         print_output(*text.split("\n"))
         return 0
+    seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
+    deadline = Deadline(seconds)
+    try:
+        with deadline.enforced():
+            return run_action(arguments, deadline)
+    except TimeUp:
+        MessageWriter().print_message(deadline.explain(describe_delay(arguments)))
+        return TIMED_OUT
+
+
+def describe_delay(arguments: Arguments) -> str:
+    """Return what has not happened when the time is over before a program runs."""
+    for action in ("--clean-cache", "--doctor", "--dry-run"):
+        if arguments.has(action):
+            return f"{action} had not ended"
+    if arguments.init:
+        return "INIT had not started"
+    is_command = arguments.command is not None or not arguments.has("--detach")
+    return f"the {'command' if is_command else 'machine'} had not started"
+
+
+def run_action(arguments: Arguments, deadline: Deadline) -> int:
+    """Run the action that the options select; return the exit status."""
     if arguments.has("--clean-cache"):
         from initrd.host.machine.cache import clean_cache  # noqa: PLC0415 - seldom needed
 
@@ -106,23 +145,24 @@ def run(arguments: Arguments) -> int:
     if arguments.given.keys() & WITHOUT_ROOT:
         from initrd.host.named import run_named_action  # noqa: PLC0415 - seldom needed
 
-        return run_named_action(arguments)
-    return run_in_new_machine(arguments)
+        return run_named_action(arguments, deadline)
+    return run_in_new_machine(arguments, deadline)
 
 
-def run_in_new_machine(arguments: Arguments) -> int:
+def run_in_new_machine(arguments: Arguments, deadline: Deadline) -> int:
     """Boot a machine, or print what would be done; return the exit status."""
     check_companions(arguments)
-    seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
+    deadline.activity = _PLANNING
     command = parse_command(arguments, os.environ, command_terminals())
     if arguments.has("--name"):
         from initrd.host.named import run_named  # noqa: PLC0415 - seldom needed
 
-        return run_named(arguments, command, seconds)
+        return run_named(arguments, command, deadline)
     machine = parse_machine(arguments, command)
     if arguments.has("--doctor"):
         from initrd.host.doctor import doctor  # noqa: PLC0415 - seldom needed
 
+        deadline.activity = ""
         return doctor(machine, os.environ)
     launch = plan_launch(machine, os.environ)
     if launch.warning:
@@ -130,11 +170,28 @@ def run_in_new_machine(arguments: Arguments) -> int:
     if arguments.has("--dry-run"):
         print_output(*format_commands(launch))
         return 0
-    return start(launch, arguments, seconds)
+    return start(launch, arguments, deadline)
 
 
-def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
+class ActivityObserver(BootObserver):
+    """Tells a deadline which phase of the boot has begun, and passes everything on."""
+
+    def __init__(self, deadline: Deadline, observer: BootObserver) -> None:
+        self._deadline, self._observer = deadline, observer
+
+    def phase_started(self, name: str) -> None:
+        """Handle the beginning of a phase."""
+        self._deadline.activity = _ACTIVITIES.get(name, "")
+        self._observer.phase_started(name)
+
+    def console_printed(self, data: bytes) -> None:
+        """Handle a piece of console output."""
+        self._observer.console_printed(data)
+
+
+def start(launch: Launch, arguments: Arguments, deadline: Deadline) -> int:
     """Start the machine and run its command, or connect its console; return the exit status."""
+    deadline.activity = _STARTING
     verbose = arguments.has("--verbose")
     if verbose:
         MessageWriter().print_lines(*format_commands(launch))
@@ -144,17 +201,16 @@ def start(launch: Launch, arguments: Arguments, seconds: float | None) -> int:
             from initrd.host.report.report import report_at_end  # noqa: PLC0415 - seldom needed
 
             observer = stack.enter_context(report_at_end(arguments.values("--report"), launch))
+        observer = ActivityObserver(deadline, observer)
         if isinstance(launch.command, Command):
             open_session = partial(start_session, launch)
-            return run_command(launch.command, open_session, seconds, observer, verbose=verbose)
+            return run_command(launch.command, open_session, deadline, observer, verbose=verbose)
         if arguments.has("--warm"):
             MessageWriter().print_message("INIT boots: --warm is for -- COMMAND")
-        return boot(launch, arguments, seconds, observer)
+        return boot(launch, arguments, deadline, observer)
 
 
-def boot(
-    launch: Launch, arguments: Arguments, seconds: float | None, observer: BootObserver
-) -> int:
+def boot(launch: Launch, arguments: Arguments, deadline: Deadline, observer: BootObserver) -> int:
     """Boot a machine with its console on this terminal; return the exit status."""
     loop = Loop()
     with ExitStack() as stack:
@@ -173,7 +229,8 @@ def boot(
                 return escape.is_complete or keys.is_complete or bool(signals.received)
 
             with connect_console(machine, escape, keys, messages):
-                in_time = loop.run(lambda: machine.is_off or is_stopped(), seconds)
+                deadline.leave_to_loop()
+                in_time = loop.run(lambda: machine.is_off or is_stopped(), deadline.remaining())
             observer.phase_started(PHASE_END)
             is_ended = machine.is_off and not is_stopped()
             ending = find_ending(machine, launch) if is_ended else None
@@ -189,7 +246,8 @@ def boot(
         report_keys(messages, END_KEYS)
         return 0
     if not in_time:
-        messages.print_message(f"the machine still runs after {seconds:g} s; ending it")
+        deadline.activity = ""
+        messages.print_message(f"{deadline.explain('the machine still runs')}; ending it")
         return TIMED_OUT
     if ending is None:  # a signal arrived first
         return FAILED

@@ -8,7 +8,7 @@ from initrd.command import Command, Commands
 from initrd.errors import HostError
 from initrd.host.command.interactive import run_command
 from initrd.host.command.protocol import LocalStreams
-from initrd.host.machine.cli import Arguments, parse_seconds
+from initrd.host.machine.cli import Arguments
 from initrd.host.machine.config import (
     check_no_settings,
     command_terminals,
@@ -22,6 +22,7 @@ from initrd.host.service.client import AttachedSession, attach
 from initrd.host.service.names import check_name, connect, list_machines, stop_machine
 from initrd.host.service.owner import About
 from initrd.host.service.requests import INFO, Request, receive_reply, send_request
+from initrd.host.system.deadline import Deadline
 from initrd.host.system.loop import Loop
 from initrd.host.system.terminal import MessageWriter, print_output
 from initrd.printable import printable
@@ -32,28 +33,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NOT_WITH_NAME = ("--report",)
+_STARTING = "the machine was starting, or did not answer"
 _HEADINGS = ("NAME", "STATE", "KERNEL", "SINCE", "COMMANDS", "ROOT")
 
 
-def run_named_action(arguments: Arguments) -> int:
+def run_named_action(arguments: Arguments, deadline: Deadline) -> int:
     """Do what --in, --list or --stop ask for; return the exit status. Raises HostError."""
     if arguments.has("--list"):
         return _list(as_json=arguments.has("--json"))
     if arguments.has("--stop"):
         stop_machine(arguments.value("--stop"), os.environ)
         return 0
-    seconds = parse_seconds(arguments.value("--timeout")) if arguments.has("--timeout") else None
+    deadline.activity = _STARTING
     command = parse_command(arguments, os.environ, command_terminals())
     if command is None:
         raise HostError("no command", "there is nothing to run", "chrootvm --in NAME -- COMMAND")
     with closing(connect(arguments.value("--in"), os.environ)) as connection:
-        return _run(command, connection, seconds, verbose=arguments.has("--verbose"))
+        return _run(command, connection, deadline, verbose=arguments.has("--verbose"))
 
 
-def run_named(arguments: Arguments, command: Command | None, seconds: float | None) -> int:
+def run_named(arguments: Arguments, command: Command | None, deadline: Deadline) -> int:
     """Start a machine with a name, and run a command in it; return the exit status.
 
-    Without --detach the machine ends with the command, or with the shell. Raises HostError.
+    Without --detach the machine ends with the command, or with the shell. Raises HostError, and
+    TimeUp: the machine ends then.
     """
     name, verbose = check_name(arguments.value("--name")), arguments.has("--verbose")
     detached = arguments.has("--detach")
@@ -73,11 +76,12 @@ def run_named(arguments: Arguments, command: Command | None, seconds: float | No
         return 0
     if verbose:
         MessageWriter().print_lines(*format_commands(launch))
-    with closing(_start(launch, name, detached=detached, verbose=verbose)) as daemon:
+    deadline.activity = _STARTING
+    with _start(launch, name, detached=detached, verbose=verbose) as daemon:
         if command is None:
-            _wait_until_up(daemon.connection, seconds)
+            _wait_until_up(daemon.connection)
             return 0
-        return _run(command, daemon.connection, seconds, verbose=verbose)
+        return _run(command, daemon.connection, deadline, verbose=verbose)
 
 
 def _check(arguments: Arguments) -> None:
@@ -97,18 +101,13 @@ def _start(launch: Launch, name: str, *, detached: bool, verbose: bool) -> Daemo
     return Daemon(launch, about, detached=detached, verbose=verbose)
 
 
-def _wait_until_up(connection: "socket.socket", seconds: float | None) -> None:
-    connection.settimeout(seconds)
-    try:
-        send_request(connection, Request(INFO))
-        receive_reply(connection)
-    except TimeoutError as error:
-        why = f"it was not up after {seconds:g} s"
-        raise HostError("cannot start the machine", why) from error
+def _wait_until_up(connection: "socket.socket") -> None:
+    send_request(connection, Request(INFO))
+    receive_reply(connection)
 
 
 def _run(
-    command: Command, connection: "socket.socket", seconds: float | None, *, verbose: bool
+    command: Command, connection: "socket.socket", deadline: Deadline, *, verbose: bool
 ) -> int:
     @contextmanager
     def open_session(
@@ -117,7 +116,7 @@ def _run(
         with attach(connection, command, local, loop) as session:
             yield session
 
-    return run_command(command, open_session, seconds, BootObserver(), verbose=verbose)
+    return run_command(command, open_session, deadline, BootObserver(), verbose=verbose)
 
 
 def _list(*, as_json: bool) -> int:

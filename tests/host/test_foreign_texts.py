@@ -23,6 +23,7 @@ from initrd.host.machine.config import Machine
 from initrd.host.qemu import console
 from initrd.host.report.report import render
 from initrd.host.report.timeline import Phase
+from initrd.host.system.deadline import Deadline
 from initrd.host.system.process import Process, Program
 from initrd.host.system.terminal import MessageWriter
 from initrd.host.vm import CommandFailed
@@ -256,7 +257,7 @@ def test_list_has_no_name_as_it_is(
     rows = [{**row, "since": 0.0, "commands": []}]
     monkeypatch.setattr(named, "list_machines", lambda _: [dict(row) for row in rows])
     for options in (["--list"], ["--list", "--json"]):
-        assert named.run_named_action(parse(options)) == 0
+        assert named.run_named_action(parse(options), Deadline(None)) == 0
         printed = capfdbinary.readouterr().out
         check_printed(printed)
     assert json.loads(printed)[0]["root"] == HOSTILE

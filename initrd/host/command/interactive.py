@@ -7,6 +7,7 @@ from initrd.command import Command
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.machine.run import PHASE_COMMAND, PHASE_END, BootObserver, HostStreams
 from initrd.host.system import terminal
+from initrd.host.system.deadline import Deadline
 from initrd.host.system.loop import (
     TERMINATING_SIGNALS,
     Cancelled,
@@ -118,12 +119,12 @@ def report_keys(messages: MessageWriter, keys: str) -> None:
 def run_command(
     command: Command,
     open_session: "OpenSession",
-    seconds: float | None,
+    deadline: Deadline,
     observer: BootObserver,
     *,
     verbose: bool,
 ) -> int:
-    """Run the command of a session; return the exit status. Raises HostError."""
+    """Run the command of a session; return the exit status. Raises HostError, and TimeUp."""
     loop = Loop()
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -131,13 +132,19 @@ def run_command(
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
         local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.print_message)
-        limit = Limit(seconds, lambda: bool(signals.received))
-        streams = HostStreams(observer=observer, limit=limit)
+
+        def report_gdb(text: str) -> None:
+            messages.print_message(text)
+            gdb_commands.append(text)
+
+        limit = Limit(deadline.remaining(), lambda: bool(signals.received))
+        streams = HostStreams(observer=observer, limit=limit, on_waiting=report_gdb)
         if verbose:
             streams = streams.replace(
                 output=log, on_stderr=messages.print_output_of, on_note=messages.print_message
             )
-        end_requested, status, session = False, None, None
+        end_requested, status, session, has_started = False, None, None, False
+        gdb_commands: list[str] = []
         escape = terminal.EscapeKey()
         try:
             session = enter(open_session(local, loop, streams))
@@ -153,9 +160,13 @@ def run_command(
             user = InteractiveUser(session, command, enter_raw_mode, observer)
             signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
             session.guest.on_input, escape = user.handle_input, user.escape
+            if gdb_commands:
+                deadline.activity = "the machine was waiting for gdb, or booting"
+            deadline.leave_to_loop()
             in_time = session.wait(
-                lambda: user.end_requested or escape.is_complete, limit.remaining()
+                lambda: user.end_requested or escape.is_complete, deadline.remaining()
             )
+            has_started = session.guest.started
             observer.phase_started(PHASE_END)
             end_requested = user.end_requested
             if in_time and not end_requested and not escape.is_complete:
@@ -168,6 +179,13 @@ def run_command(
         report_keys(MessageWriter(), terminal.ESCAPE_KEYS)
         return ESCAPED
     if status is None:
-        text = f"the command still runs after {seconds:g} s; ending it"
-        MessageWriter().print_message(text)
+        MessageWriter().print_message(explain_time_up(deadline, has_started=has_started))
     return TIMED_OUT if status is None else status
+
+
+def explain_time_up(deadline: Deadline, *, has_started: bool) -> str:
+    """Return the message that the time of a command is over."""
+    if not has_started:
+        return deadline.explain("the command had not started")
+    deadline.activity = ""
+    return f"{deadline.explain('the command still runs')}; ending it"

@@ -13,6 +13,7 @@ from initrd.host.qemu.diskerror import DiskError
 from initrd.host.service.names import hold_name, open_names
 from initrd.host.service.owner import About, own_machine
 from initrd.host.service.requests import encode_error, receive_reply
+from initrd.host.system.deadline import TimeUp
 from initrd.host.system.loop import Cancelled, Limit, Loop, Signals
 from initrd.host.system.process import explain_shortage, fork
 from initrd.host.system.stream import Sink, send_now
@@ -21,7 +22,7 @@ from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import NoReturn, Self
 
 _IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
@@ -45,16 +46,27 @@ class Daemon:
         for descriptor in launch.setup.descriptors:
             os.close(descriptor)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         """Close the connection. Wait for the end of a machine that is not detached.
 
-        Raises HostError when that machine could not write all changes to its disks.
+        With TimeUp, then or before, the process is killed, and the machine with it. Raises
+        HostError when that machine could not write all changes to its disks.
         """
         self.connection.close()
         with self._ended:
             if self._detached:
                 return
-            os.waitpid(self.pid, 0)
+            if isinstance(error, TimeUp):
+                os.kill(self.pid, signal.SIGKILL)
+            try:
+                os.waitpid(self.pid, 0)
+            except TimeUp:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise
             if self._ended.recv(1, socket.MSG_PEEK):
                 receive_reply(self._ended)
 

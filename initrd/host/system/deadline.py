@@ -34,12 +34,17 @@ class Deadline:
     def __init__(self, seconds: float | None, grace_period: float = GRACE_PERIOD) -> None:
         """Begin a period of `seconds`; None: without end."""
         self.seconds = seconds
+        self.activity = ""  # what the program does, as a clause; for `explain`
         self._grace_period = grace_period
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
         """Return the seconds that are left, at least 0; None: without end."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def explain(self, what: str) -> str:
+        """Return the message that `what` is the case at the deadline, and what took the time."""
+        return f"{what} after {self.seconds:g} s" + (f": {self.activity}" if self.activity else "")
 
     @contextmanager
     def enforced(self) -> "Iterator[None]":

@@ -15,6 +15,7 @@ from initrd.host.command.capture import CAPTURED, Outcome, capture_command
 from initrd.host.command.interactive import TIMED_OUT, run_command
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.machine.run import BootObserver, HostStreams
+from initrd.host.system.deadline import Deadline
 from initrd.host.system.loop import Limit, Loop
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def test_captured_command_that_does_not_start_in_time_has_no_status(seconds: flo
 def test_command_that_does_not_start_in_time_has_the_status_of_a_timeout(
     capfd: pytest.CaptureFixture[str], verbose: bool
 ) -> None:
-    status = run_command(Command((b"true",)), never_start, 0.05, BootObserver(), verbose=verbose)
+    command, deadline = Command((b"true",)), Deadline(0.05)
+    status = run_command(command, never_start, deadline, BootObserver(), verbose=verbose)
     assert status == TIMED_OUT
     stderr = capfd.readouterr().err
-    assert "after 0.05 s" in stderr
+    assert "chrootvm: the command had not started after 0.05 s\n" in stderr
     assert ("a note" in stderr) is verbose
 
 
@@ -68,13 +70,14 @@ def test_signal_while_a_machine_starts_ends_the_program_by_it(number: int) -> No
         "import os, sys\n"
         "from initrd.command import Command\n"
         "from initrd.host.command import interactive\n"
+        "from initrd.host.system.deadline import Deadline\n"
         "from initrd.host.machine.run import BootObserver\n"
         "from tests.host.command.test_cancelled import never_start\n"
         "def start(*words):\n"
         f"    os.kill(os.getpid(), {number})\n"
         "    return never_start(*words)\n"
         "command, observer = Command((b'true',)), BootObserver()\n"
-        "interactive.run_command(command, start, None, observer, verbose=False)\n"
+        "interactive.run_command(command, start, Deadline(None), observer, verbose=False)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
