@@ -181,7 +181,7 @@ class ActivityObserver(BootObserver):
 
     def phase_started(self, name: str) -> None:
         """Handle the beginning of a phase."""
-        self._deadline.activity = _ACTIVITIES.get(name, "")
+        self._deadline.activity = _ACTIVITIES.get(name, self._deadline.activity)
         self._observer.phase_started(name)
 
     def console_printed(self, data: bytes) -> None:

@@ -311,7 +311,7 @@ def test_error_before_a_program_starts_keeps_its_parts() -> None:
 def test_report_has_no_name_as_it_is(file: str) -> None:
     names = ("kernel", "accelerator", "qemu", "root")
     report = render(file, dict.fromkeys(names, HOSTILE), [Phase(HOSTILE, "init", 0.0, 1.0)])
-    check_printed(report.encode())
+    check_printed(report)
     if file.endswith(".json"):
         assert json.loads(report)["about"]["root"] == HOSTILE
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from initrd.host.machine.launch import Launch
 
+_VERSION_TIMEOUT = 2.0  # seconds; the time of --timeout may be over
+
 
 @contextmanager
 def report_at_end(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timeline]":
@@ -38,7 +40,7 @@ def report_at_end(files: "Sequence[str]", launch: "Launch") -> "Iterator[Timelin
         phases = timeline.phases()
         configuration = describe_launch(launch)
         for file in files:
-            save_file(render(file, configuration, phases).encode(), file)
+            save_file(render(file, configuration, phases), file)
 
 
 def describe_launch(launch: "Launch") -> dict[str, str]:
@@ -55,21 +57,24 @@ def describe_launch(launch: "Launch") -> dict[str, str]:
     }
 
 
-def render(file: str, configuration: dict[str, str], phases: "Sequence[Phase]") -> str:
-    """Return the contents of the report `file`: as a picture for a name in .svg, else as JSON."""
+def render(file: str, configuration: dict[str, str], phases: "Sequence[Phase]") -> bytes:
+    """Return the contents of the report `file`: as a picture for a name in .svg, else as JSON.
+
+    A byte of a path that is not UTF-8 is written as \\udcNN: an escape that JSON has, and that
+    os.fsencode() of Python turns into the byte.
+    """
     total = max((phase.end for phase in phases), default=0.0)
-    if file.endswith(".svg"):
-        return _render_svg(configuration, phases, total)
-    return _render_json(configuration, phases, total)
+    draw_or_list = _render_svg if file.endswith(".svg") else _render_json
+    return draw_or_list(configuration, phases, total).encode(errors="backslashreplace")
 
 
 def version_of(program: str) -> str:
     """Return the first line that `program --version` prints; empty when it prints none."""
     try:
-        lines = capture_output(program, "--version").decode(errors="replace").splitlines()
+        output = capture_output(program, "--version", timeout=_VERSION_TIMEOUT)
     except HostError:
         return ""
-    return lines[0] if lines else ""
+    return output.decode(errors="replace").partition("\n")[0].rstrip()
 
 
 def _render_svg(configuration: dict[str, str], phases: "Sequence[Phase]", total: float) -> str:

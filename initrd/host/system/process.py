@@ -21,7 +21,7 @@ from initrd.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn, Self
+    from typing import BinaryIO, NoReturn, Self
 
 # Signals that Python ignores, that this program handles, or that its parent may have ignored.
 _RESET_SIGNALS = ("SIGPIPE", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
@@ -199,24 +199,28 @@ def run_in_child(function: "Callable[[], str]", timeout: float = _CHILD_TIMEOUT)
     return result
 
 
-def capture_output(program: str, *words: str) -> bytes:
+def capture_output(program: str, *words: str, timeout: float = _OUTPUT_TIMEOUT) -> bytes:
     """Return what a program prints, standard error last, whatever its exit status.
 
-    Raises HostError when it cannot be run, or does not end.
+    `timeout`: in seconds. Raises HostError when the program cannot be run, or does not end.
     """
-    import subprocess  # noqa: PLC0415 - a slow import, seldom needed
+    with _open_memory() as out, _open_memory() as err, open(os.devnull, "rb") as null:
+        described = Program((program, *words), standard=(null.fileno(), out.fileno()))
+        try:
+            process = Process(described, err.fileno())
+        except HostError as error:
+            why = error.why.removeprefix(f"{program}: ")
+            raise HostError(f"cannot run {program}", why) from error
+        with process:
+            if process.wait(timeout) is None:
+                raise HostError(f"cannot use {program}", f"it does not answer {words[0]}")
+        for file in (out, err):
+            file.seek(0)
+        return out.read() + err.read()
 
-    null, command = subprocess.DEVNULL, [program, *words]
-    timeout = _OUTPUT_TIMEOUT
-    try:
-        done = subprocess.run(
-            command, stdin=null, capture_output=True, timeout=timeout, check=False
-        )
-    except OSError as error:
-        raise HostError(f"cannot run {program}", reason(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"cannot use {program}", f"it does not answer {words[0]}") from error
-    return done.stdout + done.stderr
+
+def _open_memory() -> "BinaryIO":
+    return open(os.memfd_create("output"), "w+b")
 
 
 def is_script(program: str) -> bool:
