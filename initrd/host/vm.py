@@ -17,6 +17,7 @@ It uses no terminal, sets no signal handlers and changes no global state: it may
 thread, and from several threads at the same time.
 """
 
+import math
 import os
 import warnings
 from collections import deque
@@ -38,7 +39,7 @@ from initrd.host.service.client import attach
 from initrd.host.service.owner import About, Owner, own_machine
 from initrd.host.service.popen import Popen
 from initrd.host.service.thread import OwnerThread
-from initrd.host.system.loop import Limit, Loop
+from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.system.process import explain_shortage
 from initrd.printable import printable, printable_lines
 from initrd.record import Record
@@ -146,9 +147,12 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
 
     Standard input is `input`, or the content of the file or descriptor `stdin`. Standard output
     and error are returned, or written to the file or descriptor `stdout` and `stderr`. With `text`
-    they are str, in UTF-8. `timeout`: seconds for the boot and the command together. `options` are
-    those of chrootvm, such as `memory="2G"`, `net=True`, `env={"A": "b"}`, `mount={"src": "."}`;
-    `words` are further options, written as on its command line.
+    they are str, in UTF-8. `timeout`: seconds for all of it, from the call on. A thread cannot be
+    interrupted, so a program or file that does not answer while the machine is planned may hold up
+    the call for longer; chrootvm --timeout does not have this limit.
+
+    `options` are those of chrootvm, such as `memory="2G"`, `net=True`, `env={"A": "b"}`,
+    `mount={"src": "."}`; `words` are further options, written as on its command line.
 
     Raises HostError when the machine cannot be started or its boot failed; KernelPanic, which is a
     HostError, when the guest's kernel panics while the command runs; CommandFailed when `check` and
@@ -164,6 +168,8 @@ def run(  # noqa: PLR0913 - the parameters of subprocess.run
         with ExitStack() as stack:
             for descriptor in launch.setup.descriptors:
                 stack.callback(os.close, descriptor)
+            if limit.remaining() == 0:
+                raise Cancelled
             yield stack.enter_context(start_session(launch, local, loop, HostStreams(limit=limit)))
 
     call = _Call(_as_argv(command), stdin, input, stdout, stderr, text, check, timeout)
@@ -190,6 +196,7 @@ def _as_argv(command: "Word | Sequence[Word]") -> tuple[Word, ...]:
 def _capture(open_session: "capture.OpenSession", call: _Call) -> Completed[Any]:
     """Run the command of a session, and return how it ended."""
     __tracebackhide__ = True
+    limit = Limit(_check_timeout(call.timeout))
     data = call.input.encode(*_ENCODING) if isinstance(call.input, str) else call.input
     with explain_shortage(), ExitStack() as stack:
         opened = (
@@ -198,7 +205,7 @@ def _capture(open_session: "capture.OpenSession", call: _Call) -> Completed[Any]
             capture.open_output(call.stderr),
         )
         stdin, stdout, stderr = (stack.enter_context(file) for file in opened)
-        outcome = capture.capture_command(open_session, stdin, stdout, stderr, call.timeout)
+        outcome = capture.capture_command(open_session, stdin, stdout, stderr, limit)
     out, err = (
         data.decode(*_ENCODING) if call.text else data for data in (outcome.stdout, outcome.stderr)
     )
@@ -207,6 +214,17 @@ def _capture(open_session: "capture.OpenSession", call: _Call) -> Completed[Any]
     if call.check and outcome.status:
         raise CommandFailed(outcome.status, call.argv, out, err)
     return Completed(call.argv, outcome.status, out, err)
+
+
+def _check_timeout(seconds: float | None) -> float | None:
+    """Return a time for a call. Raises TypeError, and ValueError for NaN."""
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"timeout is a number of seconds or None, not {seconds!r}")
+    if math.isnan(seconds):
+        raise ValueError("timeout is a number of seconds, not NaN")
+    return seconds
 
 
 class Machine:
@@ -319,11 +337,14 @@ def boot(
 ) -> Machine:
     """Boot `rootfs`; return the machine, which runs commands until it is closed.
 
-    `text`: the default for its commands. `timeout`: seconds for the boot. `options` and `words` as
-    for the function `run`. The machine ends with this process, or at the end of its `with`.
+    `text`: the default for its commands. `timeout`: seconds until the machine is up, from the call
+    on, with the limit that the function `run` has. `options` and `words` as for that function.
+
+    The machine ends with this process, or at the end of its `with`.
 
     Raises HostError when the machine cannot be started or its boot failed.
     """
+    limit = Limit(_check_timeout(timeout))
     option_list = [*words, *option_words(options)]
     root = os.fspath(rootfs)
     with explain_shortage():
@@ -340,7 +361,7 @@ def boot(
                     stack.callback(os.close, descriptor)
                 yield stack.enter_context(own_machine(launch, about, loop, streams, warned.append))
 
-        return Machine(OwnerThread(own, timeout), root, text=text, warned=warned)
+        return Machine(OwnerThread(own, limit), root, text=text, warned=warned)
 
 
 def _words_of(command: "tuple[Word | Sequence[Word], ...]") -> tuple[Word, ...]:

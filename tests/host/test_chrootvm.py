@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from initrd.errors import HostError
-from initrd.host.chrootvm import explain_end_of_init, run
+from initrd.host.chrootvm import TIMED_OUT, explain_end_of_init, run
 from initrd.host.machine.cli import parse
 from initrd.host.machine.config import Machine
+from initrd.host.system.loop import READABLE, is_ready
 from initrd.host.system.process import explain_shortage
 from initrd.host.vm import plan_command
+from tests.host.conftest import write_program
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC])
@@ -111,3 +114,51 @@ def test_unsafe_cache_is_a_warning_in_python(machine: Machine, unsafe_cache: str
     for descriptor in launch.setup.descriptors:
         os.close(descriptor)
     assert len(caught) == 1
+
+
+PLANNING = "after 0.5 s: it was finding the files and making the image"
+
+
+def has_ended(pid: int) -> bool:
+    """Wait for the end of a process that may be reaped already."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return is_ready(pidfd, READABLE, 10.0)
+    finally:
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--qemu SLEEPER ROOT -- true", f"the command had not started {PLANNING}"),
+        ("--virtiofsd SLEEPER ROOT -- true", f"the command had not started {PLANNING}"),
+        ("--virtiofsd SLEEPER ROOT sh", f"INIT had not started {PLANNING}"),
+        ("--virtiofsd SLEEPER --doctor ROOT", "--doctor had not ended after 0.5 s"),
+        ("--virtiofsd SLEEPER --dry-run ROOT", f"--dry-run had not ended {PLANNING}"),
+        ("--virtiofsd SLEEPER --name=a ROOT", f"the command had not started {PLANNING}"),
+        ("--virtiofsd SLEEPER --name=a --detach ROOT", f"the machine had not started {PLANNING}"),
+    ],
+)
+def test_timeout_ends_programs_that_do_not_answer(
+    machine: Machine,
+    capfd: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+) -> None:
+    *options, root = words_of(machine)
+    folder = os.path.dirname(root)
+    script = f"sleep 4321 & echo $! >'{folder}/pid'; wait"
+    sleeper = write_program(Path(folder, "sleeper"), script)
+    given = [{"ROOT": root, "SLEEPER": sleeper}.get(word, word) for word in words.split()]
+    assert run(parse([*options, "--timeout", "0.5", *given])) == TIMED_OUT
+    assert capfd.readouterr().err == f"chrootvm: {message}\n"
+    assert has_ended(int(Path(folder, "pid").read_text()))
+
+
+def test_timeout_that_is_not_reached_leaves_nothing(machine: Machine) -> None:
+    assert run(parse(["--timeout", "60", "--dry-run", *words_of(machine)])) == 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

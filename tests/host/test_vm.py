@@ -2,7 +2,9 @@
 
 import socket
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,3 +131,28 @@ def test_plugin_does_not_affect_tests_without_its_fixture(
     monkeypatch.setenv("PYTHONPATH", str(TOP))
     pytester.makepyfile("def test_it(): pass")
     pytester.runpytest_subprocess("-p", "initrd.host.pytest_plugin").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error", "text"),
+    [
+        ("x", TypeError, "timeout is a number of seconds or None, not 'x'"),
+        (float("nan"), ValueError, "not NaN"),
+    ],
+    ids=["text", "NaN"],
+)
+def test_timeout_is_a_number(timeout: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        vm.run("/", ["true"], timeout=timeout)
+    with pytest.raises(error, match=text):
+        vm.boot("/", timeout=timeout)
+
+
+def test_time_that_planning_takes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_slowly(*_: object) -> SimpleNamespace:
+        time.sleep(0.1)
+        return SimpleNamespace(setup=SimpleNamespace(descriptors=()))
+
+    monkeypatch.setattr(vm, "plan_command", plan_slowly)
+    with pytest.raises(vm.TimeoutExpired):  # no machine is started
+        vm.run("/", ["true"], timeout=0.05)

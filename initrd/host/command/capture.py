@@ -64,7 +64,7 @@ class Outcome(Record):
 
 
 def capture_command(
-    open_session: "OpenSession", stdin: int, stdout: int, stderr: int, seconds: float | None
+    open_session: "OpenSession", stdin: int, stdout: int, stderr: int, limit: Limit
 ) -> Outcome:
     """Run the command of a session with these descriptors, or CAPTURED. Raises HostError."""
     loop = Loop()
@@ -89,7 +89,6 @@ def capture_command(
                 messages.print_message(text)
 
         local = LocalStreams(enter(open_source(stdin)), out, err, on_output, on_warning)
-        limit = Limit(seconds)
         try:
             session = enter(open_session(local, loop, limit))
         except Cancelled:

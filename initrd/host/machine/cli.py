@@ -254,7 +254,7 @@ OPTIONS = (
     Option("--list", help="print the machines that have a name, and exit"),
     Option("--json", help="with --list: print JSON"),
     Option("--stop", ("NAME",), "end the machine of this name, and exit"),
-    Option("--timeout", ("SECONDS",), "end the machine after SECONDS, with exit status 124"),
+    Option("--timeout", ("SECONDS",), "end everything after SECONDS, with exit status 124"),
     Option(
         "--gdb",
         ("PORT",),

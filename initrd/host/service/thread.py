@@ -26,9 +26,9 @@ class OwnerThread:
     A thread, because the kernel ends QEMU together with the thread that has started it.
     """
 
-    def __init__(self, own: "Own", seconds: float | None = None) -> None:
-        """Boot with `own`, for at most `seconds`. Raises HostError."""
-        self._own, self._seconds = own, seconds
+    def __init__(self, own: "Own", limit: Limit | None = None) -> None:
+        """Boot with `own`, until `limit`. Raises HostError."""
+        self._own, self._limit = own, limit or Limit()
         # Each message brings the socket of a new client; the end of file ends the machine.
         self._sender, self._receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._is_closed = False  # `close` was called
@@ -81,11 +81,8 @@ class OwnerThread:
             with explain_shortage():
                 self._own_machine()
         except Cancelled:
-            why = (
-                f"the machine was not up after {self._seconds:g} s"
-                if self._seconds
-                else "cancelled"
-            )
+            seconds = self._limit.seconds
+            why = "cancelled" if seconds is None else f"the machine was not up after {seconds:g} s"
             self._error = HostError("cannot boot", why)
         except BaseException as error:
             self._error = error
@@ -96,7 +93,7 @@ class OwnerThread:
     def _own_machine(self) -> None:
         loop = Loop()
         loop.watch(self._receiver.fileno(), READABLE, lambda _: self._on_client(loop))
-        streams = HostStreams(limit=Limit(self._seconds, lambda: self._is_closed))
+        streams = HostStreams(limit=Limit(self._limit.remaining(), lambda: self._is_closed))
         with self._own(loop, streams) as owner:
             self._owner = owner
             self._is_up.set()

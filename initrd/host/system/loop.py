@@ -114,6 +114,7 @@ class Limit:
         self, seconds: float | None = None, is_cancelled: "Callable[[], bool]" = lambda: False
     ) -> None:
         """Start a period of `seconds`; None: without end."""
+        self.seconds = seconds
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._is_cancelled = is_cancelled
 

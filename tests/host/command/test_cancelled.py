@@ -48,7 +48,7 @@ def test_captured_command_that_does_not_start_in_time_has_no_status(seconds: flo
         return never_start(local, loop, HostStreams(limit=limit))
 
     with Path(os.devnull).open("rb") as null:
-        outcome = capture_command(open_session, null.fileno(), CAPTURED, CAPTURED, seconds)
+        outcome = capture_command(open_session, null.fileno(), CAPTURED, CAPTURED, Limit(seconds))
     assert outcome == Outcome(None, b"", b"")
 
 
