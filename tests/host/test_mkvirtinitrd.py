@@ -183,6 +183,44 @@ def test_listing_into_a_closed_pipe_prints_no_error(operands: list[str]) -> None
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("redirection", "why"),
+    [(">/dev/full", "No space left on device"), (">&-", "it is closed")],
+    ids=["full", "closed"],
+)
+def test_standard_output_that_takes_nothing_is_one_sentence(
+    operands: list[str], redirection: str, why: str
+) -> None:
+    run(*operands)
+    for words in (["--list", operands[2]], [*operands[:2], "-"]):
+        command = f'exec "$@" {redirection}'
+        done = subprocess.run(
+            ["/bin/sh", "-c", command, "sh", sys.executable, str(SCRIPT), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        message = f"mkvirtinitrd: cannot write to standard output: {why}\n"
+        assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("script", ["mkvirtinitrd", "chrootvm"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(script: str) -> None:
+    program = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'initrd':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"runpy.run_path({str(SCRIPT.with_name(script))!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-2, "")
+
+
 def test_mkvirtinitrd_runs_through_a_link_in_another_directory(
     operands: list[str], tmp_path: Path
 ) -> None:

@@ -7,9 +7,14 @@ written. Files that chrootvm keeps for itself are not written here: `PrivateFold
 import os
 import stat
 import sys
+from contextlib import contextmanager
 
 from initrd.errors import HostError, reason
 from initrd.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def replace_file(path: str, content: bytes, mode: int = 0o666) -> None:
@@ -59,7 +64,10 @@ def save_file(content: bytes, output: str) -> None:
     HostError when `output` exists and is no regular file, and when writing fails.
     """
     if output == "-":
-        _write_stdout(content)
+        if sys.stdout and sys.stdout.isatty():
+            why = "it is a terminal"
+            raise HostError("cannot write to standard output", why, "a file, or a pipe")
+        write_stdout([content])
         return
     target = os.path.realpath(output)
     _check_replaceable(output, target)
@@ -88,13 +96,31 @@ def _remove_if_exists(path: str) -> None:
         pass
 
 
-def _write_stdout(content: bytes) -> None:
-    if sys.stdout.isatty():
-        raise HostError("cannot write to standard output", "it is a terminal", "a file, or a pipe")
+def write_stdout(pieces: "Iterable[bytes]") -> None:
+    """Write to standard output. Raises HostError."""
+    if sys.stdout is None:  # Python found it closed; a file opened since may have its number
+        raise HostError("cannot write to standard output", "it is closed")
+    for piece in pieces:
+        with _explain_stdout():
+            sys.stdout.buffer.write(piece)
+    flush_stdout()
+
+
+def flush_stdout() -> None:
+    """Write what is buffered for standard output. Raises HostError."""
+    if sys.stdout:
+        with _explain_stdout():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _explain_stdout() -> "Iterator[None]":
+    """Raise a HostError when standard output takes no more. Python would fail again at its end."""
     try:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        yield
     except OSError as error:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
         raise HostError("cannot write to standard output", reason(error)) from error
 
 
