@@ -41,6 +41,7 @@ from initrd.host.machine.run import (
     RunningMachine,
     start_machine,
 )
+from initrd.host.machine.traceback_file import explain_mistakes
 from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init
 from initrd.host.qemu.console_file import keep_console
 from initrd.host.qemu.initpanic import ConsoleSink
@@ -87,7 +88,7 @@ def main(words: "Sequence[str]") -> int:
     open_standard_streams()
     reset_signals()
     try:
-        with explain_shortage():
+        with explain_mistakes("chrootvm", os.environ), explain_shortage():
             return run(parse(words))
     except HostError as error:
         MessageWriter().print_error(error)

@@ -33,6 +33,24 @@ def test_other_os_errors_pass_through_shortage_unchanged() -> None:
         raise PermissionError(errno.EPERM, "no")
 
 
+def test_memory_that_is_used_up_is_one_sentence_with_a_hint() -> None:
+    with pytest.raises(HostError, match="cannot go on: Cannot allocate memory"), explain_shortage():
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "options", [["--mount", "tag", "name"], ["--disk", "name"], ["--kernel", "name"], ["--doctor"]]
+)
+def test_relative_name_in_a_deleted_working_directory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(HostError, match="the working directory does not exist"), explain_shortage():
+        run(parse([*options, "--kernel", "x", "name"]))
+
+
 def test_reset_signals_restores_the_defaults_of_sigint_and_sigchld() -> None:
     script = (
         "import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"

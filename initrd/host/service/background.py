@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
+from initrd.host.machine.traceback_file import Mistake, explain_mistakes
 from initrd.host.qemu.diskerror import DiskError
 from initrd.host.service.names import hold_name, open_names
 from initrd.host.service.owner import About, own_machine
@@ -87,7 +88,7 @@ def _run(
     try:
         _leave_parent((connection.fileno(), at_end.fileno(), *launch.setup.descriptors))
         try:
-            with explain_shortage():
+            with explain_mistakes("chrootvm", os.environ), explain_shortage():
                 _own(launch, about, connection, detached=detached, verbose=verbose)
             status = 0
         except Cancelled:  # the parent has gone
@@ -97,6 +98,8 @@ def _run(
                 send_now(connection, encode_error(error))
             elif isinstance(error, DiskError):  # that wait for a status, but not for the end
                 send_now(at_end, encode_error(error))
+            elif isinstance(error, Mistake):  # the clients know only that the machine has ended
+                MessageWriter().print_error(error)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -234,13 +234,30 @@ def is_script(program: str) -> bool:
 
 @contextmanager
 def explain_shortage() -> "Iterator[None]":
-    """Raise a HostError in place of an OSError for a resource that is exhausted."""
+    """Raise a HostError in place of the exception for a resource that is exhausted or missing.
+
+    That is memory and the like, and the working directory, to which relative names belong.
+    """
     try:
         yield
+    except MemoryError as error:
+        hint = _SHORTAGE_HINTS[errno.ENOMEM]
+        raise HostError("cannot go on", os.strerror(errno.ENOMEM), hint) from error
     except OSError as error:
+        if error.errno == errno.ENOENT and not _has_working_directory():
+            why = "the working directory does not exist any more"
+            raise HostError("cannot use a relative name", why, "cd to another directory") from error
         if error.errno not in _SHORTAGE_HINTS:
             raise
         raise HostError("cannot go on", reason(error), _SHORTAGE_HINTS[error.errno]) from error
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _exec(program: Program, parent: int, error_pipe: int, stderr: int) -> "NoReturn":
