@@ -13,6 +13,7 @@ from initrd.command import Command
 from initrd.errors import HostError
 from initrd.host.command.interactive import (
     ESCAPED,
+    FOREGROUND_CHECK,
     TIMED_OUT,
     print_escape_key,
     report_keys,
@@ -59,6 +60,7 @@ from initrd.host.system.terminal import (
     ConsoleKeys,
     EscapeKey,
     MessageWriter,
+    RawTerminal,
     is_terminal,
     print_output,
 )
@@ -229,9 +231,12 @@ def boot(launch: Launch, arguments: Arguments, deadline: Deadline, observer: Boo
             def is_stopped() -> bool:
                 return escape.is_complete or keys.is_complete or bool(signals.received)
 
-            with connect_console(machine, escape, keys, messages):
+            with connect_console(machine, escape, keys, messages) as raw:
+                if raw:
+                    signals.on_signal = JobControl(loop, raw).handle_signal
                 deadline.leave_to_loop()
                 in_time = loop.run(lambda: machine.is_off or is_stopped(), deadline.remaining())
+            signals.on_signal = lambda _: None
             observer.phase_started(PHASE_END)
             is_ended = machine.is_off and not is_stopped()
             ending = find_ending(machine, launch) if is_ended else None
@@ -268,19 +273,39 @@ def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
 @contextmanager
 def connect_console(
     machine: RunningMachine, escape: EscapeKey, keys: ConsoleKeys, messages: MessageWriter
-) -> "Iterator[None]":
-    """Connect standard input to the console inside the `with`; a terminal with its keys."""
+) -> "Iterator[RawTerminal | None]":
+    """Connect standard input to the console inside the `with`; yield it if it is a terminal."""
+    raw = None
     with ExitStack() as stack:
         console = stack.enter_context(closing(Sink(machine.keyboard)))
         source = stack.enter_context(open_source(STDIN))
         if is_terminal(STDIN):
-            stack.enter_context(messages.raw())
+            raw = stack.enter_context(messages.raw())
             relay = KeyboardRelay(machine.loop, source, console, escape.feed)
             relay.translate = keys.translate
             stack.callback(relay.stop)
         else:
             stack.callback(Relay(machine.loop, source, console).stop)
-        yield
+        yield raw
+
+
+class JobControl:
+    """Gives the shell its terminal while this process is stopped, and sets raw mode again."""
+
+    def __init__(self, loop: Loop, raw: RawTerminal) -> None:
+        self._loop, self._raw = loop, raw
+
+    def handle_signal(self, number: int) -> None:
+        """Handle SIGTSTP and SIGCONT."""
+        if number == signal.SIGTSTP:
+            self._raw.suspend()
+        elif number == signal.SIGCONT:
+            self._resume()
+
+    def _resume(self) -> None:
+        """Set raw mode, now or as soon as this process is in the foreground."""
+        interval = None if self._raw.resume() else FOREGROUND_CHECK
+        self._loop.set_timer(interval, self._resume)
 
 
 def find_ending(machine: RunningMachine, launch: Launch) -> Ending:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # exit status
 ESCAPED = 128 + signal.SIGKILL  # exit status when Ctrl-] has ended the machine
-_FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
+FOREGROUND_CHECK = 0.2  # seconds between checks whether a background job is in the foreground
 _SIGNALS_TO_END = 3  # TERMINATING_SIGNALS after which the machine ends, with or without the command
 _FORWARDED = (*TERMINATING_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -42,11 +42,12 @@ class InteractiveUser:
         self,
         session: "Session",
         command: Command,
-        enter_raw_mode: "Callable[[], object]",
+        enter_raw_mode: "Callable[[], terminal.RawTerminal]",
         observer: BootObserver,
     ) -> None:
         self._session, self._command = session, command
         self._enter_raw_mode, self._observer = enter_raw_mode, observer
+        self._raw: terminal.RawTerminal | None = None
         self._terminating_count = 0  # signals of TERMINATING_SIGNALS received
         self.end_requested = False  # the machine is to end, with or without the command
         self.escape = terminal.EscapeKey()  # ends the machine, too
@@ -55,7 +56,7 @@ class InteractiveUser:
         """Start the input of the command, which has started."""
         self._observer.phase_started(PHASE_COMMAND)
         if self._command.tty:
-            self._enter_raw_mode()
+            self._raw = self._enter_raw_mode()
             self._resize()
         self._start_input()
 
@@ -68,7 +69,11 @@ class InteractiveUser:
         """Forward a signal that this process has received, or act on it."""
         if number == signal.SIGWINCH:
             self._resize()
+        elif number == signal.SIGTSTP:
+            if self._raw:
+                self._raw.suspend()
         elif number == signal.SIGCONT:
+            self._resize()  # SIGWINCH is for the job in the foreground
             self._start_input()
         elif number in _FORWARDED:
             self._forward(number)
@@ -92,16 +97,17 @@ class InteractiveUser:
     def _start_input(self) -> None:
         """Read standard input, unless this process is in the background: reading would stop it.
 
-        A running job is not notified when the shell moves it to the foreground.
+        A terminal is raw from then on, also after this process was stopped. A running job is not
+        notified when the shell moves it to the foreground.
         """
         if not self._session.guest.started:
             return
         loop = self._session.loop
-        if terminal.in_foreground(STDIN):
+        if terminal.in_foreground(STDIN) and (not self._raw or self._raw.resume()):
             loop.set_timer(None, self._start_input)
             self._session.guest.start_input()
         else:
-            loop.set_timer(_FOREGROUND_CHECK, self._start_input)
+            loop.set_timer(FOREGROUND_CHECK, self._start_input)
 
 
 def print_escape_key(messages: MessageWriter, what: str = "the machine") -> None:
@@ -152,10 +158,10 @@ def run_command(
             end_requested = bool(signals.received)
         else:
 
-            def enter_raw_mode() -> None:
+            def enter_raw_mode() -> terminal.RawTerminal:
                 if verbose:
                     print_escape_key(messages, session.ended_by_escape)
-                enter(messages.raw())
+                return enter(messages.raw())
 
             user = InteractiveUser(session, command, enter_raw_mode, observer)
             signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start

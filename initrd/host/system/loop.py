@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
+_OTHER_SIGNALS = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGTSTP,
+    signal.SIGCONT,
+)
 LONGEST_POLL = 1e6  # seconds; poll(2) takes milliseconds as an int
 
 
@@ -139,7 +145,8 @@ class Limit:
 class Signals:
     """Handles signals inside a `with`, and calls `on_signal` with the number of each.
 
-    `received` is the first of TERMINATING_SIGNALS that arrived, or 0.
+    `received` is the first of TERMINATING_SIGNALS that arrived, or 0. SIGTSTP stops this process
+    when `on_signal` has returned.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -175,3 +182,12 @@ class Signals:
             if number in TERMINATING_SIGNALS and not self.received:
                 self.received = number
             self.on_signal(number)
+            if number == signal.SIGTSTP:
+                self._stop()
+
+    def _stop(self) -> None:
+        """Stop until SIGCONT; in an orphaned process group, which cannot be stopped, go on."""
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
+        self.on_signal(signal.SIGCONT)

@@ -128,12 +128,32 @@ class RawTerminal:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.is_raw = False  # as far as this process knows
 
     def __enter__(self) -> "Self":
         self._modes: Modes = termios.tcgetattr(self._descriptor)
         self._watchdog, self._watchdog_pipe = _start_watchdog(self._descriptor, self._modes)
         tty.setraw(self._descriptor, termios.TCSADRAIN)
+        self.is_raw = True
         return self
+
+    def suspend(self) -> None:
+        """Restore the modes, for the time that this process is stopped."""
+        _set_modes(self._descriptor, self._modes)
+        self.is_raw = False
+
+    def resume(self) -> bool:
+        """Set raw mode again, unless this process is in the background; return whether it is set.
+
+        The modes may be those of a shell: SIGSTOP gives no opportunity to restore them.
+        """
+        self.is_raw = in_foreground(self._descriptor)
+        if self.is_raw:
+            try:
+                tty.setraw(self._descriptor, termios.TCSADRAIN)
+            except termios.error:  # the terminal has gone; the next read of it fails too
+                pass
+        return self.is_raw
 
     def __exit__(self, *_: object) -> None:
         _set_modes(self._descriptor, self._modes)
@@ -157,7 +177,7 @@ class MessageWriter:
 
     def __init__(self, loop: Loop | None = None, descriptor: int = STDERR) -> None:
         self._loop, self._descriptor = loop, descriptor
-        self._newline = b"\n"
+        self._terminal: RawTerminal | None = None
         self._sink: Sink | None = None  # opened for the first message
         self._queue = bytearray()
         self._left_out = 0  # messages
@@ -190,7 +210,7 @@ class MessageWriter:
         if self._queue and len(self._queue) + len(data) > _MAX_QUEUED:
             self._left_out += 1
             return
-        self._queue += data.replace(b"\n", self._newline)
+        self._queue += data.replace(b"\n", self._newline())
         self._write()
         if self._loop is None:
             self.close()
@@ -217,7 +237,7 @@ class MessageWriter:
         if self._left_out and not self._queue:
             text = f"{self._left_out} messages are left out: standard error did not take them"
             self._left_out = 0
-            self._queue += format_message(text).replace(b"\n", self._newline)
+            self._queue += format_message(text).replace(b"\n", self._newline())
         self._watch(self._sink, watched=bool(self._queue))
 
     def _watch(self, sink: Sink | None, *, watched: bool) -> None:
@@ -227,15 +247,19 @@ class MessageWriter:
             else:
                 self._loop.unwatch(sink.descriptor)
 
+    def _newline(self) -> bytes:
+        """Return what ends a line: a raw terminal does not add the carriage return."""
+        return b"\r\n" if self._terminal and self._terminal.is_raw else b"\n"
+
     @contextmanager
-    def raw(self) -> "Iterator[None]":
+    def raw(self) -> "Iterator[RawTerminal]":
         """Set standard input's terminal to raw mode inside the `with`."""
-        with RawTerminal(STDIN):
-            self._newline = b"\r\n"  # a raw terminal does not add the carriage return
+        with RawTerminal(STDIN) as entered:
+            self._terminal = entered
             try:
-                yield
+                yield entered
             finally:
-                self._newline = b"\n"
+                self._terminal = None
 
 
 def _set_modes(descriptor: int, modes: Modes) -> None:

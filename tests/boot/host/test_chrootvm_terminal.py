@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,32 @@ def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
     terminal.expect_modes(before)
     terminal.run("echo status $?")
     terminal.expect("status 137")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP])
+@pytest.mark.parametrize("words", ["-- sh", "sh"], ids=["command", "INIT"])
+def test_a_chrootvm_that_was_stopped_from_elsewhere_is_raw_again_after_fg(
+    terminal: Terminal, tmp_path: Path, words: str, stop: signal.Signals
+) -> None:
+    terminal.run("PS1='bash> ' exec bash --norc")
+    terminal.expect("bash>")
+    before = terminal.modes()
+    script = "stty -echo; echo it runs; read words; echo heard $words; sleep 1000"
+    command = f"{CHROOTVM} {assets.busybox_root()} {words} -c '{script}'"
+    terminal.run(f"clear; sh -c 'echo $$ >{tmp_path}/pid; exec \"$@\"' sh {command}")
+    terminal.expect("it runs")
+    raw = terminal.modes()
+    assert raw != before
+    os.kill(int((tmp_path / "pid").read_text()), stop)
+    terminal.expect("[1]+  Stopped")
+    terminal.run("clear; stty -a | tr ' ' '\\n' | grep -x icanon; fg")
+    terminal.expect_modes(raw)
+    terminal.run("some words")
+    terminal.expect("heard some words")
+    terminal.press("C-]", "C-]", "C-]")
+    terminal.expect("chrootvm: ended by Ctrl-] three times")
+    terminal.expect("bash>")
+    assert terminal.modes() == before
 
 
 def test_a_background_chrootvm_reads_the_terminal_after_fg(terminal: Terminal) -> None:
