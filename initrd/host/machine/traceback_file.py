@@ -55,6 +55,6 @@ def _keep_traceback(error: Exception, environment: "Mapping[str, str]") -> str:
         folder = os.path.join(state_directory(environment), "tracebacks")
         return f"the traceback is kept in {save_console(folder, content.decode())}"
     except (HostError, OSError, ValueError) as failure:  # ValueError: a path with a NUL byte
-        MessageWriter().write_bytes(content)
+        MessageWriter().print_output_of(content)
         why = failure.why if isinstance(failure, HostError) else str(failure)
         return f"the traceback is above, because it cannot be kept: {why}"

@@ -136,7 +136,7 @@ def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
     terminal.expect("status 137")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP])
+@pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP], ids=["TSTP", "STOP"])
 @pytest.mark.parametrize("words", ["-- sh", "sh"], ids=["command", "INIT"])
 def test_a_chrootvm_that_was_stopped_from_elsewhere_is_raw_again_after_fg(
     terminal: Terminal, tmp_path: Path, words: str, stop: signal.Signals

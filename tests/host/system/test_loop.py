@@ -2,6 +2,9 @@
 
 import os
 import resource
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -240,3 +243,36 @@ def test_a_later_call_may_order_another() -> None:
     loop, calls = Loop(), []
     loop.call_later(0.0, lambda: loop.call_later(0.0, lambda: calls.append("inner")))
     assert loop.run(lambda: bool(calls), 10)
+
+
+STOPPING = """
+import os, signal
+from initrd.host.system.loop import Loop, Signals
+os.setpgid(0, 0)  # with a parent in another group of the session: the group is not orphaned
+loop, seen = Loop(), []
+with Signals(loop) as signals:
+    def handle(number):
+        seen.append(number)
+        os.write(1, signal.Signals(number).name.encode() + b"\\n")
+    signals.on_signal = handle
+    os.write(1, b"ready\\n")
+    loop.run(lambda: signal.SIGUSR1 in seen)
+"""
+
+
+def test_sigtstp_stops_the_process_after_its_handler() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STOPPING], stdout=subprocess.PIPE)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTSTP)
+        assert process.stdout.readline() == b"SIGTSTP\n"
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == b"SIGCONT\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import termios
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from contextlib import closing
 
 import pytest
 
+from initrd.host.system import terminal
 from initrd.host.system.loop import READABLE, Loop, is_ready
-from initrd.host.system.terminal import ConsoleKeys, EscapeKey, MessageWriter
+from initrd.host.system.terminal import ConsoleKeys, EscapeKey, MessageWriter, RawTerminal
 
 
 @pytest.mark.parametrize(
@@ -178,3 +180,40 @@ def test_ctrl_a_h_prints_help_and_sends_nothing() -> None:
     keys = ConsoleKeys(lambda: helps.append("help"))
     assert keys.translate(b"\x01hh\x01H") == b"h"
     assert helps == ["help", "help"]
+
+
+def test_raw_terminal_gets_its_modes_back_while_the_process_is_stopped() -> None:
+    master, tty = os.openpty()
+    try:
+        before = termios.tcgetattr(tty)
+        with RawTerminal(tty) as entered:
+            raw = termios.tcgetattr(tty)
+            assert raw != before
+            entered.suspend()
+            assert (termios.tcgetattr(tty), entered.is_raw) == (before, False)
+            assert entered.resume()
+            assert (termios.tcgetattr(tty), entered.is_raw) == (raw, True)
+        assert termios.tcgetattr(tty) == before
+    finally:
+        os.close(master)
+        os.close(tty)
+
+
+def test_lines_of_messages_end_as_the_modes_of_the_terminal_require(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    master, tty = os.openpty()
+    monkeypatch.setattr(terminal, "STDIN", tty)
+    messages = MessageWriter(descriptor=writer)
+    messages.write_bytes(b"a\n")
+    with messages.raw() as entered:
+        messages.write_bytes(b"b\n")
+        entered.suspend()
+        messages.write_bytes(b"c\n")
+        entered.resume()
+        messages.write_bytes(b"d\n")
+    messages.write_bytes(b"e\n")
+    assert os.read(reader, 100) == b"a\nb\r\nc\nd\r\ne\n"
+    os.close(master)
+    os.close(tty)
