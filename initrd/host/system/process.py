@@ -21,7 +21,7 @@ from initrd.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO, NoReturn, Self
+    from typing import NoReturn, Self
 
 # Signals that Python ignores, that this program handles, or that its parent may have ignored.
 _RESET_SIGNALS = ("SIGPIPE", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
@@ -204,7 +204,11 @@ def capture_output(program: str, *words: str, timeout: float = _OUTPUT_TIMEOUT) 
 
     `timeout`: in seconds. Raises HostError when the program cannot be run, or does not end.
     """
-    with _open_memory() as out, _open_memory() as err, open(os.devnull, "rb") as null:
+    with (
+        open(os.devnull, "rb") as null,
+        open(os.memfd_create("stdout"), "w+b") as out,
+        open(os.memfd_create("stderr"), "w+b") as err,
+    ):
         described = Program((program, *words), standard=(null.fileno(), out.fileno()))
         try:
             process = Process(described, err.fileno())
@@ -217,10 +221,6 @@ def capture_output(program: str, *words: str, timeout: float = _OUTPUT_TIMEOUT) 
         for file in (out, err):
             file.seek(0)
         return out.read() + err.read()
-
-
-def _open_memory() -> "BinaryIO":
-    return open(os.memfd_create("output"), "w+b")
 
 
 def is_script(program: str) -> bool:
