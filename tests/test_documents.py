@@ -12,7 +12,7 @@ from initrd.host.machine.cli import OPTIONS
 from tests.boot.differences import DIFFERENCES
 from tests.fuzz.targets import TARGETS
 from tests.guest.faults import CASES
-from tests.soak import KINDS
+from tests.soak.checks import KINDS
 
 TOP = Path(__file__).parent.parent
 OPTIONS_WITHOUT_README_ROW = {"--help", "--version"}
