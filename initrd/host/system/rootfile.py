@@ -5,12 +5,15 @@ files of the host, a FIFO or a device in the place of a file must not be opened,
 fill the memory. A program in it may change it meanwhile.
 
 `find_in_root` resolves a path as the kernel does after chroot(2). Its result has no symbolic link.
+The kernel does this itself with openat2(2), where that is known and allowed: not before Linux 5.6,
+nor in containers whose filter of system calls is older.
+
 `open_file` opens such a path only while it has none. The file is first opened with O_PATH, which
 never blocks and does not reach a device; it is checked, and then opened by its descriptor. So the
 file that is read is the one that was checked. A file that the user has named may be anywhere and
 its links are followed, but it is checked in the same way.
 
-Sources: path_resolution(7), O_PATH in open(2), proc_pid_fd(5).
+Sources: path_resolution(7), openat2(2), O_PATH in open(2), proc_pid_fd(5).
 """
 
 import errno
@@ -19,6 +22,7 @@ import stat
 from itertools import islice
 
 from initrd.errors import HostError, reason
+from initrd.host.system.syscalls import find_beneath
 from initrd.inroot import resolve
 from initrd.record import Record
 
@@ -43,6 +47,9 @@ MAX_ENTRIES = 10_000  # of a directory that is listed; the largest have some hun
 _MAX_PATH = 4096  # bytes: PATH_MAX of the kernel
 _CHUNK = 4 << 20  # bytes read at a time
 _MAX_STEPS = 1000  # directories and links that one path leads through
+# Errors of openat2(2): it is unknown, or a filter of system calls refuses it; or something was
+# renamed during a step to `..`, or a signal came.
+_NO_OPENAT2 = (errno.ENOSYS, errno.EPERM, errno.EAGAIN, errno.EINTR)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a character device",
@@ -60,18 +67,11 @@ def find_in_root(root: str, path: str) -> str:
     """
     try:
         _check_path(path)
-        top = _real_path(root)
-        steps = 0
-
-        def read_link(inside: str) -> str:
-            nonlocal steps
-            steps += 1
-            if steps > _MAX_STEPS:
-                raise OSError(errno.ELOOP, "it leads through too many directories")
-            link = top + inside
-            return os.readlink(link) if stat.S_ISLNK(os.lstat(link).st_mode) else ""
-
-        return (top + resolve(path, read_link)).rstrip("/") or "/"
+        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _find_beneath(directory, path).rstrip("/") or "/"
+        finally:
+            os.close(directory)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
@@ -165,13 +165,33 @@ def _shorten(path: str) -> str:
     return path if len(path) <= _MAX_PATH else f"{path[:100]}…"
 
 
-def _real_path(directory: str) -> str:
-    """Return the path of a directory without symbolic links. Raises OSError."""
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _find_beneath(directory: int, path: str) -> str:
+    """Return the path without links of a file beneath an open directory. Raises OSError."""
     try:
-        return os.readlink(_link_of(place)).rstrip("/")
+        place = find_beneath(directory, os.fsencode(path) or b".")
+    except OSError as error:
+        if error.errno not in _NO_OPENAT2:
+            raise
+        return _resolve_beneath(os.readlink(_link_of(directory)).rstrip("/"), path)
+    try:
+        return os.readlink(_link_of(place))
     finally:
         os.close(place)
+
+
+def _resolve_beneath(top: str, path: str) -> str:
+    """Do what `_find_beneath` does, without openat2(2). `top` is the path of the directory."""
+    steps = 0
+
+    def read_link(inside: str) -> str:
+        nonlocal steps
+        steps += 1
+        if steps > _MAX_STEPS:
+            raise OSError(errno.ELOOP, "it leads through too many directories")
+        link = top + inside
+        return os.readlink(link) if stat.S_ISLNK(os.lstat(link).st_mode) else ""
+
+    return top + resolve(path, read_link)
 
 
 def _link_of(descriptor: int) -> str:

@@ -1,8 +1,9 @@
-"""System calls that Python's `os` lacks: prctl(2), seccomp(2), unshare(2), mounting by descriptor.
+"""System calls that Python's `os` lacks.
 
-Every function raises OSError with the call's name in place of a file name. open_tree, move_mount
-and mount_setattr are called by number: C libraries have had them for a few years only, and the
-numbers are the same on all architectures.
+They are prctl(2), seccomp(2), unshare(2), openat2(2), and mounting by descriptor. Every function
+raises OSError with the call's name in place of a file name. openat2, open_tree, move_mount and
+mount_setattr are called by number: C libraries lack them or have had them for a few years only, and
+the numbers are the same on all architectures.
 """
 
 import ctypes
@@ -20,7 +21,8 @@ _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _MOUNT_ATTR_RDONLY = 1
-_NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_MOUNT_SETATTR = 428, 429, 442
+_NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_OPENAT2, _NR_MOUNT_SETATTR = 428, 429, 437, 442
+_RESOLVE_IN_ROOT = 0x10  # include/uapi/linux/openat2.h
 
 _INSTRUCTION_SIZE = 8  # bytes: sizeof(struct sock_filter)
 
@@ -64,6 +66,17 @@ def unshare_mount_namespace() -> None:
     _check("mount", _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
 
 
+def find_beneath(directory: int, path: bytes) -> int:
+    """Return a descriptor (O_PATH) of the file that `path` names when `directory` is `/`.
+
+    Links are followed, except those of /proc that lead anywhere. Linux has it since 5.6. Source:
+    RESOLVE_IN_ROOT of openat2(2).
+    """
+    how = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _syscall(_NR_OPENAT2, "openat2", ctypes.c_int(directory), path, ctypes.byref(how), size)
+
+
 def mount_read_only(directory: int) -> int:
     """Mount an open directory over itself, read-only with all that is mounted below it.
 
@@ -101,6 +114,16 @@ class _FilterProgram(ctypes.Structure):
 def _seccomp(flags: int, program: _FilterProgram) -> int:
     mode = ctypes.c_uint(_SECCOMP_SET_MODE_FILTER)
     return _syscall(_NR_SECCOMP, "seccomp", mode, ctypes.c_uint(flags), ctypes.byref(program))
+
+
+class _OpenHow(ctypes.Structure):
+    """`struct open_how` of openat2(2)."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
 
 
 class _MountAttributes(ctypes.Structure):

@@ -1,11 +1,13 @@
 """Files of a hostile root: other kinds than regular files, links, exchanged paths, sizes."""
 
+import errno
 import os
 import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -121,6 +123,21 @@ def test_file_that_grows_while_it_is_read_is_read_up_to_the_limit(
         read_file(path, LIMIT)
 
 
+@pytest.fixture(params=["openat2", "no openat2"])
+def find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`find_in_root`, with and without the system call."""
+    if request.param != "openat2":
+        refuse_openat2(monkeypatch, errno.ENOSYS)
+    return find_in_root
+
+
+def refuse_openat2(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(number, "no openat2")
+
+    monkeypatch.setattr(rootfile, "find_beneath", refuse)
+
+
 @pytest.mark.parametrize(
     ("path", "inside"),
     [
@@ -135,18 +152,38 @@ def test_file_that_grows_while_it_is_read_is_read_up_to_the_limit(
         pytest.param("dir/file/x", None, id="below a file"),
     ],
 )
-def test_path_is_resolved_beneath_the_root(path: str, inside: str | None, root: Path) -> None:
+def test_path_is_resolved_beneath_the_root(
+    path: str, inside: str | None, root: Path, find: Callable[..., str]
+) -> None:
     (root / "absolute").symlink_to("/dir")
     (root / "up").symlink_to("../..")
     (root / "host").symlink_to(root.parent / "secret")
     is_there = inside is not None and (inside or not path)
-    assert find_in_root(str(root), path) == (f"{root}{inside}" if is_there else "")
+    assert find(str(root), path) == (f"{root}{inside}" if is_there else "")
 
 
-def test_result_has_no_link_of_the_host_either(root: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EAGAIN, errno.EINTR])
+def test_path_is_resolved_where_the_kernel_does_not(
+    root: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "link").symlink_to("/dir")
+    refuse_openat2(monkeypatch, number)
+    assert find_in_root(str(root), "link/file") == f"{root}/dir/file"
+
+
+def test_link_of_proc_leads_nowhere(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_PATH)
+    try:
+        with pytest.raises(HostError, match="cannot follow"):
+            find_in_root("/proc/self/fd", str(directory))
+    finally:
+        os.close(directory)
+
+
+def test_result_has_no_link_of_the_host_either(root: Path, find: Callable[..., str]) -> None:
     (root.parent / "link").symlink_to("root")
-    assert find_in_root(f"{root.parent}/link/.", "dir/file") == f"{root}/dir/file"
-    assert find_in_root(f"{root.parent}/nowhere", "dir/file") == ""
+    assert find(f"{root.parent}/link/.", "dir/file") == f"{root}/dir/file"
+    assert find(f"{root.parent}/nowhere", "dir/file") == ""
 
 
 @pytest.mark.parametrize(
@@ -158,10 +195,12 @@ def test_result_has_no_link_of_the_host_either(root: Path) -> None:
         pytest.param("loop", "Too many levels of symbolic links", id="loop"),
     ],
 )
-def test_path_that_cannot_be_resolved_is_an_error(path: str, why: str, root: Path) -> None:
+def test_path_that_cannot_be_resolved_is_an_error(
+    path: str, why: str, root: Path, find: Callable[..., str]
+) -> None:
     (root / "loop").symlink_to("loop")
     with pytest.raises(HostError, match=f"cannot follow .*{why}"):
-        find_in_root(str(root), path)
+        find(str(root), path)
 
 
 def test_links_with_long_targets_take_a_limited_number_of_steps(
@@ -169,6 +208,7 @@ def test_links_with_long_targets_take_a_limited_number_of_steps(
 ) -> None:
     for number in range(30):
         (root / f"link{number}").symlink_to("dir/../" * 500 + f"link{number + 1}")
+    refuse_openat2(monkeypatch, errno.ENOSYS)
     calls: list[str] = []
     lstat = os.lstat
     monkeypatch.setattr(os, "lstat", lambda path: calls.append(path) or lstat(path))
