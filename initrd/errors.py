@@ -12,20 +12,6 @@ class ExplainedError(Exception):
         return f"{self.what}: {self.why}" + (f"\ntry: {self.hint}" if self.hint else "")
 
 
-class HostError(ExplainedError):
-    """An action on the host failed, or its options are invalid.
-
-    `what`, `why` and `hint` have the names of files, and the texts of a guest, as they are.
-    """
-
-    def __str__(self) -> str:
-        """Return the message, safe to print: each part is one line, see `printable`."""
-        from initrd.printable import printable  # noqa: PLC0415 - /init has no such errors
-
-        hint = f"\ntry: {printable(self.hint)}" if self.hint else ""
-        return f"{printable(self.what)}: {printable(self.why)}{hint}"
-
-
 def reason(error: OSError) -> str:
     """Return the error text of an OSError without its number and path."""
     return error.strerror or str(error)

@@ -10,7 +10,6 @@ from functools import partial
 
 from initrd import __version__
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.command.interactive import (
     ESCAPED,
     FOREGROUND_CHECK,
@@ -47,7 +46,9 @@ from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_ini
 from initrd.host.qemu.console_file import keep_console
 from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.deadline import Deadline, TimeUp
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop, Signals, die_of_signal
+from initrd.host.system.printable import join_command
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, open_source
 from initrd.host.system.terminal import (
@@ -64,7 +65,6 @@ from initrd.host.system.terminal import (
     is_terminal,
     print_output,
 )
-from initrd.printable import join_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import os
 from functools import partial
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import gdb, launch, locate, overlayfile
@@ -28,6 +27,7 @@ from initrd.host.qemu.arch import Arch, find_arch
 from initrd.host.qemu.console import format_megabytes
 from initrd.host.qemu.resources import explain_port, find_port_problem
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem

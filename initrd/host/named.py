@@ -5,7 +5,6 @@ import time
 from contextlib import closing, contextmanager
 
 from initrd.command import Command, Commands
-from initrd.errors import HostError
 from initrd.host.command.interactive import run_command
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.machine.cli import Arguments
@@ -23,9 +22,10 @@ from initrd.host.service.names import check_name, connect, list_machines, stop_m
 from initrd.host.service.owner import About
 from initrd.host.service.requests import INFO, Request, receive_reply, send_request
 from initrd.host.system.deadline import Deadline
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
+from initrd.host.system.printable import printable
 from initrd.host.system.terminal import MessageWriter, print_output
-from initrd.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from subprocess import PIPE, CalledProcessError, TimeoutExpired
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from initrd.command import Command, Commands
-from initrd.errors import HostError
 from initrd.host.command import capture
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import start_session
@@ -39,9 +38,10 @@ from initrd.host.service.client import attach
 from initrd.host.service.owner import About, Owner, own_machine
 from initrd.host.service.popen import Popen
 from initrd.host.service.thread import OwnerThread
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Limit, Loop
+from initrd.host.system.printable import printable, printable_lines
 from initrd.host.system.process import explain_shortage
-from initrd.printable import printable, printable_lines
 from initrd.record import Record
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from initrd.errors import HostError
 from initrd.host.image import compress, cpio
 from initrd.host.image.buildtree import parse_modinfo, read_modinfo_section
 from initrd.host.image.kmod import ModuleTree
@@ -17,6 +16,7 @@ from initrd.host.qemu.pvh import extract_vmlinux, has_pvh_entry
 from initrd.host.service.requests import RUN, VERSION, parse_request
 from initrd.host.system.cached import Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
 from initrd.host.template import memory
 from initrd.host.template.store import Store
 from tests.fuzz.scratch import scratch

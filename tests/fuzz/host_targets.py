@@ -4,13 +4,13 @@ import socket
 from contextlib import ExitStack
 
 from initrd import frames
-from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.qemu import console
 from initrd.host.qemu.initpanic import PanicFilter
 from initrd.host.report.report import render
 from initrd.host.report.timeline import Timeline
 from initrd.host.service.mux import Port
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from tests.fuzz.target import Target
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.doctor import CHECKS, CheckContext
 from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import format_commands, module_requirements, plan_launch
 from initrd.host.qemu.arch import find_arch
+from initrd.host.system.hosterror import HostError
 from initrd.options import Root, Share
 from tests.fuzz.scratch import scratch
 from tests.fuzz.target import Target

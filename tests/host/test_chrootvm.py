@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.chrootvm import TIMED_OUT, explain_end_of_init, run
 from initrd.host.machine.cli import parse
 from initrd.host.machine.config import Machine
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, is_ready
 from initrd.host.system.process import explain_shortage
 from initrd.host.vm import plan_command

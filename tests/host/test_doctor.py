@@ -9,7 +9,6 @@ import pytest
 from pytest import MonkeyPatch
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.chrootvm import run
 from initrd.host.doctor import (
     MISSING,
@@ -30,6 +29,7 @@ from initrd.host.machine.guest_modules import GuestModules
 from initrd.host.machine.launch import plan_launch
 from initrd.host.qemu import loopback
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program

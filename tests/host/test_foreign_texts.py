@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import named
 from initrd.host.command.protocol import GuestWarnings
 from initrd.host.image.cpio import Entry, pack
@@ -24,6 +23,7 @@ from initrd.host.qemu import console
 from initrd.host.report.report import render
 from initrd.host.report.timeline import Phase
 from initrd.host.system.deadline import Deadline
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import Process, Program
 from initrd.host.system.terminal import MessageWriter
 from initrd.host.vm import CommandFailed

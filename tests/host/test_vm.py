@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import vm
 from initrd.host.command import capture
 from initrd.host.machine.cli import OPTIONS, parse
+from initrd.host.system.hosterror import HostError
 from initrd.host.vm import KEYWORDS
 
 TOP = Path(__file__).parents[2]

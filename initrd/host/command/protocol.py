@@ -12,8 +12,8 @@ import socket
 import time
 
 from initrd.command import TERMINAL, unescape
-from initrd.errors import HostError
 from initrd.frames import VERSION
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.lines import Lines
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
 from initrd.host.system.stream import KeyboardRelay, Relay, Sink, send_now

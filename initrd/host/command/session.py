@@ -6,7 +6,6 @@ import socket
 from contextlib import ExitStack, contextmanager
 
 from initrd.command import Command, CommandError, Commands
-from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.image.build import append_command_file, encode_command
 from initrd.host.machine.launch import Launch
@@ -20,6 +19,7 @@ from initrd.host.qemu.console import (
     split_hint,
 )
 from initrd.host.qemu.console_file import keep_console, keep_panic
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from initrd.template import PORTS, SEED_SIZE, Start, dump_start
 

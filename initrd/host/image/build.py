@@ -14,11 +14,12 @@ import os
 from collections.abc import Iterable
 
 from initrd.command import Command, CommandError, Commands, dump
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image import cpio
 from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.cached import IMAGES, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import MODULE, PROGRAM, read_file
 from initrd.options import COMMAND_FILE
 

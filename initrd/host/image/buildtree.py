@@ -12,7 +12,7 @@ import os
 import struct
 from functools import cached_property
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image.kmod import (
     ModuleTree,
     SoftDependency,
@@ -20,6 +20,8 @@ from initrd.host.image.kmod import (
     module_name,
     parse_softdeps,
 )
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import quote
 from initrd.host.system.rootfile import (
     MODULE_LIST,
     SMALL_FILE,
@@ -28,7 +30,6 @@ from initrd.host.system.rootfile import (
     open_file,
     read_file,
 )
-from initrd.printable import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ Source: the kernel's lib/decompress*.c.
 import ctypes
 from collections.abc import Callable
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

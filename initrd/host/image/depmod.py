@@ -12,9 +12,10 @@ import shutil
 import stat
 import time
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image.buildtree import ORDER, BuildTree
 from initrd.host.system.cached import file_state
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, is_number, is_temporary
 
 FOLDER = "modules"  # in the cache

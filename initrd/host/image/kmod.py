@@ -15,9 +15,10 @@ import re
 from functools import cached_property
 from itertools import islice
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import quote
 from initrd.host.system.rootfile import MODULE_LIST, find_in_root, list_directory, read_file
-from initrd.printable import quote
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -11,10 +11,11 @@ import re
 import stat
 from collections.abc import Generator, Iterator
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image.cpio import HEADER_SIZE, MAGIC, MAGIC_CRC, TRAILER, Entry
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import printable
 from initrd.host.system.rootfile import IMAGE, read_input
-from initrd.printable import printable
 from initrd.record import Record
 
 MAX_PARTS = 10_000  # compressed streams; images of distributions have up to 5

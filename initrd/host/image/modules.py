@@ -14,9 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 
 from initrd import options as boot_options
 from initrd.cmdline import parse, split
-from initrd.errors import HostError
 from initrd.host.image.buildtree import open_modules
 from initrd.host.image.kmod import ModuleTree
+from initrd.host.system.hosterror import HostError
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Root
 from initrd.record import Record
 

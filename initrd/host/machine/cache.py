@@ -5,10 +5,11 @@ That is images, kernels, links to modules, templates and test results.
 
 import stat
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image import depmod
 from initrd.host.qemu import accel
 from initrd.host.system import cached
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, is_number, is_temporary
 
 _FOLDERS = (*cached.FOLDERS, depmod.FOLDER, "templates")

@@ -8,9 +8,9 @@ import os
 from functools import partial
 
 from initrd.cmdline import Word, split
-from initrd.errors import HostError
 from initrd.host.machine.devices import parse_disk, parse_gdb, parse_net, parse_publish
 from initrd.host.qemu.accel import CHOICES
+from initrd.host.system.hosterror import HostError
 from initrd.options import OVERLAY_IN_MEMORY, Root, Share
 from initrd.record import Record
 from initrd.text import parse_natural

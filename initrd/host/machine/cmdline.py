@@ -6,10 +6,10 @@ Source of the limits: the kernel's `init/main.c` and `lib/cmdline.c`.
 """
 
 from initrd.cmdline import LISTS, OPTIONS, split_raw
-from initrd.errors import HostError
 from initrd.host.machine import locate
 from initrd.host.machine.config import Machine
 from initrd.host.qemu.arch import Arch
+from initrd.host.system.hosterror import HostError
 from initrd.options import BootOptions, CmdlineError, Root, Share
 
 _MAX_ARGUMENTS = 32  # CONFIG_INIT_ENV_ARG_LIMIT: with more of them the kernel panics

@@ -6,10 +6,10 @@ Raises HostError for invalid options. Of the host, only the terminal is examined
 import os
 
 from initrd.command import Command, Commands
-from initrd.errors import HostError
 from initrd.host.machine.cli import Arguments, default_of
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.system import terminal
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Share
 from initrd.record import Record

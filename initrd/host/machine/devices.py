@@ -6,8 +6,8 @@ Each function raises HostError for a value that is not of its form.
 import os
 import socket
 
-from initrd.errors import HostError
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.hosterror import HostError
 from initrd.text import parse_natural
 
 # What the guest reaches: not the services on the host's loopback, or these too.

@@ -12,9 +12,10 @@ import os
 import stat
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.machine.overlayfile import lock_overlay_file
 from initrd.host.qemu.argv import Disk
+from initrd.host.system.hosterror import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ import os
 import socket
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.machine.locate import runtime_directory
 from initrd.host.qemu.argv import path_stream
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import join_command
 from initrd.host.system.rootfile import find_in_root
-from initrd.printable import join_command
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -7,16 +7,16 @@ for the mount point, because the root is never changed. The rules for that place
 
 import os
 
-from initrd.errors import HostError
 from initrd.host.image.buildtree import BuildTree, is_build_tree
 from initrd.host.machine import locate
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import Kernel, find_module_directory
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import quote
 from initrd.host.system.rootfile import find_in_root
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
 from initrd.options import Share
-from initrd.printable import quote
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -7,7 +7,6 @@ import os
 from functools import partial
 
 from initrd.command import Command, Commands
-from initrd.errors import HostError
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
 from initrd.host.machine import gdb, guest_modules, locate
@@ -31,11 +30,12 @@ from initrd.host.qemu.pvh import find_pvh_kernel
 from initrd.host.qemu.seccomp import has_sandbox
 from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import join_command
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd, identify
 from initrd.options import CmdlineError, Share
-from initrd.printable import join_command
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -3,8 +3,8 @@
 import os
 import stat
 
-from initrd.errors import HostError
 from initrd.host.machine.config import Machine
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import find_in_root
 
 TYPE_CHECKING = False

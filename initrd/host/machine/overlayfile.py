@@ -11,8 +11,9 @@ import fcntl
 import os
 import stat
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.machine.locate import find_program
+from initrd.host.system.hosterror import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

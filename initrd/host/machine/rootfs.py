@@ -7,11 +7,12 @@ the guest, with `root` as the root directory, so that it never leads out of it.
 import os
 import re
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.image import buildtree
 from initrd.host.image.kmod import MODULE_DIRECTORIES
 from initrd.host.qemu.arch import ARCHES, Arch
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import KERNEL, find_in_root, list_directory, open_file
 from initrd.record import Record
 

@@ -11,7 +11,6 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
-from initrd.errors import HostError
 from initrd.host.machine import gdb
 from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.launch import Launch
@@ -22,6 +21,7 @@ from initrd.host.qemu.console import ConsoleLog, Ending, parse_ending
 from initrd.host.qemu.diskerror import DiskError, explain_disk_stop
 from initrd.host.qemu.loopback import LoopbackGuard
 from initrd.host.qemu.resources import explain_refused_resource
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Limit, Loop, is_ready
 from initrd.host.system.process import Process, Program
 from initrd.host.system.stream import Relay, Sink, StderrPipe, count_unread

@@ -7,9 +7,9 @@ the program, which a user can only report.
 import os
 from contextlib import contextmanager
 
-from initrd.errors import HostError
 from initrd.host.machine.locate import state_directory
 from initrd.host.qemu.console_file import save_console
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled
 from initrd.host.system.terminal import MessageWriter
 

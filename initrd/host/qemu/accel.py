@@ -16,9 +16,10 @@ import mmap
 import os
 import struct
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.qemu.arch import Arch, is_native
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder
 from initrd.host.system.process import run_in_child
 

@@ -7,7 +7,7 @@ Sources: QEMU's manual ("System emulator targets"), the kernel's serial drivers 
 
 import os
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.record import Record
 
 

@@ -11,8 +11,8 @@ returned for the user is short.
 
 import re
 
-from initrd.errors import HostError
-from initrd.printable import printable
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import printable
 from initrd.record import Record
 
 _LOG_SIZE = 1 << 20  # bytes that are kept; the reason of a failed boot is at the end

@@ -3,8 +3,9 @@
 import os
 import time
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.qemu.console import KernelPanic
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, is_number
 
 _FILES_KEPT = 10

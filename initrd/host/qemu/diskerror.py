@@ -8,8 +8,8 @@ when the kernel writes its data.
 import errno
 import os
 
-from initrd.errors import HostError
 from initrd.host.qemu.argv import Disk, find_disk
+from initrd.host.system.hosterror import HostError
 
 _LOST = "the guest's latest changes are lost"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -16,7 +16,8 @@ import os
 import socket
 import struct
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Loop
 from initrd.host.system.process import Process, Program
 from initrd.host.system.syscalls import install_notifying_filter

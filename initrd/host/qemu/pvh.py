@@ -16,9 +16,9 @@ include/xen/interface/elfnote.h (`XEN_ELFNOTE_PHYS32_ENTRY`), elf(5).
 import os
 import struct
 
-from initrd.errors import HostError
 from initrd.host.system.cached import KERNELS, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import KERNEL
 from initrd.record import Record
 

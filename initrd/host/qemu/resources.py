@@ -6,8 +6,9 @@ written.
 
 import socket
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.qemu.argv import PublishedPort, Setup
+from initrd.host.system.hosterror import HostError
 
 _FORWARDING = "Could not set up host forwarding rule"
 _LOCKING = ("Failed to get", "lock")  # `"write" lock`, `shared "write" lock`, `"consistent read"` …

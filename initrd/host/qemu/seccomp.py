@@ -6,8 +6,8 @@ does not exist. The answer is kept in the cache together with the state of the p
 Source: qemu-system(1); QEMU's softmmu/qemu-seccomp.c.
 """
 
-from initrd.errors import HostError
 from initrd.host.system.cached import QEMU_ANSWERS, Cache, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import capture_output, is_script
 
 TYPE_CHECKING = False

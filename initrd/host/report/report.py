@@ -8,11 +8,11 @@ import os
 from contextlib import contextmanager
 
 from initrd import __version__
-from initrd.errors import HostError
 from initrd.host.machine.run import PHASE_START
 from initrd.host.report.svg import draw
 from initrd.host.report.timeline import Phase, Timeline, process_age
 from initrd.host.system.files import check_writable, save_file
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import capture_output
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ Source: SVG 1.1, which every browser displays.
 from html import escape
 
 from initrd.host.report.timeline import Phase
-from initrd.printable import printable
+from initrd.host.system.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

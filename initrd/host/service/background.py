@@ -6,7 +6,6 @@ import socket
 import sys
 from contextlib import ExitStack, closing
 
-from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
 from initrd.host.machine.traceback_file import Mistake, explain_mistakes
@@ -15,6 +14,7 @@ from initrd.host.service.names import hold_name, open_names
 from initrd.host.service.owner import About, own_machine
 from initrd.host.service.requests import encode_error, receive_reply
 from initrd.host.system.deadline import TimeUp
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Limit, Loop, Signals
 from initrd.host.system.process import explain_shortage, fork
 from initrd.host.system.stream import Sink, send_now

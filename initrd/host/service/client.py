@@ -5,12 +5,12 @@ import socket
 from contextlib import ExitStack, contextmanager
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.command.session import KILLED
 from initrd.host.image.build import encode_command
 from initrd.host.qemu.console import explain_refusal, split_hint
 from initrd.host.service.requests import RUN, Request, receive_reply, send_request
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import WRITABLE, Loop
 from initrd.host.system.stream import close_connection, send_now
 

@@ -10,9 +10,10 @@ import socket
 import struct
 from contextlib import closing, contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.machine.locate import runtime_directory
 from initrd.host.service.requests import INFO, STOP, Request, receive_reply, send_request
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, is_ready
 from initrd.host.system.private import PrivateFolder
 

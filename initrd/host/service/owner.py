@@ -10,7 +10,7 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.frames import MAX_RUN
 from initrd.host.command.protocol import GuestWarnings, LocalStreams, read_text
 from initrd.host.command.session import CommandSession, start_session
@@ -30,6 +30,7 @@ from initrd.host.service.requests import (
     encode_reply,
     parse_request,
 )
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, WRITABLE, Loop
 from initrd.host.system.stream import close_connection, send_now
 from initrd.record import Record

@@ -12,13 +12,13 @@ from threading import Event, Thread
 from typing import IO, TYPE_CHECKING, Any
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.command.capture import descriptor
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.service.client import AttachedSession, attach
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Loop
+from initrd.host.system.printable import printable
 from initrd.host.system.stream import Sink, open_source
-from initrd.printable import printable
 from initrd.text import parse_natural
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ JSON. The socket stays open as long as the client wants the result. Both are of 
 import json
 import socket
 
-from initrd.errors import HostError
 from initrd.frames import CHANNELS, CONTROL
 from initrd.host.qemu.console import KernelPanic
+from initrd.host.system.hosterror import HostError
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -4,9 +4,9 @@ import os
 import socket
 from threading import Event, Thread
 
-from initrd.errors import HostError
 from initrd.host.machine.run import HostStreams
 from initrd.host.service.owner import Owner
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Cancelled, Limit, Loop
 from initrd.host.system.process import explain_shortage
 from initrd.host.system.stream import close_connection

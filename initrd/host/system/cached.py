@@ -21,7 +21,7 @@ import os
 import stat
 import time
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, is_number
 from initrd.record import Record
 

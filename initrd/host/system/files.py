@@ -9,7 +9,8 @@ import stat
 import sys
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.record import Record
 
 TYPE_CHECKING = False

@@ -13,7 +13,8 @@ import time
 import warnings
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, TERMINATING_SIGNALS, is_ready
 from initrd.host.system.syscalls import die_with_parent
 from initrd.record import Record

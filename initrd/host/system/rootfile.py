@@ -21,7 +21,8 @@ import os
 import stat
 from itertools import islice
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.syscalls import find_beneath
 from initrd.inroot import resolve
 from initrd.record import Record

@@ -29,7 +29,8 @@ Sources: open(2) with O_PATH, path_resolution(7); safe_path() of OpenSSH, for it
 import os
 import stat
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 
 _ROOT = 0  # the user ID
 _LINKS_MAX = 40  # the limit of the kernel

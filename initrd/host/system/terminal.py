@@ -11,16 +11,17 @@ import time
 import tty
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import (
     WRITABLE,
     Loop,
     die_of_signal,
     is_ready,
 )
+from initrd.host.system.printable import printable, printable_lines
 from initrd.host.system.process import fork_watchdog
 from initrd.host.system.stream import Sink
-from initrd.printable import printable, printable_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ import socket
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
-from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import (
     PHASE_LOAD,
@@ -19,6 +18,7 @@ from initrd.host.machine.run import (
 from initrd.host.qemu import argv
 from initrd.host.qemu.qmp import Monitor
 from initrd.host.qemu.resources import explain_refused_resource
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import WRITABLE, Limit, Loop
 
 TYPE_CHECKING = False

@@ -14,7 +14,8 @@ import struct
 import time
 from contextlib import contextmanager, nullcontext
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, is_number
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.template import memory

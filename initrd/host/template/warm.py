@@ -6,11 +6,12 @@ from contextlib import ExitStack, contextmanager
 from threading import Thread
 
 from initrd.cmdline import parse
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.rootfs import version_key
 from initrd.host.machine.run import HostStreams, RunningMachine
 from initrd.host.qemu.argv import MAX_PLUGGED, plugged_devices
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from initrd.host.template import memory
 from initrd.host.template.key import template_key, warm_of

@@ -7,8 +7,9 @@ with the state of the program's file: running it takes a tenth of the time until
 
 import os
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
 from initrd.host.system.cached import HELP_TEXTS, Cache, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import Program, capture_output, is_script
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox

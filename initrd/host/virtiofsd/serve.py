@@ -5,7 +5,8 @@ import signal
 import socket
 from contextlib import contextmanager
 
-from initrd.errors import HostError, reason
+from initrd.errors import reason
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import Process
 from initrd.host.system.safe_path import cannot_use, check_directory
 from initrd.host.system.stream import StderrPipe

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.frames import CLOSE, DATA, channel_of, encode_frame
 from initrd.host import vm as interface
+from initrd.host.system.hosterror import HostError
 from testbed import assets
 from tests.boot import flood as flood_program
 from tests.boot.chrootvm import Session, chrootvm, run
@@ -233,7 +233,7 @@ def test_named_machine_that_floods_ends_on_signals(
 
 BLOCKED = """
 import os, subprocess, sys
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.host import vm
 try:
     vm.run(sys.argv[1], ["sh", "-c", sys.argv[2]], stderr=2, timeout=15, memory="256M",

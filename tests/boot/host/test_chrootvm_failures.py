@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import vm as interface
+from initrd.host.system.hosterror import HostError
 from initrd.host.vm import Vm
 from testbed import assets
 from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm, run

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import vm as interface
+from initrd.host.system.hosterror import HostError
 from initrd.host.vm import CommandFailed, Vm
 from tests.boot.nested import run_nested
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import vm as interface
+from initrd.host.system.hosterror import HostError
 from initrd.host.vm import Machine
 from tests.boot.chrootvm import used_templates
 from tests.boot.images import TOP

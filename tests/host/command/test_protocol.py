@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from initrd.host.system.stream import Sink
 

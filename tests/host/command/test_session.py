@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import pytest
 
 from initrd.command import Command, load
-from initrd.errors import HostError
 from initrd.host.command import session
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import start_session
@@ -17,6 +16,7 @@ from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Hardware, Setup
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Loop
 from initrd.host.template import warm
 from initrd.host.template.start import TemplateError

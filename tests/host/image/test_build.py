@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command, load
-from initrd.errors import HostError
 from initrd.host.image import lsinitramfs, modules
 from initrd.host.image.build import (
     append_command_file,
@@ -22,6 +21,7 @@ from initrd.host.image.compress import METHODS
 from initrd.host.image.modules import Module, choose_modules
 from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
 from initrd.options import COMMAND_FILE
 from tests.host.image.module_trees import REQUIRED, content, write_tree
 

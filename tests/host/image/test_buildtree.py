@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image.buildtree import (
     BuildTree,
     is_build_tree,
@@ -14,6 +13,7 @@ from initrd.host.image.buildtree import (
 )
 from initrd.host.image.kmod import ModuleTree, SoftDependency
 from initrd.host.image.modules import ALWAYS, OVERLAY, choose_modules, filesystem_requirement
+from initrd.host.system.hosterror import HostError
 from tests.host.image.module_trees import elf_module, write, write_build_tree, write_tree
 
 MODULES = {

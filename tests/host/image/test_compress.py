@@ -6,9 +6,9 @@ import zlib
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image import compress
 from initrd.host.image.compress import METHODS, CompressError
+from initrd.host.system.hosterror import HostError
 
 COMPRESSORS = METHODS[1:]
 LIMIT = 64 << 20

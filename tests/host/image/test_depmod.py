@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image import depmod
 from initrd.host.image.buildtree import BuildTree
 from initrd.host.image.depmod import ENTRIES_KEPT, open_staged, remove_staged
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder
 from initrd.host.system.safe_path import UnsafeFolder
 from tests.host.conftest import write_program

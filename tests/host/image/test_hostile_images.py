@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image import compress, cpio, lsinitramfs
 from initrd.host.image.lsinitramfs import ImageError, list_image, read_entries
 from initrd.host.system import rootfile
+from initrd.host.system.hosterror import HostError
 from tests.host import hostile_roots
 
 EMPTY = gzip.compress(b"", mtime=0)
@@ -118,7 +118,7 @@ def test_image_that_unpacks_to_gigabytes_is_refused_with_limited_memory(tmp_path
     path.write_bytes(hostile_roots.gzip_bomb(3 << 30))
     program = """
         import sys
-        from initrd.errors import HostError
+        from initrd.host.system.hosterror import HostError
         from initrd.host.image import lsinitramfs
         from initrd.host.system.rootfile import Limit
         lsinitramfs.IMAGE = Limit(128 << 20, "an image")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image import build, buildtree, compress, kmod, modules
 from initrd.host.image.buildtree import BuildTree, has_option, is_build_tree, read_tree_release
 from initrd.host.image.kmod import ModuleTree
@@ -18,6 +17,7 @@ from initrd.host.image.modules import (
     load_order,
     module_requirement,
 )
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import MODULE_LIST
 from tests.host import hostile_roots
 from tests.host.image.module_trees import elf_module, write, write_build_tree, write_tree
@@ -94,7 +94,7 @@ def test_module_that_unpacks_to_gigabytes_is_refused_with_little_memory(tmp_path
     path.write_bytes(hostile_roots.gzip_bomb(6 << 30))
     program = """
         import sys
-        from initrd.errors import HostError
+        from initrd.host.system.hosterror import HostError
         from initrd.host.image.build import read_module
         try:
             read_module(sys.argv[1])
@@ -217,7 +217,7 @@ def test_list_at_the_limit_takes_limited_memory(name: str, text: str, tmp_path: 
     assert path.stat().st_size <= MODULE_LIST.size
     program = """
         import sys
-        from initrd.errors import HostError
+        from initrd.host.system.hosterror import HostError
         from initrd.host.image.modules import choose_modules, module_requirement
         try:
             choose_modules(sys.argv[1], map(module_requirement, ("a", "virtio")))

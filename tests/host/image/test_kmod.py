@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image.kmod import ModuleTree, SoftDependency, module_name
+from initrd.host.system.hosterror import HostError
 from tests.host.image.module_trees import write_tree
 
 FILES = {

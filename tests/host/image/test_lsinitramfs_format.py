@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image import cpio, lsinitramfs
 from initrd.host.image.cpio import Entry
 from initrd.host.image.lsinitramfs import format_entry, list_image
+from initrd.host.system.hosterror import HostError
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image.kmod import ModuleTree
 from initrd.host.image.modules import (
     Module,
@@ -14,6 +13,7 @@ from initrd.host.image.modules import (
     load_order,
     module_requirement,
 )
+from initrd.host.system.hosterror import HostError
 from tests.host.image.module_trees import write_tree
 
 Dependencies = dict[str, str]  # a module and, separated by blanks, its dependencies

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.image.build import open_boot_image
 from initrd.host.machine.cache import clean_cache
 from initrd.host.qemu.accel import cached_result
 from initrd.host.system import cached
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 
 FOLDERS = ("images", "kernels", "modules", "templates", "virtiofsd")

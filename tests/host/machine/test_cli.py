@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.machine.cli import (
     OPTIONS,
     Arguments,
@@ -18,6 +17,7 @@ from initrd.host.machine.cli import (
 )
 from initrd.host.machine.config import Machine, parse_command, parse_machine
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.hosterror import HostError
 from initrd.options import Share
 from tests.host.conftest import root_share
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.devices import parse_disk, parse_gdb, parse_net, parse_publish
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.hosterror import HostError
 
 
 @pytest.mark.parametrize(

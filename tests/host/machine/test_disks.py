@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.disks import lock_disks
 from initrd.host.qemu.argv import Disk
+from initrd.host.system.hosterror import HostError
 
 
 @pytest.fixture

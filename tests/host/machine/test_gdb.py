@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine import gdb
+from initrd.host.system.hosterror import HostError
 
 
 @pytest.fixture

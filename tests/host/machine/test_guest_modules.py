@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from initrd.cmdline import parse
-from initrd.errors import HostError
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.guest_modules import (
@@ -19,6 +18,7 @@ from initrd.host.machine.guest_modules import (
 from initrd.host.machine.launch import check_machine, format_commands, plan_launch
 from initrd.host.machine.rootfs import Kernel
 from initrd.host.qemu.arch import find_arch
+from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd import sandbox
 from initrd.host.virtiofsd.program import Virtiofsd
 from initrd.options import Share

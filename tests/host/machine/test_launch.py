@@ -8,7 +8,6 @@ import pytest
 
 from initrd.cmdline import parse
 from initrd.command import Command
-from initrd.errors import HostError
 from initrd.host.machine import locate
 from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
@@ -22,6 +21,7 @@ from initrd.host.machine.launch import (
 )
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Disk, PublishedPort
+from initrd.host.system.hosterror import HostError
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 from tests.host.qemu.kernel_images import PACKED, bzimage

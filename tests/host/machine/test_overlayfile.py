@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine import overlayfile
 from initrd.host.machine.overlayfile import file_system_size, lock_overlay_file, make_overlay_file
+from initrd.host.system.hosterror import HostError
 
 WORKING_MKFS = """#!/bin/sh
 for image; do :; done

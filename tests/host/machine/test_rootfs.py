@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.rootfs import (
     Kernel,
     find_built_kernel,
@@ -16,6 +15,7 @@ from initrd.host.machine.rootfs import (
 )
 from initrd.host.qemu.arch import find_arch
 from initrd.host.system import rootfile
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import find_in_root
 from tests.host.image.module_trees import write_build_tree
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams, start_machine
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Disk, Hardware, Setup
 from initrd.host.system.files import OpenFile
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from initrd.host.virtiofsd.program import Virtiofsd
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.traceback_file import Mistake, explain_mistakes
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled
 
 TOP = Path(__file__).parents[3]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.qemu.accel import cached_result, choose_accelerator, find_kvm_problem, probe_kvm
 from initrd.host.qemu.arch import ARCHES, Arch, find_arch, is_native
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import run_in_child
 
 NATIVE = find_arch()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.qemu.console import KernelPanic
 from initrd.host.qemu.console_file import keep_console, keep_panic, save_console
+from initrd.host.system.hosterror import HostError
 
 FAILED = HostError("the boot failed", "no root", "another")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.qemu import loopback
 from initrd.host.qemu.loopback import LoopbackGuard, is_allowed, parse_address, read_name_servers
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Loop
 from initrd.host.system.process import Process, Program
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.qemu.seccomp import SANDBOX, answer_to_probe, has_sandbox
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from tests.host.conftest import write_program
 
 # A program whose file has not just changed, so that the cache takes it.

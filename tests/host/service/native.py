@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from initrd.command import Commands, dump
-from initrd.errors import HostError
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.console import ConsoleLog, explain_oom_kill
 from initrd.host.service.owner import About, Owner
 from initrd.host.service.thread import OwnerThread
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import READABLE, Loop
 
 TOP_DIRECTORY = os.path.abspath(f"{__file__}/../../../..")

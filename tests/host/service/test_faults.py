@@ -17,7 +17,6 @@ import pytest
 
 from initrd import frames
 from initrd.command import Command, dump
-from initrd.errors import HostError
 from initrd.host import vm
 from initrd.host.command.protocol import CommandProtocol, LocalStreams
 from initrd.host.qemu.console import ConsoleLog
@@ -25,6 +24,7 @@ from initrd.host.service import client
 from initrd.host.service.owner import About, Owner
 from initrd.host.service.requests import Request, receive_reply, send_request
 from initrd.host.service.thread import OwnerThread
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from tests.host.service.native import start_owner
 

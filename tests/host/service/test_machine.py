@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host import vm
 from initrd.host.service.requests import Request, receive_reply, send_request
 from initrd.host.service.thread import OwnerThread
+from initrd.host.system.hosterror import HostError
 from tests.host.service.native import start_owner
 
 USER = f"{os.getuid()}:{os.getgid()}"

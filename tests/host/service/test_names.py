@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.service import names
+from initrd.host.system.hosterror import HostError
 
 
 @pytest.fixture

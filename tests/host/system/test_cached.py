@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.system.cached import ENTRIES_KEPT, Cache, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.hosterror import HostError
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.system.files import check_writable, save_file
+from initrd.host.system.hosterror import HostError
 
 REPOSITORY = Path(__file__).parents[3]
 

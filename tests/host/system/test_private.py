@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import PrivateFolder, UnsafeFolder
 from tests.host.system.conftest import ROOT, STRANGER, USER, Owners
 from tests.host.system.private_files import make, run_processes, write

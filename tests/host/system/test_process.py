@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.system import process
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import Process, Program, fork
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")

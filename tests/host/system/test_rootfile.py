@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.system import rootfile
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import (
     Limit,
     find_in_root,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_TEMPLATE, BootObserver, HostStreams
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.template import make
 from initrd.host.template.make import make_snapshot

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import PHASE_LOAD, PHASE_RESUME, BootObserver, HostStreams
 from initrd.host.qemu.argv import Disk, plugged_devices
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Limit, Loop
 from initrd.host.template import memory, start
 from initrd.host.template.start import TemplateError, start_from_template

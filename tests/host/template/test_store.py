@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import UnsafeFolder
 from initrd.host.template import memory, store
 from initrd.host.template.make import Snapshot

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.command.protocol import LocalStreams
 from initrd.host.command.session import start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Disk
+from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Cancelled, Loop
 from initrd.host.template import memory, store, warm
 from initrd.host.template.make import Snapshot

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
+from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd import sandbox
 from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, make_program
 from initrd.options import Share

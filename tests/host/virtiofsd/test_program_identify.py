@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.system.cached import Cache
+from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd.program import Virtiofsd, identify, parse_help, query
 
 ELF = os.path.realpath(

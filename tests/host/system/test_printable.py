@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from initrd.errors import HostError
 from initrd.host.qemu.console import KernelPanic
-from initrd.printable import join_command, printable, printable_lines
+from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import join_command, printable, printable_lines
 
 FORGED = "a\nok       kernel"
 
