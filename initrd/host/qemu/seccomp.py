@@ -3,12 +3,12 @@
 QEMU has no option that tells. Without the filter it refuses the option; with it, a parameter that
 does not exist. The answer is kept in the cache together with the state of the program's file.
 
-Source: qemu-system(1); QEMU's softmmu/qemu-seccomp.c.
+Source: qemu-system(1); QEMU's system/qemu-seccomp.c.
 """
 
-from initrd.host.system.cached import QEMU_ANSWERS, Cache, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.cached import QEMU_ANSWERS, Cache, CacheFolder, read_answer
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.process import capture_output, is_script
+from initrd.host.system.process import capture_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _DENIED = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
 SANDBOX = ("-sandbox", ",".join(("on", *(f"{group}=deny" for group in _DENIED))))
 _PARAMETER = "initrd-probe"
 _SIGN = f"Invalid parameter '{_PARAMETER}'".encode()
+_SUBJECT = b"sandbox"  # is in each answer about the option
 _KEPT = 4  # answers in the cache
 
 
@@ -32,19 +33,17 @@ def has_sandbox(
 ) -> bool:
     """Return whether a QEMU has the filter; False for a program that cannot be run.
 
-    A script is asked each time, because it may
-    start another program without changing.
+    An output that is no answer is not kept: a missing library may be the reason.
     """
 
-    def make_entry() -> CacheEntry:
-        return CacheEntry(ask(program), (program,))
+    def ask_about_option(program: str) -> bytes:
+        answer = ask(program)
+        if _SUBJECT not in answer:
+            raise HostError(f"cannot ask {program} about -sandbox", "it prints no answer")
+        return answer
 
     try:
-        if is_script(program):
-            return _SIGN in ask(program)
         folder = CacheFolder(cache, QEMU_ANSWERS, _KEPT)
-        with open(open_cached(folder, program, make_entry), "rb") as file:
-            file.seek(0)  # the offset of a file in memory is at its end
-            return _SIGN in file.read()
+        return _SIGN in read_answer(folder, program, ask_about_option)
     except HostError:  # the start of the machine reports why it cannot be run
         return False

@@ -127,6 +127,20 @@ def open_cached(
     return _open_in_memory(entry.content) if descriptor is None else descriptor
 
 
+def read_answer(folder: CacheFolder, program: str, ask: "Callable[[str], bytes]") -> bytes:
+    """Return what a program prints: from the cache while its file is unchanged, else from `ask`.
+
+    A script is asked each time, because it may start another program without changing. Raises what
+    `ask` raises, and keeps nothing then.
+    """
+    if _is_script(program):
+        return ask(program)
+    descriptor = open_cached(folder, program, lambda: CacheEntry(ask(program), (program,)))
+    with open(descriptor, "rb") as file:
+        file.seek(0)  # the offset of a file in memory is at its end
+        return file.read()
+
+
 def open_cache(cache: str, *, create: bool) -> PrivateFolder:
     """Open the directory of the cache. Raises what `PrivateFolder.open` raises."""
     return PrivateFolder.open(cache, create=create, readable=True, own_names=1)
@@ -152,6 +166,14 @@ def name_of(content: bytes) -> str:
     import hashlib  # noqa: PLC0415 - a slow import, not needed for an entry from the cache
 
     return hashlib.blake2b(content, digest_size=16).hexdigest() + ".img"
+
+
+def _is_script(program: str) -> bool:
+    try:
+        with open(program, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # executable and not readable: the kernel could not run such a script
+        return False
 
 
 def _state_text(path: str) -> str:

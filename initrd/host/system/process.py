@@ -224,15 +224,6 @@ def capture_output(program: str, *words: str, timeout: float = _OUTPUT_TIMEOUT) 
         return out.read() + err.read()
 
 
-def is_script(program: str) -> bool:
-    """Return whether a program is a script, and not machine code."""
-    try:
-        with open(program, "rb") as file:
-            return file.read(2) == b"#!"
-    except OSError:  # executable and not readable: the kernel could not run such a script
-        return False
-
-
 @contextmanager
 def explain_shortage() -> "Iterator[None]":
     """Raise a HostError in place of the exception for a resource that is exhausted or missing.

@@ -8,9 +8,9 @@ with the state of the program's file: running it takes a tenth of the time until
 import os
 
 from initrd.errors import reason
-from initrd.host.system.cached import HELP_TEXTS, Cache, CacheEntry, CacheFolder, open_cached
+from initrd.host.system.cached import HELP_TEXTS, Cache, CacheFolder, read_answer
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.process import Program, capture_output, is_script
+from initrd.host.system.process import Program, capture_output
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
@@ -47,20 +47,16 @@ def identify(
     """Return which virtiofsd a program is, by the output of `--help`, which the cache may hold.
 
     Raises HostError when it is none. Such an output is not kept: a missing library may be the
-    reason. A script is run each time, because it may start another program without changing.
+    reason.
     """
 
-    def make_entry() -> CacheEntry:
+    def ask(program: str) -> bytes:
         text = help_of(program)
         parse_help(program, text)
-        return CacheEntry(text, (program,))
+        return text
 
-    if is_script(program):
-        return parse_help(program, help_of(program))
     folder = CacheFolder(cache, HELP_TEXTS, HELP_TEXTS_KEPT)
-    with open(open_cached(folder, program, make_entry), "rb") as file:
-        file.seek(0)  # the offset of a file in memory is at its end
-        return parse_help(program, file.read())
+    return parse_help(program, read_answer(folder, program, ask))
 
 
 def query(program: str) -> Virtiofsd:

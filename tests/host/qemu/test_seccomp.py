@@ -39,6 +39,15 @@ def test_a_program_is_asked_once(cache: Cache) -> None:
     assert asked == [ELF]
 
 
+def test_an_output_that_is_no_answer_is_not_kept(cache: Cache) -> None:
+    answers = [WITH, b"error while loading shared libraries: libseccomp.so.2\n"]
+    assert [has_sandbox(ELF, cache, lambda _: answers.pop()) for _ in range(3)] == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_a_script_is_asked_each_time_because_it_may_start_another_program(
     tmp_path: Path, cache: Cache
 ) -> None:
