@@ -16,14 +16,13 @@ from initrd.errors import reason
 from initrd.host.image.buildtree import ORDER, BuildTree
 from initrd.host.system.cached import file_state
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.private import PrivateFolder, is_number, is_temporary
+from initrd.host.system.private import TEMPORARY_MAX_AGE, PrivateFolder, is_number, is_temporary
 
 FOLDER = "modules"  # in the cache
 ENTRIES_KEPT = 8
 _FORMAT = 1  # of an entry
 _COPIED = ("modules.builtin", "modules.builtin.modinfo")
 _TIMEOUT = 600.0  # seconds; a distribution's thousands of modules take some
-_TEMPORARY_MAX_AGE = 3600.0  # seconds; an older one was left by a crash
 _BUILD = "build"  # depmod does not look for modules in it
 
 
@@ -161,7 +160,7 @@ def _rename(folder: PrivateFolder, temporary: str, name: str) -> None:
 def _remove_oldest(folder: PrivateFolder) -> None:
     """Remove all but the entries that were used last, and temporary directories of crashes."""
     complete: list[tuple[int, str]] = []
-    oldest = (time.time() - _TEMPORARY_MAX_AGE) * 1e9
+    oldest = (time.time() - TEMPORARY_MAX_AGE) * 1e9
     for name, status in _entries(folder):
         if not is_temporary(name):
             complete.append((status.st_mtime_ns, name))

@@ -34,7 +34,6 @@ ENTRIES_KEPT = 8
 # Folders in the cache.
 IMAGES, KERNELS, HELP_TEXTS, QEMU_ANSWERS = "images", "kernels", "virtiofsd", "qemu"
 FOLDERS = (IMAGES, KERNELS, HELP_TEXTS, QEMU_ANSWERS)
-_TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
 _RECENT = 2.0  # seconds; a file changed so recently may change again without a new ctime
 _MAX_DESCRIPTION = 1 << 22  # bytes; that of an image with a hundred modules has 20 kB
 _COMPLETE = 946_684_800 * 10**9  # the time of modification of a complete file: 2000-01-01
@@ -261,7 +260,7 @@ def _write_complete(folder: PrivateFolder, name: str, content: bytes) -> None:
 
 def _remove_oldest(folder: PrivateFolder, kept: int) -> None:
     """Remove all but the `kept` entries that were used last, and temporary files of crashes."""
-    folder.remove_stale_temporaries(_TEMPORARY_MAX_AGE)
+    folder.remove_stale_temporaries()
     entries = [
         (status.st_atime_ns, name)
         for name, status in folder.entries()

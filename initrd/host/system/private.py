@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+TEMPORARY_MAX_AGE = 3600.0  # seconds; an older temporary file was left by a crash
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: open a named pipe without waiting. O_NOCTTY: a terminal stays a mere file.
@@ -162,7 +163,7 @@ class PrivateFolder:
 
     def create_temporary(self) -> tuple[int, str]:
         """Return a descriptor, to read and write, of a new file, and its name: for `commit`."""
-        name = f".{os.urandom(8).hex()}.tmp"
+        name = _temporary_name()
         flags = _FILE | os.O_CREAT | os.O_EXCL | os.O_RDWR
         return os.open(name, flags, 0o600, dir_fd=self._descriptor), name
 
@@ -237,7 +238,7 @@ class PrivateFolder:
 
     def create_temporary_folder(self) -> str:
         """Make a directory, and return its name: for `commit`."""
-        name = f".{os.urandom(8).hex()}.tmp"
+        name = _temporary_name()
         os.mkdir(name, 0o700, dir_fd=self._descriptor)
         return name
 
@@ -269,7 +270,7 @@ class PrivateFolder:
             found.append((name, status))
         return found
 
-    def remove_stale_temporaries(self, age_seconds: float) -> None:
+    def remove_stale_temporaries(self, age_seconds: float = TEMPORARY_MAX_AGE) -> None:
         """Remove temporary files not written to for longer than this: a crash has left them."""
         oldest = time.time() - age_seconds
         for name, status in self.entries():
@@ -344,6 +345,10 @@ def _why_file_is_unsafe(status: os.stat_result) -> str:
     if status.st_nlink > 1:
         return "it has another name (a hard link)"
     return ""
+
+
+def _temporary_name() -> str:
+    return f".{os.urandom(8).hex()}.tmp"
 
 
 def _check_name(name: str) -> str:
