@@ -42,8 +42,12 @@ from initrd.host.machine.run import (
     start_machine,
 )
 from initrd.host.machine.traceback_file import explain_mistakes
-from initrd.host.qemu.console import Ending, KernelPanic, explain_failure_of_init
-from initrd.host.qemu.console_file import keep_console
+from initrd.host.qemu.console import (
+    Ending,
+    KernelPanic,
+    explain_failure_of_init,
+    keep_console,
+)
 from initrd.host.qemu.initpanic import ConsoleSink
 from initrd.host.system.deadline import Deadline, TimeUp
 from initrd.host.system.hosterror import HostError

@@ -16,9 +16,10 @@ from initrd.host.qemu.console import (
     explain_oom_kill,
     explain_refusal,
     find_panic,
+    keep_console,
+    keep_panic,
     split_hint,
 )
-from initrd.host.qemu.console_file import keep_console, keep_panic
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
 from initrd.template import PORTS, SEED_SIZE, Start, dump_start

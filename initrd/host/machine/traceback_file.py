@@ -8,8 +8,8 @@ import os
 from contextlib import contextmanager
 
 from initrd.host.machine.locate import state_directory
-from initrd.host.qemu.console_file import save_console
 from initrd.host.system.hosterror import HostError
+from initrd.host.system.log_file import save_log
 from initrd.host.system.loop import Cancelled
 from initrd.host.system.terminal import MessageWriter
 
@@ -53,7 +53,7 @@ def _keep_traceback(error: Exception, environment: "Mapping[str, str]") -> str:
     content = "".join(format_exception(error)).encode(errors="backslashreplace")
     try:
         folder = os.path.join(state_directory(environment), "tracebacks")
-        return f"the traceback is kept in {save_console(folder, content.decode())}"
+        return f"the traceback is kept in {save_log(folder, content.decode())}"
     except (HostError, OSError, ValueError) as failure:  # ValueError: a path with a NUL byte
         MessageWriter().print_output_of(content)
         why = failure.why if isinstance(failure, HostError) else str(failure)

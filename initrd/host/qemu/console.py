@@ -1,8 +1,9 @@
-"""The guest's console output: keep the end of it, read from it how the guest ended.
+"""The guest's console output: keep the end of it, read from it how the guest ended, save it.
 
 A guest reports the exit status of its target, or why the boot failed, on the console only: in
 messages of `/init` and of the kernel. `parse_ending` reads them; the `explain_` functions turn them
-into messages for the user, with options of chrootvm to try.
+into messages for the user, with options of chrootvm to try; the `keep_` functions save the output
+and add the path of the file to an error.
 
 Root in the guest writes to the console what it wants. So each function takes time in proportion to
 the text: a pattern matches a prefix, a literal, or a bounded number of characters, and what is
@@ -12,6 +13,7 @@ returned for the user is short.
 import re
 
 from initrd.host.system.hosterror import HostError
+from initrd.host.system.log_file import save_log
 from initrd.host.system.printable import printable
 from initrd.record import Record
 
@@ -252,6 +254,32 @@ def explain_oom_kill(console: str, memory: int) -> str:
     others = len(killed) - _MAX_KILLED
     names = ", ".join(killed[:_MAX_KILLED]) + (f" and {others} others" if others > 0 else "")
     return f"the guest ran out of memory at {size} and killed {names}; try --memory {more}"
+
+
+def keep_console(error: HostError, folder: str, text: str) -> HostError:
+    """Save console output to a file in `folder`; return the error with the path of the file.
+
+    If it cannot be saved, the returned error has the reason in place of the path.
+    """
+    if not text:
+        return error
+    try:
+        where = f" (the guest's console is kept in {save_log(folder, text)})"
+    except HostError as failure:
+        where = _not_kept(failure)
+    return HostError(error.what, error.why + where, error.hint)
+
+
+def keep_panic(panic: KernelPanic, folder: str, text: str) -> None:
+    """Save the console output of a panic, and note its path in the error, or why there is none."""
+    try:
+        panic.console = save_log(folder, text)
+    except HostError as failure:
+        panic.why += _not_kept(failure)
+
+
+def _not_kept(failure: HostError) -> str:
+    return f" (the guest's console is not kept: {failure.what}: {failure.why})"
 
 
 def format_megabytes(size: int) -> str:

@@ -1,36 +1,14 @@
-"""The files with the consoles of machines that failed, and the errors that name them."""
+"""The errors that name the file with the console of a machine that failed."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from initrd.host.qemu.console import KernelPanic
-from initrd.host.qemu.console_file import keep_console, keep_panic, save_console
+from initrd.host.qemu.console import KernelPanic, keep_console, keep_panic
 from initrd.host.system.hosterror import HostError
 
 FAILED = HostError("the boot failed", "no root", "another")
-
-
-def test_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    path = Path(save_console(f"{tmp_path}/a/b", "text \udcff\n"))
-    assert path.read_bytes() == b"text \xff\n"
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-
-
-def test_only_the_ten_newest_files_are_kept(tmp_path: Path) -> None:
-    paths = [save_console(str(tmp_path), "", now=float(day * 86400)) for day in range(15)]
-    assert sorted(os.listdir(tmp_path)) == [os.path.basename(path) for path in paths[-10:]]
-
-
-def test_files_of_the_user_are_not_removed(tmp_path: Path) -> None:
-    names = ["a.log", "00000.log", "2026-01-01.log", "2026-01-01t00-00-00-12345.log", "x"]
-    for name in names:
-        (tmp_path / name).touch()
-    for day in range(15):
-        save_console(str(tmp_path), "", now=float(day * 86400))
-    assert set(names) < set(os.listdir(tmp_path))
-    assert len(os.listdir(tmp_path)) == 10 + len(names)
 
 
 def test_error_names_the_file(tmp_path: Path) -> None:
