@@ -77,10 +77,8 @@ if TYPE_CHECKING:
 HALTED = "the guest has halted and not switched off (halt -f); its machine was ended"
 FAILED, PANICKED = 125, 255  # exit statuses
 # What chrootvm does until the machine runs its program, for the message that the time is over.
-_PLANNING, _STARTING = (
-    "it was finding the files and making the image",
-    "it was starting QEMU and virtiofsd",
-)
+_PLANNING = "it was finding the files and making the image"
+_STARTING = "it was starting QEMU and virtiofsd"
 _ACTIVITIES = {
     PHASE_TEMPLATE: "it was making a template",
     PHASE_LOAD: "it was loading the template",
@@ -222,49 +220,80 @@ def boot(launch: Launch, arguments: Arguments, deadline: Deadline, observer: Boo
     loop = Loop()
     with ExitStack() as stack:
         messages = stack.enter_context(closing(MessageWriter(loop)))
-        signals = stack.enter_context(Signals(loop))
+        user = ConsoleUser(stack.enter_context(Signals(loop)), messages)
         output = stack.enter_context(closing(open_output(arguments, loop)))
         streams = HostStreams(output=output, observer=observer)
         if arguments.has("--verbose"):
             streams = streams.replace(on_stderr=messages.print_output_of)
-        with start_machine(launch, loop, streams) as machine:
-            escape, keys = EscapeKey(), ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
-            if is_terminal(STDIN) and arguments.has("--verbose"):
-                print_escape_key(messages)
-
-            def is_stopped() -> bool:
-                return escape.is_complete or keys.is_complete or bool(signals.received)
-
-            with connect_console(machine, escape, keys, messages) as raw:
-                if raw:
-                    signals.on_signal = JobControl(loop, raw).handle_signal
-                deadline.leave_to_loop()
-                in_time = loop.run(lambda: machine.is_off or is_stopped(), deadline.remaining())
-            signals.on_signal = lambda _: None
-            observer.phase_started(PHASE_END)
-            is_ended = machine.is_off and not is_stopped()
-            ending = find_ending(machine, launch) if is_ended else None
-            if ending and ending.target_ended:
-                output.drop_panic()
-    if signals.received:
-        die_of_signal(signals.received)
-    messages = MessageWriter()
-    if escape.is_complete:
-        report_keys(messages, ESCAPE_KEYS)
-        return ESCAPED
-    if keys.is_complete:
-        report_keys(messages, END_KEYS)
-        return 0
+        machine = stack.enter_context(start_machine(launch, loop, streams))
+        if is_terminal(STDIN) and arguments.has("--verbose"):
+            print_escape_key(messages)
+        in_time = run_console(machine, user, messages, deadline)
+        observer.phase_started(PHASE_END)
+        is_ended = machine.is_off and not user.ends_machine
+        ending = find_ending(machine, launch) if is_ended else None
+        if ending and ending.target_ended:
+            output.drop_panic()
+    status = user.report_end()
+    if status is not None:
+        return status
     if not in_time:
         deadline.activity = ""
-        messages.print_message(f"{deadline.explain('the machine still runs')}; ending it")
+        MessageWriter().print_message(f"{deadline.explain('the machine still runs')}; ending it")
         return TIMED_OUT
-    if ending is None:  # a signal arrived first
-        return FAILED
+    return report_ending(ending, machine, arguments) if ending else FAILED
+
+
+class ConsoleUser:
+    """What ends a machine from outside: keys of its console, and signals to this process."""
+
+    def __init__(self, signals: Signals, messages: MessageWriter) -> None:
+        self.signals = signals
+        self.escape = EscapeKey()
+        self.keys = ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
+
+    @property
+    def ends_machine(self) -> bool:
+        """Whether the machine is to end."""
+        return self.escape.is_complete or self.keys.is_complete or bool(self.signals.received)
+
+    def report_end(self) -> int | None:
+        """Return the exit status after keys have ended the machine; None if they have not.
+
+        A signal that has ended it ends this process, too.
+        """
+        if self.signals.received:
+            die_of_signal(self.signals.received)
+        if self.escape.is_complete:
+            report_keys(MessageWriter(), ESCAPE_KEYS)
+            return ESCAPED
+        if self.keys.is_complete:
+            report_keys(MessageWriter(), END_KEYS)
+            return 0
+        return None
+
+
+def run_console(
+    machine: RunningMachine, user: ConsoleUser, messages: MessageWriter, deadline: Deadline
+) -> bool:
+    """Connect the console until the machine is off or the user ends it; False: the time is over."""
+    with connect_console(machine, user, messages) as raw:
+        if raw:
+            user.signals.on_signal = JobControl(machine.loop, raw).handle_signal
+        deadline.leave_to_loop()
+        in_time = machine.loop.run(
+            lambda: machine.is_off or user.ends_machine, deadline.remaining()
+        )
+    user.signals.on_signal = lambda _: None
+    return in_time
+
+
+def report_ending(ending: Ending, machine: RunningMachine, arguments: Arguments) -> int:
+    """Print what the user has to know about the end of INIT; return the exit status."""
     if machine.has_halted:
-        messages.print_message(HALTED)
+        MessageWriter().print_message(HALTED)
     if ending.target_ended:
-        messages.print_message(explain_end_of_init(ending.status, arguments))
+        MessageWriter().print_message(explain_end_of_init(ending.status, arguments))
     return ending.status if ending.status >= 0 else 128 - ending.status
 
 
@@ -276,7 +305,7 @@ def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
 
 @contextmanager
 def connect_console(
-    machine: RunningMachine, escape: EscapeKey, keys: ConsoleKeys, messages: MessageWriter
+    machine: RunningMachine, user: ConsoleUser, messages: MessageWriter
 ) -> "Iterator[RawTerminal | None]":
     """Connect standard input to the console inside the `with`; yield it if it is a terminal."""
     raw = None
@@ -285,8 +314,8 @@ def connect_console(
         source = stack.enter_context(open_source(STDIN))
         if is_terminal(STDIN):
             raw = stack.enter_context(messages.raw())
-            relay = KeyboardRelay(machine.loop, source, console, escape.feed)
-            relay.translate = keys.translate
+            relay = KeyboardRelay(machine.loop, source, console, user.escape.feed)
+            relay.translate = user.keys.translate
             stack.callback(relay.stop)
         else:
             stack.callback(Relay(machine.loop, source, console).stop)

@@ -18,6 +18,7 @@ from initrd.host.system.loop import (
 )
 from initrd.host.system.stream import Sink, open_source
 from initrd.host.system.terminal import STDERR, STDIN, STDOUT, MessageWriter
+from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ class InteractiveUser:
         self._terminating_count = 0  # signals of TERMINATING_SIGNALS received
         self.end_requested = False  # the machine is to end, with or without the command
         self.escape = terminal.EscapeKey()  # ends the machine, too
+
+    @property
+    def ends_machine(self) -> bool:
+        """Whether the machine is to end, with or without the command."""
+        return self.end_requested or self.escape.is_complete
+
+    def connect(self, signals: Signals) -> None:
+        """Receive the signals of this process, the start of the command, and its input."""
+        signals.on_signal = self.handle_signal
+        self._session.guest.on_start = self.handle_start
+        self._session.guest.on_input = self.handle_input
 
     def handle_start(self) -> None:
         """Start the input of the command, which has started."""
@@ -122,6 +134,15 @@ def report_keys(messages: MessageWriter, keys: str) -> None:
     messages.print_message(f"ended by {keys}")
 
 
+class CommandEnd(Record):
+    """How the wait for a command has ended."""
+
+    status: int | None = None  # None: the command was not waited for, or not to its end
+    has_started: bool = False
+    is_requested: bool = False  # by signals to this process
+    is_escaped: bool = False  # by Ctrl-]
+
+
 def run_command(
     command: Command,
     open_session: "OpenSession",
@@ -138,6 +159,7 @@ def run_command(
         signals = enter(Signals(loop))
         out, err, log = (enter(closing(Sink(number))) for number in (STDOUT, STDERR, STDERR))
         local = LocalStreams(enter(open_source(STDIN)), out, err, on_warning=messages.print_message)
+        gdb_commands: list[str] = []
 
         def report_gdb(text: str) -> None:
             messages.print_message(text)
@@ -149,13 +171,10 @@ def run_command(
             streams = streams.replace(
                 output=log, on_stderr=messages.print_output_of, on_note=messages.print_message
             )
-        end_requested, status, session, has_started = False, None, None, False
-        gdb_commands: list[str] = []
-        escape = terminal.EscapeKey()
         try:
             session = enter(open_session(local, loop, streams))
         except Cancelled:
-            end_requested = bool(signals.received)
+            end = CommandEnd(is_requested=bool(signals.received))
         else:
 
             def enter_raw_mode() -> terminal.RawTerminal:
@@ -164,29 +183,48 @@ def run_command(
                 return enter(messages.raw())
 
             user = InteractiveUser(session, command, enter_raw_mode, observer)
-            signals.on_signal, session.guest.on_start = user.handle_signal, user.handle_start
-            session.guest.on_input, escape = user.handle_input, user.escape
+            user.connect(signals)
             if gdb_commands:
                 deadline.activity = "the machine was waiting for gdb, or booting"
-            deadline.leave_to_loop()
-            in_time = session.wait(
-                lambda: user.end_requested or escape.is_complete, deadline.remaining()
-            )
-            has_started = session.guest.started
-            observer.phase_started(PHASE_END)
-            end_requested = user.end_requested
-            if in_time and not end_requested and not escape.is_complete:
-                status = session.status(messages.print_message)
-        if session and status is None:
-            session.kill()
-    if end_requested:
-        die_of_signal(signals.received)
-    if escape.is_complete:
+            end = wait_for_command(session, user, deadline, observer, messages)
+    return report_end(end, signals.received, deadline)
+
+
+def wait_for_command(
+    session: "Session",
+    user: InteractiveUser,
+    deadline: Deadline,
+    observer: BootObserver,
+    messages: MessageWriter,
+) -> CommandEnd:
+    """Wait until the command ends, the user ends it, or the time is over. Raises HostError."""
+    deadline.leave_to_loop()
+    in_time = session.wait(lambda: user.ends_machine, deadline.remaining())
+    has_started = session.guest.started
+    observer.phase_started(PHASE_END)
+    is_requested = user.end_requested
+    status = None
+    if in_time and not user.ends_machine:
+        status = session.status(messages.print_message)
+    if status is None:
+        session.kill()
+    return CommandEnd(status, has_started, is_requested, user.escape.is_complete)
+
+
+def report_end(end: CommandEnd, number: int, deadline: Deadline) -> int:
+    """Print why the command has no status of its own; return the exit status.
+
+    `number`: of the signal that has ended the machine, which ends this process, too.
+    """
+    if end.is_requested:
+        die_of_signal(number)
+    if end.is_escaped:
         report_keys(MessageWriter(), terminal.ESCAPE_KEYS)
         return ESCAPED
-    if status is None:
-        MessageWriter().print_message(explain_time_up(deadline, has_started=has_started))
-    return TIMED_OUT if status is None else status
+    if end.status is None:
+        MessageWriter().print_message(explain_time_up(deadline, has_started=end.has_started))
+        return TIMED_OUT
+    return end.status
 
 
 def explain_time_up(deadline: Deadline, *, has_started: bool) -> str:
