@@ -108,40 +108,57 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         initrd=initrd,
         cmdline=cmdline,
         firmware=started.firmware,
-        shares=(*all_shares(machine), *of_guest.shares),
+        sandbox=has_sandbox(qemu, cache),
+    )
+    remark, warning = _explain_cache(cache)
+    launch = Launch(
+        _add_devices(setup, machine, of_guest.shares),
+        virtiofsd,
+        kernel.image,
+        machine.command,
+        os.path.join(locate.state_directory(environment), "failed-boots"),
+        gdb=machine.gdb,
+        remarks=tuple(filter(None, (of_guest.remark(kernel.release), remark))),
+        warning=warning,
+        release=started.release,
+    )
+    if not machine.warm or machine.command is None:
+        return launch
+    return _add_warm_start(launch, machine, kernel.release, cache)
+
+
+def _add_devices(setup: Setup, machine: Machine, module_shares: tuple[Share, ...]) -> Setup:
+    """Return the set-up with the devices and the further words that the options ask for."""
+    return setup.replace(
+        shares=(*all_shares(machine), *module_shares),
         ports=machine.command.ports if machine.command else (),
         disks=machine.disks,
         network=bool(machine.network),
         reaches_loopback=machine.network == NETWORK_WITH_HOST,
         published=machine.publish,
         mac=random_mac() if machine.network else "",
-        sandbox=has_sandbox(qemu, cache),
         extra=machine.qemu_arguments,
     )
-    logs = os.path.join(locate.state_directory(environment), "failed-boots")
-    is_unsafe = isinstance(cache.problem, UnsafeFolder)
-    without_cache = explain_cache_problem(cache.problem) if cache.problem else ""
-    remarks = (of_guest.remark(kernel.release), "" if is_unsafe else without_cache)
-    launch = Launch(
-        setup,
-        virtiofsd,
-        kernel.image,
-        machine.command,
-        logs,
-        gdb=machine.gdb,
-        remarks=tuple(filter(None, remarks)),
-        warning=without_cache if is_unsafe else "",
-        release=started.release,
-    )
-    if not machine.warm or machine.command is None:
-        return launch
+
+
+def _add_warm_start(launch: Launch, machine: Machine, release: str, cache: Cache) -> Launch:
+    """Return the launch with what a start from a template needs; `release`: of the kernel."""
+    hardware = launch.setup.hardware
     warm = Warm(
-        template_command_line(machine, arch, accelerator),
-        kernel.release,
+        template_command_line(machine, hardware.arch, hardware.accelerator),
+        release,
         os.path.join(cache.path, "templates"),
         machine.cache_limit,
     )
-    return launch.replace(setup=setup.replace(generation=random_uuid()), warm=warm)
+    return launch.replace(setup=launch.setup.replace(generation=random_uuid()), warm=warm)
+
+
+def _explain_cache(cache: Cache) -> tuple[str, str]:
+    """Return why nothing is kept: as a remark, or as a warning if others could change the cache."""
+    if not cache.problem:
+        return "", ""
+    message = explain_cache_problem(cache.problem)
+    return ("", message) if isinstance(cache.problem, UnsafeFolder) else (message, "")
 
 
 def explain_cache_problem(problem: HostError) -> str:

@@ -251,14 +251,10 @@ def start_machine(
         stderr = stack.enter_context(StderrPipe(loop, streams.on_stderr))
         waiting = stack.enter_context(_listen_for_gdb(launch, streams))
         shares = tuple(end.fileno() for end in sockets)
-        guard = stack.enter_context(LoopbackGuard()) if needs_guard(launch.setup) else None
         command = _qemu_program(qemu, streams, waiting, serial, shares)
-        if guard:
-            command = command.replace(before=guard.install)
         ending = _ending_signal(launch)
-        process = stack.enter_context(Process(command, stderr.writer, ending))
-        if guard:
-            guard.watch(loop, process.pid)
+        guard = stack.enter_context(LoopbackGuard()) if needs_guard(launch.setup) else None
+        process = stack.enter_context(_start_qemu(command, stderr, ending, guard, loop))
         machine.watch_qemu(process, stderr, launch.setup)
         stack.callback(loop.unwatch, process.pidfd)
         if monitor:
@@ -274,6 +270,19 @@ def start_machine(
         if ending == signal.SIGKILL:  # all of them at once: each takes some time to end
             stack.callback(_kill, (process, *(server.process for server in servers)))
         yield machine
+
+
+@contextmanager
+def _start_qemu(
+    command: Program, stderr: StderrPipe, ending: int, guard: LoopbackGuard | None, loop: Loop
+) -> "Iterator[Process]":
+    """Run QEMU inside the `with`; `guard`: what checks its connections, None: nothing does."""
+    if guard:
+        command = command.replace(before=guard.install)
+    with Process(command, stderr.writer, ending) as process:
+        if guard:
+            guard.watch(loop, process.pid)
+        yield process
 
 
 @contextmanager
