@@ -25,7 +25,7 @@ from initrd.host.system.printable import quote
 from initrd.host.system.rootfile import (
     MODULE_LIST,
     SMALL_FILE,
-    Limit,
+    SizeLimit,
     find_in_root,
     open_file,
     read_file,
@@ -192,7 +192,7 @@ def _read_at(file: int, offset: int, length: int) -> bytes:
     return os.pread(file, length, offset)
 
 
-def _read_text(directory: str, name: str, limit: Limit) -> str:
+def _read_text(directory: str, name: str, limit: SizeLimit) -> str:
     path = find_in_root(directory, name) or os.path.join(directory, name)
     try:
         return read_file(path, limit).decode(errors="surrogateescape")

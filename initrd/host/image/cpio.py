@@ -21,7 +21,7 @@ MAGIC = b"070701"
 MAGIC_CRC = b"070702"  # the same layout with a checksum, which `lsinitramfs` does not verify
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
-_PATH_MAX = 4096  # the kernel skips an entry with a longer name or link, without a message
+PATH_MAX = 4096  # bytes; the kernel skips an entry with a longer name or link, without a message
 _FIELD_MAX = 0xFFFFFFFF
 
 Name = str | bytes
@@ -98,7 +98,7 @@ def _by_path(entries: Iterable[Entry]) -> dict[bytes, Entry]:
     tree: dict[bytes, Entry] = {}
     for entry in entries:
         _check_path(entry.path)
-        if stat.S_ISLNK(entry.mode) and len(entry.data) >= _PATH_MAX:
+        if stat.S_ISLNK(entry.mode) and len(entry.data) >= PATH_MAX:
             raise ValueError(f"{os.fsdecode(entry.path)}: a link that an archive cannot hold")
         if entry.path in tree:
             raise ValueError(f"{os.fsdecode(entry.path)}: there twice")
@@ -110,7 +110,7 @@ def _check_path(path: bytes) -> None:
     parts = path.split(b"/")
     if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
         raise ValueError(f"{os.fsdecode(path)!r}: not a plain relative path")
-    if path == TRAILER or len(path) >= _PATH_MAX:
+    if path == TRAILER or len(path) >= PATH_MAX:
         raise ValueError(f"{os.fsdecode(path)!r}: a name that an archive cannot hold")
 
 

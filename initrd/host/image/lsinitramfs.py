@@ -12,7 +12,7 @@ import stat
 from collections.abc import Generator, Iterator
 
 from initrd.errors import reason
-from initrd.host.image.cpio import HEADER_SIZE, MAGIC, MAGIC_CRC, TRAILER, Entry
+from initrd.host.image.cpio import HEADER_SIZE, MAGIC, MAGIC_CRC, PATH_MAX, TRAILER, Entry
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.printable import printable
 from initrd.host.system.rootfile import IMAGE, read_input
@@ -20,7 +20,6 @@ from initrd.record import Record
 
 MAX_PARTS = 10_000  # compressed streams; images of distributions have up to 5
 MAX_ENTRIES = 1_000_000  # files, in all archives; a whole distribution has some 300,000
-_PATH_MAX = 4096  # bytes of a name, or of a link's target; the kernel skips an entry with more
 _ZEROS = re.compile(rb"\0*")
 
 
@@ -167,8 +166,8 @@ class _Reader:
 
 def _check_lengths(offset: int, header: _Header) -> None:
     target_size = header.size if stat.S_ISLNK(header.mode) else 0
-    if max(header.name_size, target_size) > _PATH_MAX:
-        raise ImageError(f"byte {offset}: the entry's name or link has more than {_PATH_MAX} bytes")
+    if max(header.name_size, target_size) > PATH_MAX:
+        raise ImageError(f"byte {offset}: the entry's name or link has more than {PATH_MAX} bytes")
 
 
 def _read_header(image: bytes, offset: int) -> _Header:

@@ -28,7 +28,7 @@ from initrd.inroot import resolve
 from initrd.record import Record
 
 
-class Limit(Record):
+class SizeLimit(Record):
     """The most bytes that files of one kind may have."""
 
     size: int
@@ -37,12 +37,12 @@ class Limit(Record):
 
 # Lists: twice those of a kernel with all of Linux built in. A module with its debug information has
 # some 100 MiB, a distribution's uncompressed kernel 60 MiB. An image has to fit into a guest.
-SMALL_FILE = Limit(1 << 20, "a small text file")
-MODULE_LIST = Limit(16 << 20, "a list of modules")
-MODULE = Limit(256 << 20, "a module")
-KERNEL = Limit(256 << 20, "a kernel")
-PROGRAM = Limit(256 << 20, "the program /init")
-IMAGE = Limit(1 << 30, "an image")
+SMALL_FILE = SizeLimit(1 << 20, "a small text file")
+MODULE_LIST = SizeLimit(16 << 20, "a list of modules")
+MODULE = SizeLimit(256 << 20, "a module")
+KERNEL = SizeLimit(256 << 20, "a kernel")
+PROGRAM = SizeLimit(256 << 20, "the program /init")
+IMAGE = SizeLimit(1 << 30, "an image")
 
 MAX_ENTRIES = 10_000  # of a directory that is listed; the largest have some hundred kernels
 _MAX_PATH = 4096  # bytes: PATH_MAX of the kernel
@@ -80,7 +80,7 @@ def find_in_root(root: str, path: str) -> str:
         raise HostError(what, reason(error)) from error
 
 
-def open_file(path: str, limit: Limit | None = None, *, follow: bool = False) -> int:
+def open_file(path: str, limit: SizeLimit | None = None, *, follow: bool = False) -> int:
     """Return a descriptor of the regular file `path`, open for reading. It never blocks.
 
     `path` is a result of `find_in_root`. `follow`: the user has named it, so its links are
@@ -95,12 +95,12 @@ def open_file(path: str, limit: Limit | None = None, *, follow: bool = False) ->
         os.close(place)
 
 
-def read_file(path: str, limit: Limit, *, follow: bool = False) -> bytes:
+def read_file(path: str, limit: SizeLimit, *, follow: bool = False) -> bytes:
     """Return the content of a file. Raises the errors of `open_file`."""
     return _read_all(open_file(path, limit, follow=follow), path, limit)
 
 
-def read_input(path: str, limit: Limit) -> bytes:
+def read_input(path: str, limit: SizeLimit) -> bytes:
     """Return the content of a file that the user has named, or of a pipe of this process.
 
     Such a pipe is `/dev/stdin`, or what a shell makes of `<(command)`: it has no name in a file
@@ -135,7 +135,7 @@ def list_directory(path: str) -> list[str]:
     return names
 
 
-def _open_regular(place: int, path: str, limit: Limit | None, *, follow: bool) -> int:
+def _open_regular(place: int, path: str, limit: SizeLimit | None, *, follow: bool) -> int:
     """Return a descriptor for reading of a file that is open with O_PATH, after all checks."""
     _check_file(place, path, limit)
     if not follow:
@@ -143,7 +143,7 @@ def _open_regular(place: int, path: str, limit: Limit | None, *, follow: bool) -
     return os.open(_link_of(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _read_all(descriptor: int, path: str, limit: Limit) -> bytes:
+def _read_all(descriptor: int, path: str, limit: SizeLimit) -> bytes:
     """Return all that there is to read, and close the descriptor. Raises HostError."""
     chunks, total = [], 0
     with open(descriptor, "rb", buffering=0) as file:
@@ -199,7 +199,7 @@ def _link_of(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
-def _check_file(descriptor: int, path: str, limit: Limit | None) -> None:
+def _check_file(descriptor: int, path: str, limit: SizeLimit | None) -> None:
     """Raise HostError unless this is a regular file within the limit; OSError for a directory."""
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
@@ -218,6 +218,6 @@ def _check_unmoved(descriptor: int, path: str) -> None:
         raise HostError(f"cannot read {path}", why)
 
 
-def _too_large(path: str, limit: Limit) -> HostError:
+def _too_large(path: str, limit: SizeLimit) -> HostError:
     why = f"it has more than {limit.size >> 20} MiB, which is the limit for {limit.kind}"
     return HostError(f"cannot read {path}", why)

@@ -85,7 +85,7 @@ def test_number_of_entries_is_limited_over_all_archives(monkeypatch: pytest.Monk
 
 
 def test_what_all_parts_unpack_to_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lsinitramfs, "IMAGE", rootfile.Limit(1 << 20, "an image"))
+    monkeypatch.setattr(lsinitramfs, "IMAGE", rootfile.SizeLimit(1 << 20, "an image"))
     part = compress.compress(FIRST + bytes(400_000), "gzip")
     with pytest.raises(ImageError, match=f"byte {2 * len(part)}: it has more than 0 MiB when"):
         list(read_entries(part * 3))
@@ -108,7 +108,7 @@ def test_zeros_are_skipped_at_once(tmp_path: Path) -> None:
 def test_long_name_or_target_is_an_error(
     entry: cpio.Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lsinitramfs, "_PATH_MAX", 3000)
+    monkeypatch.setattr(lsinitramfs, "PATH_MAX", 3000)
     with pytest.raises(ImageError, match="name or link has more than 3000 bytes"):
         list(read_entries(cpio.pack([entry])))
 
@@ -120,8 +120,8 @@ def test_image_that_unpacks_to_gigabytes_is_refused_with_limited_memory(tmp_path
         import sys
         from initrd.host.system.hosterror import HostError
         from initrd.host.image import lsinitramfs
-        from initrd.host.system.rootfile import Limit
-        lsinitramfs.IMAGE = Limit(128 << 20, "an image")
+        from initrd.host.system.rootfile import SizeLimit
+        lsinitramfs.IMAGE = SizeLimit(128 << 20, "an image")
         try:
             list(lsinitramfs.list_image(sys.argv[1]))
         except HostError as error:

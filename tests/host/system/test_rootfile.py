@@ -14,7 +14,7 @@ import pytest
 from initrd.host.system import rootfile
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import (
-    Limit,
+    SizeLimit,
     find_in_root,
     list_directory,
     open_file,
@@ -22,7 +22,7 @@ from initrd.host.system.rootfile import (
     read_input,
 )
 
-LIMIT = Limit(1 << 20, "a test")
+LIMIT = SizeLimit(1 << 20, "a test")
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_pipe_with_more_than_the_limit_is_refused() -> None:
         pipe.write(b"content")
         pipe.flush()
         with pytest.raises(HostError, match="more than 0 MiB, which is the limit for a test"):
-            read_input(f"/dev/fd/{reader}", Limit(6, "a test"))
+            read_input(f"/dev/fd/{reader}", SizeLimit(6, "a test"))
 
 
 @pytest.mark.parametrize(("size", "is_refused"), [(LIMIT.size, False), (LIMIT.size + 1, True)])
@@ -240,7 +240,7 @@ def test_file_exchanged_after_the_check_is_not_read(
     path = str(root / "dir/file")
     check = rootfile._check_file
 
-    def exchange(descriptor: int, name: str, limit: Limit | None) -> None:
+    def exchange(descriptor: int, name: str, limit: SizeLimit | None) -> None:
         check(descriptor, name, limit)
         os.unlink(path)
         os.mkfifo(path)
