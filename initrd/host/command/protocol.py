@@ -303,7 +303,7 @@ class CommandProtocol:
         if name not in self._outputs:
             raise HostError(_NOT_UNDERSTOOD, f"it has ended {name[:40]!r}, which is no output")
         self._receive_once(f"eof {name}")
-        self._lengths.setdefault(name, _parse_number(length))
+        self._lengths[name] = _parse_number(length)
 
     def _finish(self, word: str, text: str) -> None:
         self.final = (word, read_text(text))

@@ -11,8 +11,9 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 
-from initrd.host.system.loop import LONGEST_POLL, READABLE, WRITABLE, is_ready
+from initrd.host.system.loop import LONGEST_POLL, READABLE, WRITABLE, Limit, is_ready
 from initrd.host.system.process import fork_watchdog
+from initrd.host.system.terminal import STDERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 GRACE_PERIOD = 5.0  # seconds after the deadline for a main loop to end, and then for TimeUp
-_STDERR = 2
 _KILLED = b"chrootvm: it does not respond, not even to its own --timeout: killed\n"
 
 
@@ -33,18 +33,18 @@ class Deadline:
 
     def __init__(self, seconds: float | None, grace_period: float = GRACE_PERIOD) -> None:
         """Begin a period of `seconds`; None: without end."""
-        self.seconds = seconds
         self.activity = ""  # what the program does, as a clause; for `explain`
         self._grace_period = grace_period
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._limit = Limit(seconds)
 
     def remaining(self) -> float | None:
         """Return the seconds that are left, at least 0; None: without end."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
+        return self._limit.remaining()
 
     def explain(self, what: str) -> str:
         """Return the message that `what` is the case at the deadline, and what took the time."""
-        return f"{what} after {self.seconds:g} s" + (f": {self.activity}" if self.activity else "")
+        after = f"{what} after {self._limit.seconds:g} s"
+        return f"{after}: {self.activity}" if self.activity else after
 
     @contextmanager
     def enforced(self) -> "Iterator[None]":
@@ -102,8 +102,8 @@ def _start_watchdog(seconds: float) -> int:
             if is_ready(program, READABLE, min(remaining, LONGEST_POLL)):  # it has ended
                 return
         signal.pidfd_send_signal(program, signal.SIGKILL)
-        if is_ready(_STDERR, WRITABLE):
-            os.write(_STDERR, _KILLED)
+        if is_ready(STDERR, WRITABLE):
+            os.write(STDERR, _KILLED)
 
     try:
         return fork_watchdog(wait, program)

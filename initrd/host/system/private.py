@@ -99,7 +99,7 @@ class PrivateFolder:
     def open(cls, path: str, *, create: bool, readable: bool = False, own_names: int = 2) -> "Self":
         """Open the directory at the absolute `path`; `create`: make missing components.
 
-        `readable`: other users may list the directory, as may those of earlier versions.
+        `readable`: other users may list the directory.
         `own_names`: how many components at the end may not be links.
 
         Raises UnsafeFolder; FileNotFoundError without `create`; and HostError when a component
