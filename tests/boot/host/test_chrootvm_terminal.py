@@ -13,7 +13,8 @@ from testbed import assets
 from tests.boot.chrootvm import COMMAND
 from tests.boot.terminal import Terminal
 
-pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
+pytestmark = pytest.mark.boot
+of_commands = pytest.mark.usefixtures("start")  # an INIT does not start from a template
 
 CHROOTVM = shlex.join(COMMAND)
 
@@ -38,6 +39,7 @@ def check_job_control(terminal: Terminal) -> None:
     terminal.expect("^C")
 
 
+@of_commands
 def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) -> None:
     before = terminal.modes()
     terminal.run(f"clear; {CHROOTVM} --env PS1='there> ' {assets.debian_root()} -- bash --norc")
@@ -56,6 +58,7 @@ def test_a_shell_has_job_control_and_the_size_of_the_window(terminal: Terminal) 
     assert terminal.modes() == before
 
 
+@of_commands
 def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
     terminal: Terminal, start: str
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
 IGNORING = "trap '' HUP INT QUIT TERM TSTP; stty raw -echo; echo it runs; while :; do :; done"
 
 
+@of_commands
 def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all(
     terminal: Terminal,
 ) -> None:
@@ -94,6 +98,7 @@ def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all
         assert terminal.modes() == before
 
 
+@of_commands
 def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} --verbose {assets.busybox_root()} -- sh 2>&1")
     terminal.expect("chrootvm: Ctrl-] three times within a second ends the machine")
@@ -101,6 +106,7 @@ def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) 
     terminal.expect("here>")
 
 
+@of_commands
 def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
     terminal.expect("~")
@@ -115,6 +121,7 @@ def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     assert "written by hand\ntwo lines\n" in terminal.screen()
 
 
+@of_commands
 def test_top_draws_its_screen(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.debian_root()} -- top")
     terminal.expect("Tasks:")
@@ -122,6 +129,7 @@ def test_top_draws_its_screen(terminal: Terminal) -> None:
     terminal.expect("here>")
 
 
+@of_commands
 def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
     terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -136,21 +144,18 @@ def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
     terminal.expect("status 137")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP], ids=["TSTP", "STOP"])
-@pytest.mark.parametrize("words", ["-- sh", "sh"], ids=["command", "INIT"])
-def test_a_chrootvm_that_was_stopped_from_elsewhere_is_raw_again_after_fg(
-    terminal: Terminal, tmp_path: Path, words: str, stop: signal.Signals
-) -> None:
+def check_stop_and_fg(terminal: Terminal, folder: Path, words: str, stop: signal.Signals) -> None:
+    """Stop a chrootvm in the foreground by a signal; after fg its terminal is raw again."""
     terminal.run("PS1='bash> ' exec bash --norc")
     terminal.expect("bash>")
     before = terminal.modes()
     script = "stty -echo; echo it runs; read words; echo heard $words; sleep 1000"
     command = f"{CHROOTVM} {assets.busybox_root()} {words} -c '{script}'"
-    terminal.run(f"clear; sh -c 'echo $$ >{tmp_path}/pid; exec \"$@\"' sh {command}")
+    terminal.run(f"clear; sh -c 'echo $$ >{folder}/pid; exec \"$@\"' sh {command}")
     terminal.expect("it runs")
     raw = terminal.modes()
     assert raw != before
-    os.kill(int((tmp_path / "pid").read_text()), stop)
+    os.kill(int((folder / "pid").read_text()), stop)
     terminal.expect("[1]+  Stopped")
     terminal.run("clear; stty -a | tr ' ' '\\n' | grep -x icanon; fg")
     terminal.expect_modes(raw)
@@ -162,6 +167,25 @@ def test_a_chrootvm_that_was_stopped_from_elsewhere_is_raw_again_after_fg(
     assert terminal.modes() == before
 
 
+STOPS = pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP], ids=["TSTP", "STOP"])
+
+
+@of_commands
+@STOPS
+def test_terminal_of_a_command_is_raw_again_after_a_stop_from_elsewhere_and_fg(
+    terminal: Terminal, tmp_path: Path, stop: signal.Signals
+) -> None:
+    check_stop_and_fg(terminal, tmp_path, "-- sh", stop)
+
+
+@STOPS
+def test_terminal_of_an_init_is_raw_again_after_a_stop_from_elsewhere_and_fg(
+    terminal: Terminal, tmp_path: Path, stop: signal.Signals
+) -> None:
+    check_stop_and_fg(terminal, tmp_path, "sh", stop)
+
+
+@of_commands
 def test_a_background_chrootvm_reads_the_terminal_after_fg(terminal: Terminal) -> None:
     terminal.run("PS1='bash> ' exec bash --norc")
     terminal.expect("bash>")
