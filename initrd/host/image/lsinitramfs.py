@@ -38,14 +38,7 @@ def read_entries(image: bytes) -> Iterator[Entry]:
     """
     if not image:
         raise ImageError("it is empty")
-    offset, reader = 0, _Reader()
-    while offset < len(image):
-        if image[offset] == 0:
-            offset = _skip_zeros(image, offset)
-        elif _is_archive(image, offset):
-            offset = yield from reader.read_archive(image, offset)
-        else:
-            offset = yield from reader.read_compressed(image, offset)
+    yield from _Reader().read_parts(image, is_compressed=False)
 
 
 def list_image(path: str) -> Iterator[str]:
@@ -113,7 +106,20 @@ class _Reader:
         self._parts = self._entries = 0
         self._size = IMAGE.size  # bytes that the next parts may have when decompressed
 
-    def read_compressed(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
+    def read_parts(self, image: bytes, *, is_compressed: bool) -> Iterator[Entry]:
+        """Yield the entries of an image, or of what was compressed in one: archives only."""
+        offset = 0
+        while offset < len(image):
+            if image[offset] == 0:
+                offset = _skip_zeros(image, offset)
+            elif _is_archive(image, offset):
+                offset = yield from self._read_archive(image, offset)
+            elif is_compressed:
+                raise ImageError(f"byte {offset}: no cpio archive starts here")
+            else:
+                offset = yield from self._read_compressed(image, offset)
+
+    def _read_compressed(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
         """Yield the entries of the compressed stream at `offset`; return the offset of its end."""
         from initrd.host.image import compress  # noqa: PLC0415 - most images are not compressed
 
@@ -126,12 +132,12 @@ class _Reader:
             raise ImageError(f"byte {offset}: {error}") from error
         self._size -= len(content)
         try:
-            yield from self._read_archives(content)
+            yield from self.read_parts(content, is_compressed=True)
         except ImageError as error:
             raise ImageError(f"in what is compressed at byte {offset}: {error}") from error
         return offset + size
 
-    def read_archive(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
+    def _read_archive(self, image: bytes, offset: int) -> Generator[Entry, None, int]:
         """Yield the entries of the archive at `offset`; return the offset of its end."""
         first_names: dict[tuple[int, int, int], bytes] = {}
         while True:
@@ -152,16 +158,6 @@ class _Reader:
                 link = first if first != name else b""
             yield _make_entry(header, name, body, link)
             offset = _align(body_offset + header.size)
-
-    def _read_archives(self, content: bytes) -> Generator[Entry, None, None]:
-        offset = 0
-        while offset < len(content):
-            if content[offset] == 0:
-                offset = _skip_zeros(content, offset)
-            elif _is_archive(content, offset):
-                offset = yield from self.read_archive(content, offset)
-            else:
-                raise ImageError(f"byte {offset}: no cpio archive starts here")
 
 
 def _check_lengths(offset: int, header: _Header) -> None:
