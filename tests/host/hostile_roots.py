@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 
 # Files that block when they are opened or read without care, or that have no end.
@@ -34,6 +36,30 @@ def gzip_bomb(size: int) -> bytes:
     head = stream.compress(b"\x7fELF") + stream.flush(zlib.Z_FULL_FLUSH)
     piece = stream.compress(bytes(16 << 20)) + stream.flush(zlib.Z_FULL_FLUSH)
     return head + piece * (size >> 24)
+
+
+class CountedDecompressors:
+    """Takes the place of zlib.decompressobj() in a test; notes the sizes of what passes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given: list[int] = []  # bytes
+        self.produced: list[int] = []  # bytes
+        self._make = zlib.decompressobj
+        monkeypatch.setattr(zlib, "decompressobj", lambda wbits: _Counted(self, self._make(wbits)))
+
+
+class _Counted:
+    def __init__(self, counts: CountedDecompressors, stream: "zlib._Decompress") -> None:
+        self._counts, self._stream = counts, stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        content = self._stream.decompress(data, max_length)
+        self._counts.given.append(len(data))
+        self._counts.produced.append(len(content))
+        return content
 
 
 def elf_with_headers(count: int, segment_type: int, offset: int, length: int) -> bytes:

@@ -3,7 +3,6 @@
 import gzip
 import os
 import signal
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,25 +44,11 @@ def test_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 def test_empty_compressed_parts_are_read_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part gives the decompressor a piece of limited size, not all that follows."""
-    given: list[int] = []
-    make = zlib.decompressobj
-
-    class Counting:
-        def __init__(self, wbits: int) -> None:
-            self._stream = make(wbits)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._stream, name)
-
-        def decompress(self, data: bytes, max_length: int) -> bytes:
-            given.append(len(data))
-            return self._stream.decompress(data, max_length)
-
-    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    counted = hostile_roots.CountedDecompressors(monkeypatch)
     count = 5000
     assert list(read_entries(EMPTY * count)) == []
-    assert len(given) == count
-    assert max(given) == 512
+    assert len(counted.given) == count
+    assert max(counted.given) == 512
 
 
 @pytest.mark.parametrize("method", compress.METHODS[1:])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -289,26 +288,11 @@ def test_section_of_a_huge_module_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_bomb_is_decompressed_up_to_the_limit_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    produced: list[int] = []
-    make = zlib.decompressobj
-
-    class Counting:
-        def __init__(self, wbits: int) -> None:
-            self._stream = make(wbits)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._stream, name)
-
-        def decompress(self, data: bytes, max_length: int) -> bytes:
-            content = self._stream.decompress(data, max_length)
-            produced.append(len(content))
-            return content
-
-    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    counted = hostile_roots.CountedDecompressors(monkeypatch)
     bomb = hostile_roots.gzip_bomb(1 << 30)
     with pytest.raises(compress.CompressError, match="more than 1 MiB"):
         compress.decompress(bomb, 1 << 20)
-    assert sum(produced) == (1 << 20) + 1
+    assert sum(counted.produced) == (1 << 20) + 1
 
 
 def test_module_that_is_cut_short_anywhere_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from initrd.host.system.cached import Cache
 from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd.program import Virtiofsd, identify, parse_help, query
+from tests.host.conftest import write_program
 
 ELF = os.path.realpath(
     sys.executable
@@ -16,13 +17,6 @@ ELF = os.path.realpath(
 C_HELP = "usage: virtiofsd [options]\n  -o source=PATH  shared directory tree\n"
 RUST_HELP = "Usage: virtiofsd --shared-dir <SHARED_DIR>\n  --readonly\n"
 OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
-
-
-def write_program(folder: Path, script: str) -> str:
-    path = folder / "virtiofsd"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -53,19 +47,21 @@ def test_family_and_features_are_read_from_the_help(answer: str, virtiofsd: Virt
 
 
 def test_query_runs_the_program_with_help(tmp_path: Path) -> None:
-    path = write_program(tmp_path, 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"')
+    path = write_program(
+        tmp_path / "virtiofsd", 'test "$1" = --help && echo "  --shared-dir <DIR>  --readonly"'
+    )
     assert query(path) == Virtiofsd(path, "rust", readonly=True)
 
 
 def test_help_may_be_on_standard_error_with_a_failed_status(tmp_path: Path) -> None:
-    path = write_program(tmp_path, 'echo "    -o source=PATH" >&2; exit 1')
+    path = write_program(tmp_path / "virtiofsd", 'echo "    -o source=PATH" >&2; exit 1')
     assert query(path).family == "c"
 
 
 @pytest.mark.parametrize("script", ["echo hello", "exit 1", "kill $$"])
 def test_other_programs_are_refused(tmp_path: Path, script: str) -> None:
     with pytest.raises(HostError, match="is no virtiofsd"):
-        query(write_program(tmp_path, script))
+        query(write_program(tmp_path / "virtiofsd", script))
 
 
 def test_error_about_a_program_that_cannot_run_has_its_path(tmp_path: Path) -> None:
@@ -98,7 +94,7 @@ def test_answer_of_another_program_is_not_cached(cache: Cache) -> None:
 
 def test_script_is_run_each_time(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "answer").write_text(RUST_HELP)
-    path = write_program(tmp_path, f"cat {tmp_path}/answer")
+    path = write_program(tmp_path / "virtiofsd", f"cat {tmp_path}/answer")
     os.utime(path, (0, 0))
     assert identify(path, cache).family == "rust"
     (tmp_path / "answer").write_text(C_HELP)
