@@ -130,22 +130,23 @@ class ModuleTree:
         """Return the modules with an alias in canonical form."""
         if alias in self._builtin_aliases:
             return ()
-        names = self._modules_by_alias.get(alias, ())
-        return tuple(sorted({*names} & self._lines.keys())) or None
+        return self._modules_by_alias.get(alias)
 
     @cached_property
     def _builtin_aliases(self) -> frozenset[str]:
         text = canonical_name(self._read("modules.builtin.modinfo"))
-        return frozenset(re.findall(r"\.alias=([^\0]*)\0", text))
+        # With a NUL at its end the pattern would take quadratic time where that is missing.
+        return frozenset(re.findall(r"\.alias=([^\0]*)", text))
 
     @cached_property
-    def _modules_by_alias(self) -> dict[str, list[str]]:
+    def _modules_by_alias(self) -> dict[str, tuple[str, ...]]:
         """The names of modules by alias. One pass, however many aliases are looked up."""
         found: dict[str, list[str]] = {}
         text = canonical_name(self._read("modules.alias"))
         for alias, name in re.findall(r"^alias (\S+) (\S+)$", text, re.MULTILINE):
-            found.setdefault(alias, []).append(name)
-        return found
+            if name in self._lines:
+                found.setdefault(alias, []).append(name)
+        return {alias: tuple(sorted({*names})) for alias, names in found.items()}
 
     @cached_property
     def _builtin(self) -> frozenset[str]:

@@ -183,6 +183,21 @@ def test_lists_are_read_once_however_many_aliases_are_looked_up(
     assert len(read) == len(LISTS)
 
 
+@pytest.mark.parametrize("name", ["a", "missing"])
+def test_alias_of_many_lines_is_looked_up_as_fast_as_others(name: str, tmp_path: Path) -> None:
+    """The time must not be the product of the lines of one list and the words of the other."""
+    alias = f"alias x {name}\n" * 500_000
+    directory = write_tree(tmp_path, FILES, alias=alias, softdep="softdep b pre:" + " x" * 100_000)
+    assert choose(directory, "b") == ["a", "b"]
+
+
+def test_aliases_of_the_kernel_without_an_end_are_read_in_linear_time(tmp_path: Path) -> None:
+    directory = write_tree(tmp_path, FILES)
+    (tmp_path / "modules.builtin.modinfo").write_text(".alias=" * 2_000_000)
+    with pytest.raises(HostError, match="no module c in"):
+        choose(directory, "c")
+
+
 def test_line_with_too_many_dependencies_is_refused(tmp_path: Path) -> None:
     directory = write_tree(tmp_path, {})
     (tmp_path / "modules.dep").write_text("a.ko:" + " a.ko" * (kmod.MAX_MODULES + 1))
