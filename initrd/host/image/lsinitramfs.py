@@ -21,6 +21,7 @@ from initrd.record import Record
 MAX_PARTS = 10_000  # compressed streams; images of distributions have up to 5
 MAX_ENTRIES = 1_000_000  # files, in all archives; a whole distribution has some 300,000
 _ZEROS = re.compile(rb"\0*")
+_BLOCK = bytes(1 << 16)  # zeros
 
 
 class ImageError(ValueError):
@@ -95,6 +96,8 @@ def _is_archive(image: bytes, offset: int) -> bool:
 
 
 def _skip_zeros(image: bytes, offset: int) -> int:
+    while image.startswith(_BLOCK, offset):  # a match of 1 GiB would hold up signals for seconds
+        offset += len(_BLOCK)
     found = _ZEROS.match(image, offset)
     return found.end() if found else offset
 
