@@ -28,6 +28,7 @@ from initrd.host.qemu.console import format_megabytes
 from initrd.host.qemu.resources import explain_port, find_port_problem
 from initrd.host.system.cached import Cache
 from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import shorten
 from initrd.host.system.process import capture_output
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
@@ -87,8 +88,9 @@ def format_verdict(findings: "Iterable[Finding]") -> str:
 
 def _format_finding(finding: Finding) -> list[str]:
     margin = " " * (_STATE_WIDTH + _SUBJECT_WIDTH + 2)
-    line = f"{finding.state:{_STATE_WIDTH}} {finding.subject:{_SUBJECT_WIDTH}} {finding.text}"
-    return [line, f"{margin}try: {finding.hint}"] if finding.hint else [line]
+    text = shorten(finding.text)
+    line = f"{finding.state:{_STATE_WIDTH}} {finding.subject:{_SUBJECT_WIDTH}} {text}"
+    return [line, f"{margin}try: {shorten(finding.hint)}"] if finding.hint else [line]
 
 
 def check_kernel(context: CheckContext) -> Finding:

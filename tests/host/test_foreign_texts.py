@@ -352,3 +352,23 @@ def test_list_of_an_image_has_no_name_as_it_is(tmp_path: Path) -> None:
     check_printed(done.stdout)
     image.write_bytes(b"damaged")
     check_printed(run("mkvirtinitrd", tmp_path, "--list", str(image)).stderr)
+
+
+@pytest.mark.parametrize("program", ["mkvirtinitrd", "chrootvm"])
+def test_message_with_a_name_of_megabytes_is_short(program: str, tmp_path: Path) -> None:
+    """A module depends on one whose name is as long as the list of modules may be."""
+    builtin = ("virtio_console.ko",)
+    directory = write_tree(tmp_path / "root/usr/lib/modules/6.1", REQUIRED, builtin=builtin)
+    with open(f"{directory}/modules.dep", "a") as file:
+        file.write("kernel/long.ko: " + "\x1b" * (8 << 20) + "\n")
+    Path(directory, "vmlinuz").touch()
+    (tmp_path / "init").write_bytes(b"\x7fELF")
+    words = {
+        "mkvirtinitrd": ["--module=long", f"{tmp_path}/init", directory, f"{tmp_path}/image"],
+        "chrootvm": ["--doctor", "--module=long", f"--init={tmp_path}/init", f"{tmp_path}/root"],
+    }
+    done = run(program, tmp_path, *words[program])
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    assert rb"module \x1b\x1b" in output
+    assert len(output) < 100_000

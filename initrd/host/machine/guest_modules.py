@@ -12,7 +12,7 @@ from initrd.host.machine import locate
 from initrd.host.machine.config import Machine
 from initrd.host.machine.rootfs import Kernel, find_module_directory
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.printable import quote
+from initrd.host.system.printable import quote, shorten
 from initrd.host.system.rootfile import find_in_root
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
@@ -40,7 +40,7 @@ class GuestModules(Record):
             return ""
         hint = f"; try: {self.missing.hint}" if self.missing.hint else ""
         what = f"the guest has no modules in /{_MODULES}/{release}"
-        return f"{what}: {self.missing.what}: {self.missing.why}{hint}"
+        return shorten(f"{what}: {self.missing.what}: {self.missing.why}{hint}")
 
 
 def find_guest_modules(

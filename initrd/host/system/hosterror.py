@@ -1,7 +1,7 @@
 """The error of the programs on the host. Its text is safe to print on a terminal. Pure."""
 
 from initrd.errors import ExplainedError
-from initrd.host.system.printable import printable
+from initrd.host.system.printable import printable, shorten
 
 
 class HostError(ExplainedError):
@@ -11,6 +11,9 @@ class HostError(ExplainedError):
     """
 
     def __str__(self) -> str:
-        """Return the message, safe to print: each part is one line, see `printable`."""
-        hint = f"\ntry: {printable(self.hint)}" if self.hint else ""
-        return f"{printable(self.what)}: {printable(self.why)}{hint}"
+        """Return the message, safe to print: each part is one line, see `printable`.
+
+        A part of more than MAX_MESSAGE characters is cut.
+        """
+        what, why, hint = (printable(shorten(part)) for part in (self.what, self.why, self.hint))
+        return f"{what}: {why}" + (f"\ntry: {hint}" if hint else "")

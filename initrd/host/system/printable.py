@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MAX_MESSAGE = 10_000  # characters of a part of a message: two of the longest paths fit in
 _BREAKS = str.maketrans("", "", "\n\t")
 
 
@@ -22,6 +23,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text that is too long for a part of a message."""
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
 def printable_lines(text: str) -> str:
