@@ -8,7 +8,7 @@ Sources: depmod(8); `modules_install` of the kernel's scripts/Makefile.modinst.
 """
 
 import os
-import shutil
+import resource
 import stat
 import time
 
@@ -17,12 +17,18 @@ from initrd.host.image.buildtree import ORDER, BuildTree
 from initrd.host.system.cached import file_state
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.private import TEMPORARY_MAX_AGE, PrivateFolder, is_number, is_temporary
+from initrd.host.system.process import Process, Program
+from initrd.host.system.rootfile import MODULE_LIST, read_file
 
 FOLDER = "modules"  # in the cache
 ENTRIES_KEPT = 8
 _FORMAT = 1  # of an entry
 _COPIED = ("modules.builtin", "modules.builtin.modinfo")
 _TIMEOUT = 600.0  # seconds; a distribution's thousands of modules take some
+# Bytes. It has the largest module in memory, and what it keeps of all: less than 300 MB for all of
+# Linux. It keeps some hundred bytes for each alias, and a hostile tree can have any number.
+_MAX_ADDRESS_SPACE = 2 << 30
+_MAX_TAIL = 1000  # bytes of its standard error
 _BUILD = "build"  # depmod does not look for modules in it
 
 
@@ -108,36 +114,55 @@ def _fill(tree: BuildTree, directory: str) -> None:
         order.writelines(f"kernel/{file}\n" for file in present)
     for name in _COPIED:
         source = tree.find_file(name)
-        if os.path.isfile(source):
-            shutil.copyfile(source, os.path.join(directory, name))
+        try:
+            content = read_file(source, MODULE_LIST)
+        except FileNotFoundError:  # a kernel without modules that are built in
+            continue
+        with open(os.path.join(directory, name), "wb") as copy:
+            copy.write(content)
 
 
 def _run_depmod(depmod: str, base: str, directory: str, descriptor: int) -> None:
     """Run depmod for the one module directory below `base`. Raises HostError.
 
-    It inherits the descriptor, by which `base` is reached.
+    It inherits the descriptor, by which `base` is reached. It ends with this process.
     """
-    import subprocess  # noqa: PLC0415 - a slow import, seldom needed
-
-    command = [depmod, "-b", base, os.path.basename(directory)]
-    null, what = subprocess.DEVNULL, f"cannot run {depmod} for the modules of the guest"
-    try:
-        done = subprocess.run(
-            command,
-            stdin=null,
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-            pass_fds=(descriptor,),
+    what = f"cannot run {depmod} for the modules of the guest"
+    with (
+        open(os.devnull, "r+b") as null,
+        open(os.memfd_create("stderr"), "w+b") as stderr,
+    ):
+        program = Program(
+            (depmod, "-b", base, os.path.basename(directory)),
+            descriptors=(descriptor,),
+            before=_limit_memory,
+            standard=(null.fileno(), null.fileno()),
         )
-    except OSError as error:
-        raise HostError(what, reason(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise HostError(what, f"it does not end within {_TIMEOUT:g} s") from error
-    if done.returncode or not os.path.exists(os.path.join(directory, "modules.dep.bin")):
-        output = done.stderr.decode(errors="replace").strip().splitlines()
-        why = f"exit status {done.returncode}"
-        raise HostError(what, f"{why}: {output[-1]}" if output else why)
+        try:
+            process = Process(program, stderr.fileno())
+        except HostError as error:
+            raise HostError(what, error.why.removeprefix(f"{depmod}: ")) from error
+        with process:
+            status = process.wait(_TIMEOUT)
+        last = _read_last_line(stderr.fileno())
+    if status is None:
+        raise HostError(what, f"it does not end within {_TIMEOUT:g} s")
+    if status or not os.path.exists(os.path.join(directory, "modules.dep.bin")):
+        why = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        raise HostError(what, f"{why}: {last}" if last else why)
+
+
+def _limit_memory() -> None:
+    """Limit the address space of this process, which becomes depmod. Raises OSError."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = _MAX_ADDRESS_SPACE if hard == resource.RLIM_INFINITY else min(hard, _MAX_ADDRESS_SPACE)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _read_last_line(file: int) -> str:
+    size = os.fstat(file).st_size
+    tail = os.pread(file, _MAX_TAIL, max(0, size - _MAX_TAIL))
+    return tail.decode(errors="surrogateescape").strip().rpartition("\n")[2]
 
 
 def _allow_reading(directory: str) -> None:

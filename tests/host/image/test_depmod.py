@@ -142,6 +142,20 @@ def test_file_out_of_the_tree_is_not_copied(tree: BuildTree, tmp_path: Path) -> 
     assert os.listdir(tmp_path / "cache/modules") == []
 
 
+@pytest.mark.parametrize("name", ["modules.builtin", "modules.builtin.modinfo"])
+def test_huge_list_is_not_copied(name: str, tree: BuildTree, tmp_path: Path) -> None:
+    os.truncate(f"{tree.directory}/{name}", 1 << 36)
+    with pytest.raises(HostError, match=f"{name}: it has more than 16 MiB"):
+        open_staged(tree, "6.1", program(tmp_path), f"{tmp_path}/cache")
+    assert os.listdir(tmp_path / "cache/modules") == []
+
+
+def test_memory_of_depmod_is_limited(tree: BuildTree, tmp_path: Path) -> None:
+    limited = write_program(tmp_path / "limited", "ulimit -v >&2; exit 1")
+    with pytest.raises(HostError, match=f"exit status 1: {2 << 20}$"):  # in KiB
+        open_staged(tree, "6.1", limited, f"{tmp_path}/cache")
+
+
 def test_directory_that_others_can_write_to_is_not_used(tree: BuildTree, tmp_path: Path) -> None:
     (tmp_path / "cache/modules").mkdir(parents=True)
     (tmp_path / "cache/modules").chmod(0o777)
