@@ -10,7 +10,7 @@ Sources: QEMU's `docs/system/gdb.rst`; unix(7).
 
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from initrd.errors import reason
 from initrd.host.machine.locate import runtime_directory
@@ -18,11 +18,12 @@ from initrd.host.qemu.argv import path_stream
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.printable import join_command
 from initrd.host.system.rootfile import find_in_root
+from initrd.host.system.safe_path import new_directory
 from initrd.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 _LOOPBACK = "127.0.0.1"
 _NAME = "gdb"  # of the unix socket
@@ -77,13 +78,15 @@ def listen(port: int, environment: "Mapping[str, str]") -> "Iterator[GdbSocket]"
         with _bind(socket.AF_INET, (_LOOPBACK, port), address) as listener:
             yield GdbSocket(listener, address)
         return
-    with _own_folder(environment) as folder:
-        path = f"{folder}/{_NAME}"
+    folder = _choose_folder(environment)
+    with new_directory(folder, "--gdb=PORT") as descriptor:
+        path = f"/proc/self/fd/{descriptor}/{_NAME}"
         try:
-            with _bind(socket.AF_UNIX, path, path) as listener:
-                yield GdbSocket(listener, path)
+            with _bind(socket.AF_UNIX, path, f"{folder}/{_NAME}") as listener:
+                yield GdbSocket(listener, f"{folder}/{_NAME}")
         finally:
-            _ignore_missing(os.unlink, path)
+            with suppress(FileNotFoundError):  # removed by the user, or a program that cleans up
+                os.unlink(path)
 
 
 def _bind(family: int, address: "tuple[str, int] | str", name: str) -> socket.socket:
@@ -99,23 +102,11 @@ def _bind(family: int, address: "tuple[str, int] | str", name: str) -> socket.so
     return listener
 
 
-@contextmanager
-def _own_folder(environment: "Mapping[str, str]") -> "Iterator[str]":
-    """Make a directory for this user only; it is removed with the `with`. Raises HostError."""
+def _choose_folder(environment: "Mapping[str, str]") -> str:
+    """Return the path of a directory to make, whose socket gdb can connect to."""
     name = f"chrootvm-{os.urandom(8).hex()}"
-    folder = next(
-        folder
-        for folder in (f"{parent}/{name}" for parent in _parents(environment))
-        if _fits(f"{folder}/{_NAME}")
-    )
-    try:
-        os.mkdir(folder, 0o700)
-    except OSError as error:
-        raise HostError(f"cannot make {folder}", reason(error), "--gdb=PORT") from error
-    try:
-        yield folder
-    finally:
-        _ignore_missing(os.rmdir, folder)
+    folders = (f"{parent}/{name}" for parent in _parents(environment))
+    return next(folder for folder in folders if _fits(f"{folder}/{_NAME}"))
 
 
 def _parents(environment: "Mapping[str, str]") -> "Iterator[str]":
@@ -130,10 +121,3 @@ def _parents(environment: "Mapping[str, str]") -> "Iterator[str]":
 def _fits(path: str) -> bool:
     """Return whether gdb can connect to a path: one with a colon is a host and a port for it."""
     return ":" not in path and len(os.fsencode(path)) <= _MAX_PATH
-
-
-def _ignore_missing(remove: "Callable[[str], None]", path: str) -> None:
-    try:
-        remove(path)
-    except FileNotFoundError:  # removed by the user, or a program that cleans up
-        pass

@@ -28,9 +28,14 @@ Sources: open(2) with O_PATH, path_resolution(7); safe_path() of OpenSSH, for it
 
 import os
 import stat
+from contextlib import contextmanager, suppress
 
 from initrd.errors import reason
 from initrd.host.system.hosterror import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ROOT = 0  # the user ID
 _LINKS_MAX = 40  # the limit of the kernel
@@ -68,6 +73,43 @@ def open_directory(path: str, *, create: bool, readable: bool, own_names: int) -
         raise HostError(cannot_use(path), f"{walk.place}: {reason(error)}") from error
     finally:
         os.close(walk.descriptor)
+
+
+@contextmanager
+def new_directory(path: str, hint: str) -> "Iterator[int]":
+    """Make a directory for this user only, for the `with`; yield a descriptor, without reading.
+
+    It is made where others may make files, as in TMPDIR. All work in it has to be relative to the
+    descriptor: the owner of the directory above can put another one in its place at any time. What
+    this user has made in it is to be removed before the end. Raises HostError.
+    """
+    try:
+        os.mkdir(path, stat.S_IRWXU)
+    except OSError as error:
+        raise HostError(f"cannot make {path}", reason(error), hint) from error
+    try:
+        descriptor = _open_new(path, hint)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    finally:
+        with suppress(OSError):  # it is gone, or another file, which may not be empty, is there
+            os.rmdir(path)
+
+
+def _open_new(path: str, hint: str) -> int:
+    """Return a descriptor of a directory that has just been made. Raises HostError."""
+    try:
+        descriptor = os.open(path, _COMPONENT)
+    except OSError as error:
+        raise HostError(cannot_use(path), reason(error), hint) from error
+    try:
+        check_directory(path, os.fstat(descriptor), readable=False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def check_directory(path: str, status: os.stat_result, *, readable: bool) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from initrd.errors import reason
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.process import Process
-from initrd.host.system.safe_path import cannot_use, check_directory
+from initrd.host.system.safe_path import new_directory
 from initrd.host.system.stream import StderrPipe
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.program import Virtiofsd
@@ -69,26 +69,13 @@ class ConnectedListener:
         """Connect the two; `folder`: for the socket's name, by default TMPDIR. Raises HostError."""
         parent = folder or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         private = os.path.join(parent, f"chrootvm-{os.urandom(8).hex()}")
-        try:
-            os.mkdir(private, 0o700)
-        except OSError as error:
-            raise HostError(f"cannot make {private}", reason(error), _HINT) from error
-        try:
-            self._connect(private)
-        finally:
-            _remove(private)
-
-    def _connect(self, private: str) -> None:
-        # Through a descriptor: the name has to fit into 108 bytes, however long TMPDIR is.
-        descriptor = _open_own(private)
-        name = f"/proc/self/fd/{descriptor}/socket"
-        try:
+        with new_directory(private, _HINT) as descriptor:
+            # Through a descriptor: the name has to fit into 108 bytes, however long TMPDIR is.
+            name = f"/proc/self/fd/{descriptor}/socket"
             self.listener.bind(name)
             self.listener.listen(1)
             self.connection.connect(name)
             os.unlink(name)
-        finally:
-            os.close(descriptor)
 
     def __enter__(self) -> "Self":
         return self
@@ -100,28 +87,3 @@ class ConnectedListener:
         """Close this process's copies of both ends: each program then detects the other's end."""
         self.listener.close()
         self.connection.close()
-
-
-def _open_own(path: str) -> int:
-    """Open a directory of this user that has just been made; return the descriptor.
-
-    Raises HostError when the owner of the directory above has put another file in its place.
-    """
-    try:
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        raise HostError(cannot_use(path), reason(error), _HINT) from error
-    try:
-        check_directory(path, os.fstat(descriptor), readable=False)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _remove(folder: str) -> None:
-    try:
-        os.rmdir(folder)
-    except (FileNotFoundError, NotADirectoryError):  # another file was put in its place
-        pass

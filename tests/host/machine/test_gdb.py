@@ -44,6 +44,27 @@ def test_socket_that_is_gone_is_no_error(runtime: str) -> None:
         os.rmdir(os.path.dirname(waiting.address))
 
 
+def test_no_file_is_removed_where_the_owner_of_tmpdir_leads_to(directory: str) -> None:
+    """The owner of TMPDIR can rename the directory, and put a link in its place."""
+    other = Path(directory, "other")
+    other.mkdir()
+    (other / "gdb").write_text("a program")
+    with gdb.listen(0, {"TMPDIR": directory}) as waiting:
+        folder = os.path.dirname(waiting.address)
+        os.rename(folder, f"{directory}/renamed")
+        os.symlink(other, folder)
+    assert (other / "gdb").read_text() == "a program"
+    assert os.listdir(f"{directory}/renamed") == []
+
+
+def test_directory_that_is_not_empty_in_the_place_of_the_own_one_is_left(directory: str) -> None:
+    with gdb.listen(0, {"TMPDIR": directory}) as waiting:
+        folder = os.path.dirname(waiting.address)
+        os.rename(folder, f"{directory}/renamed")
+        os.makedirs(f"{folder}/full")
+    assert os.listdir(folder) == ["full"]
+
+
 @pytest.mark.parametrize("flaw", ["mode", "link", "missing", "relative", "unset", "colon", "long"])
 def test_runtime_directory_that_cannot_be_used_is_replaced_by_tmpdir(
     runtime: str, directory: str, flaw: str
