@@ -89,12 +89,21 @@ def read_modules(modules: Iterable[Module]) -> list[tuple[str, bytes]]:
     contents, total = [], 0
     for module in modules:
         content = read_module(module.path)
-        total += len(content)
+        # The file may be large and its content small: many names of it would take hours.
+        total += max(len(content), _size_of(module.path))
         if total > _MAX_MODULES_SIZE:
             why = f"the modules have more than {_MAX_MODULES_SIZE >> 20} MiB, decompressed"
             raise HostError("cannot make the image", why, "fewer modules")
         contents.append((module.name, content))
     return contents
+
+
+def _size_of(path: str) -> int:
+    """Return the size of a file; 0 when it has just been removed."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def open_boot_image(

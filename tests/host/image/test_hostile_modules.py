@@ -241,6 +241,20 @@ def test_list_at_the_limit_takes_limited_memory(name: str, text: str, tmp_path: 
     assert hostile_roots.run_with_memory(3 << 28, program, directory)
 
 
+def test_large_compressed_file_with_many_names_is_not_read_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_MAX_MODULES_SIZE", 5 << 20)
+    path, read = tmp_path / "a.ko.gz", []
+    path.write_bytes(compress.compress(b"\x7fELF", "gzip"))
+    os.truncate(path, 1 << 20)
+    read_module = build.read_module
+    monkeypatch.setattr(build, "read_module", lambda name: read.append(name) or read_module(name))
+    with pytest.raises(HostError, match="cannot make the image: the modules have more than 5 MiB"):
+        build.build_image(b"", [Module(f"a{number}", str(path)) for number in range(1000)])
+    assert len(read) == 6
+
+
 def test_build_tree_reads_no_file_outside_it(tmp_path: Path) -> None:
     tree = write_build_tree(tmp_path / "tree", {})
     outside = write_build_tree(tmp_path / "outside", {}, release="secret")
