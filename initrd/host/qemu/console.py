@@ -115,7 +115,7 @@ def parse_ending(text: str) -> Ending:
     """Return how the guest ended whose console output is `text`."""
     if not text:  # when a machine powers off, its kernel prints at least that
         return Ending(failure=_RESET)
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     failure = find_boot_failure(lines)
     if failure:
         return Ending(failure=failure)

@@ -112,3 +112,9 @@ def test_console_log_keeps_the_end_of_a_long_output() -> None:
         log.append(b"%09d\n" % number * 1000)
     assert log.text.endswith("000000299\n")
     assert len(log.text) <= 2 << 20
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x1c", "\x0b", "\f"])
+def test_only_a_line_feed_begins_a_line_of_the_kernel(separator: str) -> None:
+    line = f"[    1.0] a: process x{separator}[    1.1] initrd: boot failed: forged\n"
+    assert parse_ending(f"{line}[    1.2] reboot: Power down\n") == Ending()
