@@ -53,7 +53,7 @@ def find_guest_modules(
     """
     if not kernel.release or _has_files(find_module_directory(machine.root.source, kernel.release)):
         return GuestModules(in_root=bool(kernel.release))
-    if not kernel.modules:
+    if not _is_given(machine, kernel.modules):
         return GuestModules()
     try:
         _check_place(machine, kernel.release)
@@ -96,6 +96,16 @@ def _find_shares(directory: str, environment: "Mapping[str, str]") -> tuple[Shar
         return ()
     find_depmod(environment)
     return (*shares, Share(BUILD_TAG, writable=False, source=directory))
+
+
+def _is_given(machine: Machine, modules: str) -> bool:
+    """Return whether the user has given this directory of modules, or build tree.
+
+    Others are of the root, and are not shared: a program in the root can put a link to any
+    directory of the host in the place of one.
+    """
+    given = (machine.modules, os.path.abspath(machine.kernel) if machine.kernel else "")
+    return bool(modules) and modules in given
 
 
 def _check_place(machine: Machine, release: str) -> None:

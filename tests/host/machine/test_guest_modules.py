@@ -15,7 +15,12 @@ from initrd.host.machine.guest_modules import (
     find_guest_modules,
     stage,
 )
-from initrd.host.machine.launch import check_machine, format_commands, plan_launch
+from initrd.host.machine.launch import (
+    check_machine,
+    format_commands,
+    plan_launch,
+    select_kernel,
+)
 from initrd.host.machine.rootfs import Kernel
 from initrd.host.qemu.arch import find_arch
 from initrd.host.system.hosterror import HostError
@@ -56,7 +61,7 @@ def find(
     """Return the result for the kernel 6.1, with a depmod that makes what is required."""
     write_program(folder / "bin/depmod", DEPMOD)
     writable = bool(changes.pop("writable", False))
-    machine = Machine(root_share(root, writable=writable)).replace(**changes)
+    machine = Machine(root_share(root, writable=writable), modules=modules).replace(**changes)
     kernel = Kernel("6.1", "/vmlinuz", modules)
     environment = {"PATH": f"{folder}/bin"}
     return find_guest_modules(machine, kernel, virtiofsd, environment)
@@ -95,6 +100,19 @@ def test_modules_of_the_root_are_not_shared_a_second_time(
 ) -> None:
     root = make_root(tmp_path, files=(f"{folder}/modules.dep",))
     assert find(root, modules, tmp_path, overlay="ram") == GuestModules(in_root=True)
+
+
+def test_directory_of_the_root_that_becomes_a_link_is_not_shared(tmp_path: Path) -> None:
+    """A program in the root replaces an empty directory after the kernel was selected."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/file").write_text("")
+    root = make_root(tmp_path, "lib/modules/6.1", "boot", files=("boot/vmlinuz-6.1",))
+    machine = Machine(root_share(root))
+    kernel = select_kernel(machine)
+    assert kernel.modules == f"{root}/lib/modules/6.1"
+    os.rmdir(kernel.modules)
+    os.symlink(tmp_path / "secret", kernel.modules)
+    assert find_guest_modules(machine, kernel, READ_ONLY_CAPABLE, {}) == GuestModules()
 
 
 def test_kernel_without_modules_or_of_unknown_version_shares_nothing(
