@@ -89,6 +89,7 @@ def test_five_megabytes_through_one_command_while_another_one_stands_still(
     machine.send_stdin(number, data)
     assert machine.end(number) == "exit 0"
     assert machine.received[number, "stdout"] == data
+    machine.expect_output(still, bytes(frames.WINDOW))
     assert len(machine.received[still, "stdout"]) == frames.WINDOW
 
 
