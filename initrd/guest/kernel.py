@@ -13,6 +13,8 @@ from initrd.guest import _syscalls
 from initrd.guest.rmtree import remove_contents
 from initrd.text import decode, encode
 
+_PIECE, _MAX_FILE = 1 << 16, 1 << 24  # bytes that are read at once, and of a whole file
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +24,17 @@ def read_file(path: "str | bytes") -> bytes:
     """Return the contents of a file. Raises OSError.
 
     A named pipe without a writer reads as empty: a root may have one in the place of /etc/passwd,
-    and open(2) without O_NONBLOCK would wait for a writer.
+    and open(2) without O_NONBLOCK would wait for a writer. More than _MAX_FILE bytes are an error:
+    a symbolic link to /dev/zero may be there, too.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    content = bytearray()
     try:
-        return b"".join(iter(lambda: os.read(fd, 65536), b""))
+        while piece := os.read(fd, _PIECE):
+            content += piece
+            if len(content) > _MAX_FILE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return bytes(content)
     except OSError as error:
         error.filename = path  # read(2) has no path, and this may be a directory
         raise

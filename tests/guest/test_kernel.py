@@ -26,6 +26,15 @@ def test_read_file_of_a_named_pipe_without_a_writer_returns_nothing(tmp_path: Pa
     assert done.stdout == "b''\n"
 
 
+@pytest.mark.parametrize("path", ["/dev/zero", "huge"])
+def test_read_file_without_an_end_raises_an_error_with_its_path(tmp_path: Path, path: str) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="File too large") as caught:
+        read_file(str(tmp_path / path))
+    assert caught.value.filename == str(tmp_path / path)
+
+
 def test_read_file_of_a_missing_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"):
         read_file(f"{tmp_path}/missing")
