@@ -228,9 +228,9 @@ def boot(launch: Launch, arguments: Arguments, deadline: Deadline, observer: Boo
         machine = stack.enter_context(start_machine(launch, loop, streams))
         if is_terminal(STDIN) and arguments.has("--verbose"):
             print_escape_key(messages)
-        in_time = run_console(machine, user, messages, deadline)
+        in_time = run_console(machine, output, user, deadline)
         observer.phase_started(PHASE_END)
-        is_ended = machine.is_off and not user.ends_machine
+        is_ended = in_time and not user.ends_machine
         ending = find_ending(machine, launch) if is_ended else None
         if ending and ending.target_ended:
             output.drop_panic()
@@ -239,7 +239,8 @@ def boot(launch: Launch, arguments: Arguments, deadline: Deadline, observer: Boo
         return status
     if not in_time:
         deadline.activity = ""
-        MessageWriter().print_message(f"{deadline.explain('the machine still runs')}; ending it")
+        message = explain_time_up_of_init(deadline, is_off=machine.is_off)
+        MessageWriter().print_message(message)
         return TIMED_OUT
     return report_ending(ending, machine, arguments) if ending else FAILED
 
@@ -248,7 +249,7 @@ class ConsoleUser:
     """What ends a machine from outside: keys of its console, and signals to this process."""
 
     def __init__(self, signals: Signals, messages: MessageWriter) -> None:
-        self.signals = signals
+        self.signals, self.messages = signals, messages
         self.escape = EscapeKey()
         self.keys = ConsoleKeys(lambda: messages.print_message(CONSOLE_KEYS))
 
@@ -274,16 +275,18 @@ class ConsoleUser:
 
 
 def run_console(
-    machine: RunningMachine, user: ConsoleUser, messages: MessageWriter, deadline: Deadline
+    machine: RunningMachine, output: ConsoleSink, user: ConsoleUser, deadline: Deadline
 ) -> bool:
-    """Connect the console until the machine is off or the user ends it; False: the time is over."""
-    with connect_console(machine, user, messages) as raw:
+    """Connect the console until all is printed or the user ends it; False: the time is over."""
+
+    def is_over() -> bool:
+        return user.ends_machine or (machine.is_finished and output.is_written)
+
+    with connect_console(machine, user) as raw:
         if raw:
             user.signals.on_signal = JobControl(machine.loop, raw).handle_signal
         deadline.leave_to_loop()
-        in_time = machine.loop.run(
-            lambda: machine.is_off or user.ends_machine, deadline.remaining()
-        )
+        in_time = machine.loop.run(is_over, deadline.remaining())
     user.signals.on_signal = lambda _: None
     return in_time
 
@@ -304,16 +307,14 @@ def open_output(arguments: Arguments, loop: Loop) -> ConsoleSink:
 
 
 @contextmanager
-def connect_console(
-    machine: RunningMachine, user: ConsoleUser, messages: MessageWriter
-) -> "Iterator[RawTerminal | None]":
+def connect_console(machine: RunningMachine, user: ConsoleUser) -> "Iterator[RawTerminal | None]":
     """Connect standard input to the console inside the `with`; yield it if it is a terminal."""
     raw = None
     with ExitStack() as stack:
         console = stack.enter_context(closing(Sink(machine.keyboard)))
         source = stack.enter_context(open_source(STDIN))
         if is_terminal(STDIN):
-            raw = stack.enter_context(messages.raw())
+            raw = stack.enter_context(user.messages.raw())
             relay = KeyboardRelay(machine.loop, source, console, user.escape.feed)
             relay.translate = user.keys.translate
             stack.callback(relay.stop)
@@ -339,6 +340,15 @@ class JobControl:
         """Set raw mode, now or as soon as this process is in the foreground."""
         interval = None if self._raw.resume() else FOREGROUND_CHECK
         self._loop.set_timer(interval, self._resume)
+
+
+def explain_time_up_of_init(deadline: Deadline, *, is_off: bool) -> str:
+    """Return the message that the time of INIT is over."""
+    if is_off:
+        return deadline.explain(
+            "the machine has ended, and standard output does not take all of it"
+        )
+    return f"{deadline.explain('the machine still runs')}; ending it"
 
 
 def find_ending(machine: RunningMachine, launch: Launch) -> Ending:

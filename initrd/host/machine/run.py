@@ -114,6 +114,7 @@ class RunningMachine:
         self._output = Relay(loop, serial.output, streams.output, self._on_console)
         self._failure: HostError | None = None
         self._share_failure: HostError | None = None  # which may be the cause of QEMU's
+        self._lost_share = False  # its guest may go on printing
         self._qemu: Process | None = None
 
     def _on_console(self, data: bytes) -> None:
@@ -135,6 +136,11 @@ class RunningMachine:
         return self.loop.run(lambda: self.is_off, seconds)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the machine is off, and `output` has taken what it has printed."""
+        return self.is_off and (self._lost_share or self._is_console_read())
+
+    @property
     def disk_error(self) -> DiskError | None:
         """Why the machine was stopped whose disk cannot be written; None if that is not so."""
         return self._failure if isinstance(self._failure, DiskError) else None
@@ -154,7 +160,7 @@ class RunningMachine:
         return parse_ending(self.log.text)
 
     def _is_console_read(self) -> bool:
-        """Return whether all that a stopped machine has printed is written to the output."""
+        """Return whether `output` has taken all that a stopped machine has printed."""
         ended = self._output.ended
         return ended or (self._output.is_idle and not is_ready(self._serial.output, READABLE))
 
@@ -213,7 +219,7 @@ class RunningMachine:
         qemu_is_off = self._qemu is not None and self._qemu.wait(_GRACE_PERIOD) is not None
         if process.status() or not qemu_is_off:
             self._failure = _share_error(tag, process, stderr)
-            self.is_off = True
+            self.is_off = self._lost_share = True
 
 
 def _share_error(tag: str, process: Process, stderr: StderrPipe) -> HostError:

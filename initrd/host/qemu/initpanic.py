@@ -21,7 +21,7 @@ _MAX_BEGIN = 100  # bytes of the timestamp and of _PANIC
 _BEGIN_TIMEOUT = 0.05  # seconds to wait for the rest of _PANIC
 _TRACE_TIMEOUT = 2.0  # seconds to wait for more of the trace, or the end of the machine
 _CHECK_INTERVAL = 0.025  # seconds
-_WRITE_TIMEOUT = 2.0  # seconds for the last output to be written
+_WRITE_TIMEOUT = 1.0  # seconds for the last output to be written, when a user ends the machine
 
 
 class PanicFilter:
@@ -119,6 +119,11 @@ class ConsoleSink(Sink):
         self._deadline = 0.0  # when to show what is held back, by the monotonic clock
         self._last_byte = b"\n"
 
+    @property
+    def is_written(self) -> bool:
+        """Whether all that can be shown is written."""
+        return not self._pending
+
     def write(self, data: "bytes | memoryview") -> int:
         """Take all of `data`, or nothing while earlier output cannot be written."""
         self._write_pending()
@@ -152,8 +157,8 @@ class ConsoleSink(Sink):
         super().close()
 
     def _check(self) -> None:
-        """Show what is held back when its time is over."""
-        if time.monotonic() >= self._deadline:
+        """Show what is held back when its time is over, and the output before it is written."""
+        if self.is_written and time.monotonic() >= self._deadline:
             self._pending += self._filter.release()
         self._try_to_write()
         self._set_timer()

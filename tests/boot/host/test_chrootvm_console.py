@@ -1,6 +1,7 @@
 """chrootvm ROOTFS INIT: the console on standard output, the exit status and failures."""
 
 import hashlib
+import os
 import shlex
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from initrd.host.system.loop import READABLE, is_ready
 from testbed import assets
-from tests.boot.chrootvm import COMMAND, chrootvm, run
+from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm, run
 from tests.boot.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -50,6 +52,38 @@ def test_the_panic_at_the_end_of_init_is_shown_to_those_who_want_messages(
     assert status == 1
     assert "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100" in output
     assert "busybox ended with status 1" in errors
+
+
+def slow_reader(folder: Path, *options: str) -> tuple[int, str, str]:
+    """Boot an INIT that prints 98 kB and exits; read that some time after the machine's end."""
+    reader, writer = os.pipe()
+    init = ("busybox", "sh", "-c", "seq 15000; exit 7")
+    words = (*options, assets.busybox_root(), *init)
+    with chrootvm(*words, folder=folder, stdout=writer) as session, open(reader, "rb") as pipe:
+        os.close(writer)
+        assert is_ready(reader, READABLE, DEADLINE)
+        qemu = os.pidfd_open(session.find_pid("qemu-system"))
+        assert is_ready(qemu, READABLE, DEADLINE)
+        os.close(qemu)
+        if options:
+            session.process.wait(DEADLINE)
+        else:
+            time.sleep(5)
+        output = pipe.read().decode().replace("\r", "")
+        status, _, errors = session.finish()
+    return status, output, errors
+
+
+def test_slow_reader_of_the_console_gets_all_output_and_the_status(tmp_path: Path) -> None:
+    status, output, errors = slow_reader(tmp_path)
+    assert output == "".join(f"{number}\n" for number in range(1, 15001))
+    assert (status, errors[:36]) == (7, "chrootvm: busybox ended with status ")
+
+
+def test_timeout_ends_a_machine_whose_last_output_is_not_read(tmp_path: Path) -> None:
+    status, _, errors = slow_reader(tmp_path, "--timeout", "20")
+    what = "the machine has ended, and standard output does not take all of it after 20 s"
+    assert (status, errors) == (124, f"chrootvm: {what}\n")
 
 
 def test_a_program_that_prints_a_panic_loses_none_of_its_output(tmp_path: Path) -> None:

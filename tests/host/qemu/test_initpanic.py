@@ -258,6 +258,20 @@ def test_output_for_a_slow_reader_is_complete_and_in_order(console: Console) -> 
     console.sink.close()
 
 
+def test_panic_after_output_that_a_slow_reader_has_not_taken_is_held_back(console: Console) -> None:
+    os.set_blocking(console.writer, False)
+    filled = os.write(console.writer, bytes(1 << 20))
+    os.write(console.input, b"x" + PANIC)
+    console.loop.run(lambda: False, 2.5)
+    assert not console.sink.is_written
+    assert console.shown() == bytes(filled)
+    console.loop.run(lambda: console.sink.is_written, 5)
+    assert console.shown() == b"x"
+    console.sink.drop_panic()
+    console.sink.close()
+    assert console.shown() == b""
+
+
 def test_output_without_a_reader_is_dropped(console: Console) -> None:
     os.close(console.reader)
     os.write(console.input, b"x" + PANIC)
