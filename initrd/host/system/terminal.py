@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _MAX_QUEUED = 1 << 16  # bytes of messages that standard error does not take yet
-_WRITE_TIMEOUT = 2.0  # seconds that a program waits at its end for messages to be written
+_WRITE_TIMEOUT = 1.0  # seconds that a program waits at its end for messages to be written
 _ESCAPE_KEY, _ESCAPE_COUNT, _ESCAPE_SECONDS = 0x1D, 3, 1.0  # Ctrl-]
 _PREFIX_KEY = 0x01  # Ctrl-A
 ESCAPE_KEYS, END_KEYS = "Ctrl-] three times", "Ctrl-A X"
@@ -203,8 +203,11 @@ class MessageWriter:
         self._append(printable_lines(data.decode(errors="surrogateescape")).encode())
 
     def begin_line(self) -> None:
-        """Write a line break, also to a terminal in raw mode: the guest may have left no end."""
-        self._append(b"\r\n")
+        """Begin the next message with a line break: the guest may have left no end.
+
+        It is right for a terminal in raw mode, too.
+        """
+        self._queue += b"\r\n"
 
     def _append(self, data: bytes) -> None:
         """Append bytes to the queue, and write what can be written."""
