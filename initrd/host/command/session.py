@@ -128,9 +128,9 @@ class CommandSession:
     def _make_error(self, why: str) -> HostError:
         """Return the error for a failed boot, after saving the console's output.
 
-        A command that runs may halt its machine, which is no failure of the boot.
+        A command that runs may end its machine, which is no failure of the boot.
         """
-        if why == _HALTED and self.guest.started:
+        if why in (_HALTED, _SWITCHED_OFF) and self.guest.started:
             return HostError("the machine has ended", why)
         memory = self._launch.setup.hardware.memory
         error = explain_boot_failure(why, memory, self._launch.kernel)

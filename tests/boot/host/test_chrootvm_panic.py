@@ -50,7 +50,8 @@ def test_a_command_that_prints_the_text_and_powers_off_is_no_panic(tmp_path: Pat
     words = (assets.busybox_root(), "--", "sh", "-c", script)
     status, _, errors = run(*words, folder=tmp_path)
     assert status == 125
-    assert "the machine was switched off before the command ended" in errors
+    message = "the machine was switched off before the command ended"
+    assert errors == f"chrootvm: the machine has ended: {message}\n"
 
 
 def test_a_panic_before_the_command_has_started_is_a_failed_boot(tmp_path: Path) -> None:
