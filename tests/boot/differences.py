@@ -79,13 +79,14 @@ _NORMALISE = [
         (r"^\[ *\d+\.\d+\] ", ""),
     )
 ]
-# Counters, and random numbers.
+# Counters, random numbers, and a thread that ends some seconds after a file system was mounted.
 _IGNORED = re.compile(
     r"/proc/sys/fs/(dentry-state|inode-nr|inode-state|file-nr|aio-nr|mqueue/.*)"
     r"|/proc/sys/kernel/(ns_last_pid|pty/nr|random/(uuid|boot_id|entropy_avail))"
     r"|/proc/sys/kernel/(perf_event_max_sample_rate|sched_domain)"
     r"|/proc/sys/net/netfilter/nf_conntrack_count"
     r"|/proc/self/sched:"
+    r"|.* ext4lazyinit"
 )
 
 
