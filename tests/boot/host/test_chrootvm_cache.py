@@ -79,7 +79,7 @@ def test_truncated_images_are_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     words = (assets.busybox_root(), "--", "echo", "up")
     assert run(*words, folder=tmp_path) == (0, "up\n", "")
     images = {path: path.stat().st_size for path in tmp_path.rglob("*.img")}
-    assert {path.parent.name for path in images} == {"images", "kernels", "virtiofsd"}
+    assert {path.parent.name for path in images} == {"images", "kernels", "qemu", "virtiofsd"}
     for path, size in images.items():
         os.truncate(path, size // 2)
     assert run(*words, folder=tmp_path) == (0, "up\n", "")
