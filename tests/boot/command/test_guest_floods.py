@@ -22,6 +22,7 @@ from tests.boot import flood as flood_program
 from tests.boot.chrootvm import Session, chrootvm, run
 
 pytestmark = pytest.mark.boot
+TIME_LIMIT = 10  # seconds, for a machine to boot and to flood
 HANG = 60.0  # seconds
 MOST_MEMORY = 200 << 10  # KiB of chrootvm
 TOOL = "/run/mnt/tool/flood"
@@ -84,9 +85,9 @@ def test_signals_end_a_machine_that_floods(directory: str, line: str, number: in
 def test_timeout_ends_a_machine_that_floods_while_nobody_reads(directory: str, line: str) -> None:
     reader, writer = os.pipe()
     try:
-        words = ("--timeout", "15", "--verbose")
+        words = ("--timeout", f"{TIME_LIMIT}", "--verbose")
         with running_flood(line, Path(directory), *words, stdout=writer, stderr=writer) as session:
-            assert session.process.wait(15 + HANG) == 124
+            assert session.process.wait(TIME_LIMIT + HANG) == 124
     finally:
         os.close(reader)
         os.close(writer)
@@ -124,7 +125,13 @@ INIT = "while :; do printf '[    1.1] Kernel panic - not syncing: Attempted to k
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, 0])
 def test_console_that_floods_and_is_not_read_holds_up_no_end(directory: str, number: int) -> None:
-    words = ("--timeout", "600" if number else "15", "--memory", "256M", assets.busybox_root())
+    words = (
+        "--timeout",
+        "600" if number else f"{TIME_LIMIT}",
+        "--memory",
+        "256M",
+        assets.busybox_root(),
+    )
     reader, writer = os.pipe()
     try:
         streams = {"stdout": writer, "stderr": writer}
@@ -134,7 +141,7 @@ def test_console_that_floods_and_is_not_read_holds_up_no_end(directory: str, num
                 time.sleep(10)
                 signal_until_it_ends(session, number)
             else:
-                session.process.wait(15 + HANG)
+                session.process.wait(TIME_LIMIT + HANG)
             assert session.process.returncode == (-number or 124)
     finally:
         os.close(reader)
@@ -236,7 +243,7 @@ import os, subprocess, sys
 from initrd.host.system.hosterror import HostError
 from initrd.host import vm
 try:
-    vm.run(sys.argv[1], ["sh", "-c", sys.argv[2]], stderr=2, timeout=15, memory="256M",
+    vm.run(sys.argv[1], ["sh", "-c", sys.argv[2]], stderr=2, timeout=10, memory="256M",
            mount_ro={"tool": sys.argv[3]})
 except vm.TimeoutExpired:
     os._exit(7)
@@ -256,6 +263,6 @@ def test_timeout_of_the_python_interface_with_a_blocked_standard_error() -> None
     top = os.path.abspath(f"{__file__}/../../../..")
     command = [sys.executable, "-c", BLOCKED, *words]
     with subprocess.Popen(command, cwd=top, stderr=writer) as process:
-        assert process.wait(15 + HANG) == 7
+        assert process.wait(TIME_LIMIT + HANG) == 7
     os.close(reader)
     os.close(writer)
