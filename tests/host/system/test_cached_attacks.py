@@ -197,6 +197,27 @@ def test_damaged_file_is_not_used_and_is_made_again(
     assert cache.problem is None
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: rewrite(path, path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(
+            path.read_bytes().replace(bytes(100_001), bytes(100_000) + b"x")
+        ),
+    ],
+    ids=["shorter", "changed in the middle"],
+)
+def test_damage_that_leaves_the_ends_of_a_file_is_noticed(
+    cache: CacheUnderTest, damage: Callable[[Path], object]
+) -> None:
+    cache.input.write_bytes(bytes(200_000))
+    made = cache.open()
+    (path,) = (path for path in cache.folder.glob("*.img") if path.stat().st_size == len(made))
+    damage(path)
+    cache.make_count = 0
+    assert (cache.open() == made, cache.make_count) == (True, 1)
+
+
 @pytest.mark.parametrize("where", ["{}/evil", "../../../evil", "evil", "x/../evil.img"])
 def test_entry_that_names_a_file_elsewhere_is_not_used(
     cache: CacheUnderTest, tmp_path: Path, where: str
