@@ -118,6 +118,8 @@ def _fill(tree: BuildTree, directory: str) -> None:
             content = read_file(source, MODULE_LIST)
         except FileNotFoundError:  # a kernel without modules that are built in
             continue
+        except OSError as error:
+            raise HostError(f"cannot read {source}", reason(error)) from error
         with open(os.path.join(directory, name), "wb") as copy:
             copy.write(content)
 

@@ -150,6 +150,13 @@ def test_huge_list_is_not_copied(name: str, tree: BuildTree, tmp_path: Path) -> 
     assert os.listdir(tmp_path / "cache/modules") == []
 
 
+def test_directory_in_the_place_of_a_list_is_named(tree: BuildTree, tmp_path: Path) -> None:
+    os.unlink(f"{tree.directory}/modules.builtin")
+    os.mkdir(f"{tree.directory}/modules.builtin")
+    with pytest.raises(HostError, match=f"^cannot read {tree.directory}/modules.builtin: Is a dir"):
+        open_staged(tree, "6.1", program(tmp_path), f"{tmp_path}/cache")
+
+
 def test_memory_of_depmod_is_limited(tree: BuildTree, tmp_path: Path) -> None:
     limited = write_program(tmp_path / "limited", "ulimit -v >&2; exit 1")
     with pytest.raises(HostError, match=f"exit status 1: {2 << 20}$"):  # in KiB
