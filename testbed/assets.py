@@ -136,14 +136,19 @@ def rust_virtiofsd() -> str:
 
 def probe() -> str:
     """Return the path of the static program of probe.c, which reports how it was started."""
-    with open(PROBE_SOURCE, encoding="utf-8") as file:
+    return f"{make_program('probe', PROBE_SOURCE)}/probe"
+
+
+def make_program(name: str, path: str) -> str:
+    """Compile the C file at `path`; return the directory of the static program `name`."""
+    with open(path, encoding="utf-8") as file:
         source = file.read()
 
     def make(top: str) -> None:
-        command = ["cc", "-O1", "-Wall", "-Wextra", "-static", PROBE_SOURCE, "-o", f"{top}/probe"]
+        command = ["cc", "-O1", "-Wall", "-Wextra", "-static", path, "-o", f"{top}/{name}"]
         subprocess.run(command, check=True)
 
-    return f"{make_once('probe', make, source)}/probe"
+    return make_once(name, make, source)
 
 
 def make_busybox_root(top: str) -> None:
