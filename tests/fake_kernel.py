@@ -262,3 +262,19 @@ class FaultyKernel:
         return tuple(
             each for each in self.failed[position:][:1] if isinstance(each, str) and each != "/"
         )
+
+
+class BootEnded(BaseException):
+    """The fake machine has been powered off, or has executed a program."""
+
+
+class EndingKernel(FakeKernel):
+    """A fake kernel whose power_off and execute do not return: they raise BootEnded."""
+
+    def power_off(self) -> None:
+        super().power_off()
+        raise BootEnded
+
+    def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
+        super().execute(path, argv, environ)
+        raise BootEnded

@@ -19,7 +19,7 @@ from initrd.guest.network.configure import NetworkSetup
 from initrd.init import Boot
 from initrd.options import COMMAND_FILE
 from initrd.record import Record
-from tests.fake_kernel import FakeKernel, FaultyKernel
+from tests.fake_kernel import BootEnded, EndingKernel, FakeKernel, FaultyKernel
 from tests.fake_processes import FakeProcesses
 from tests.fake_roots_kernel import LayerKernel, device, ext
 from tests.guest.network.test_configure import FakeStack
@@ -32,11 +32,7 @@ _PROGRAM = stat.S_IFREG | 0o755
 _MOUNT_POINTS = ("run", "dev", "proc", "sys", "tmp")
 
 
-class BootEnded(BaseException):
-    """The fake machine has been powered off, or has executed a program."""
-
-
-class BootKernel(LayerKernel):
+class BootKernel(EndingKernel, LayerKernel):
     """A fake kernel with a usual root at /sysroot and at /rom, whose boot ends with BootEnded."""
 
     def __init__(self, cmdline: str, **kwargs: Any) -> None:
@@ -59,14 +55,6 @@ class BootKernel(LayerKernel):
     def write_file(self, path: str, text: str) -> None:
         super().write_file(path, text)
         self.files[path] = text
-
-    def power_off(self) -> None:
-        super().power_off()
-        raise BootEnded
-
-    def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
-        super().execute(path, argv, environ)
-        raise BootEnded
 
 
 class FakeBoot(Boot):

@@ -7,32 +7,20 @@ import pytest
 from initrd.guest._syscalls import MS_MOVE, MS_RDONLY
 from initrd.guest.log import Log
 from initrd.init import Boot, reason_to_refuse
-from tests.fake_kernel import Call, FakeKernel
+from tests.fake_kernel import BootEnded, Call, EndingKernel, FakeKernel
 
 TRANSPORT = "/sys/bus/pci/drivers/virtio-pci"
 MODULES = "/usr/lib/modules"
 DEVICES = "/sys/bus/virtio/drivers/virtiofs"
 
 
-class BootEnded(BaseException):
-    """The fake machine has been powered off, or has executed a program."""
-
-
-class BootKernel(FakeKernel):
+class BootKernel(EndingKernel):
     """A fake kernel with a usual root; power_off and execute end the boot with BootEnded."""
 
     def __init__(self, cmdline: str = "", **kwargs: Any) -> None:
         files = {"/proc/cmdline": cmdline, f"{TRANSPORT}/bind": "", **kwargs.pop("files", {})}
         roots = tuple(f"/sysroot/{name}" for name in ("run", "dev", "proc", "sys", "tmp"))
         super().__init__(files=files, directories=kwargs.pop("directories", roots), **kwargs)
-
-    def power_off(self) -> None:
-        super().power_off()
-        raise BootEnded
-
-    def execute(self, path: str, argv: list[bytes], environ: dict[bytes, bytes]) -> None:
-        super().execute(path, argv, environ)
-        raise BootEnded
 
 
 class ModuleDirectoryKernel(BootKernel):
