@@ -345,9 +345,7 @@ class JobControl:
 def explain_time_up_of_init(deadline: Deadline, *, is_off: bool) -> str:
     """Return the message that the time of INIT is over."""
     if is_off:
-        return deadline.explain(
-            "the machine has ended, and standard output does not take all of it"
-        )
+        return deadline.explain("the machine has ended, but its output was not all written")
     return f"{deadline.explain('the machine still runs')}; ending it"
 
 

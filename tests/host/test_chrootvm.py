@@ -121,7 +121,7 @@ def test_unsafe_cache_is_told_once(
 ) -> None:
     assert run(parse([*options, "--dry-run", *words_of(machine)])) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("chrootvm: going without a cache, so it starts later: cannot use the ")
+    assert line.startswith("chrootvm: going without a cache, which takes longer: cannot use the ")
     assert f"{unsafe_cache}: its mode is 0777, not 0700" in line
 
 

@@ -164,7 +164,7 @@ def _explain_cache(cache: Cache) -> tuple[str, str]:
 def explain_cache_problem(problem: HostError) -> str:
     """Return the message that nothing is kept for later starts, in one line."""
     hint = problem.hint or CACHE_HINT
-    return f"going without a cache, so it starts later: {problem.what}: {problem.why}; try: {hint}"
+    return f"going without a cache, which takes longer: {problem.what}: {problem.why}; try: {hint}"
 
 
 class _StartedKernel(Record):

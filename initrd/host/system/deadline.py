@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 GRACE_PERIOD = 5.0  # seconds after the deadline for a main loop to end, and then for TimeUp
-_KILLED = b"chrootvm: it does not respond, not even to its own --timeout: killed\n"
+_KILLED = b"chrootvm: this process did not end at its --timeout, and was killed\n"
 
 
 class TimeUp(BaseException):

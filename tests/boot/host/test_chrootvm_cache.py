@@ -100,5 +100,5 @@ def test_machine_boots_without_an_unsafe_cache_which_stays_as_it_is(
     status, output, errors = run(assets.busybox_root(), "--", "echo", "up", folder=tmp_path)
     assert (status, output) == (0, "up\n")
     (message,) = errors.splitlines()
-    assert message.startswith("chrootvm: going without a cache, so it starts later: cannot use ")
+    assert message.startswith("chrootvm: going without a cache, which takes longer: cannot use ")
     assert [path.name for path in target.iterdir()] == [f"{'0' * 32}.img"]

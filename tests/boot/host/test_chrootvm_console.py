@@ -82,7 +82,7 @@ def test_slow_reader_of_the_console_gets_all_output_and_the_status(tmp_path: Pat
 
 def test_timeout_ends_a_machine_whose_last_output_is_not_read(tmp_path: Path) -> None:
     status, _, errors = slow_reader(tmp_path, "--timeout", "20")
-    what = "the machine has ended, and standard output does not take all of it after 20 s"
+    what = "the machine has ended, but its output was not all written after 20 s"
     assert (status, errors) == (124, f"chrootvm: {what}\n")
 
 

@@ -407,7 +407,7 @@ def test_launch_without_a_safe_cache_has_a_warning_in_one_line(
         (tmp_path / "xdg/initrd" / name).symlink_to(tmp_path)
     launch = plan(machine, tmp_path / "xdg")
     assert re.fullmatch(
-        rf"going without a cache, so it starts later: cannot use the directory {tmp_path}/xdg/"
+        rf"going without a cache, which takes longer: cannot use the directory {tmp_path}/xdg/"
         r"initrd/\w+: .* is a symbolic link; try: another XDG_CACHE_HOME; with sudo: sudo -H",
         launch.warning,
     )
@@ -421,6 +421,6 @@ def test_launch_without_a_usable_cache_has_a_remark(machine: Machine) -> None:
     launch = plan_launch(machine, {"XDG_CACHE_HOME": "/proc/nowhere"})
     for descriptor in launch.setup.descriptors:
         os.close(descriptor)
-    assert launch.remarks[0].startswith("going without a cache, so it starts later: cannot use")
+    assert launch.remarks[0].startswith("going without a cache, which takes longer: cannot use")
     assert not launch.warning
     assert format_commands(launch)[0] == f"# {launch.remarks[0]}"
