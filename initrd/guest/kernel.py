@@ -13,11 +13,11 @@ from initrd.guest import _syscalls
 from initrd.guest.rmtree import remove_contents
 from initrd.text import decode, encode
 
-_PIECE, _MAX_FILE = 1 << 16, 1 << 24  # bytes that are read at once, and of a whole file
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_PIECE, _MAX_FILE = 1 << 16, 1 << 24  # bytes that are read at once, and of a whole file
 
 
 def read_file(path: "str | bytes") -> bytes:
