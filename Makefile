@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHON
 
 .DELETE_ON_ERROR:
-.PHONY: all build demo check unit lint tools built boot bench bench-short fuzz faults soak install uninstall dist distcheck vendor clean help
+.PHONY: all build demo check check-in unit lint tools built boot bench bench-short fuzz faults soak install uninstall dist distcheck vendor clean help
 .PHONY: packages-build packages-demo packages-check pin
 all: build ## the same as `build`
 
@@ -62,6 +62,8 @@ bytecode: $(INSTALLED)
 TESTER = $(or $(if $(wildcard $(INSTALLED)),$(VENV_PYTHON)), \
 	$(shell $(PYTHON) -c 'import pytest' 2>/dev/null && echo $(PYTHON)))
 
+# A part of them: `make check STAGES=boot TESTS=tests/boot/command`.
+TESTS ?=
 STAGES := lint unit tools built boot bench-short
 check: packages-check ## everything CI runs: lint, unit tests, build, tests of dist/init, boots
 	@for stage in $(STAGES); do \
@@ -70,15 +72,19 @@ check: packages-check ## everything CI runs: lint, unit tests, build, tests of d
 	done
 	@echo "=== all passed"
 
+# SUITE is a release of Debian. STAGES, TESTS and JOBS have the same effect as for `make check`.
+check-in: ## `make check` in a minimal Debian system: `make check-in SUITE=trixie`
+	tools/check-in "$(SUITE)" "STAGES=$(STAGES)" "TESTS=$(TESTS)" "JOBS=$(JOBS)"
+
 unit: $(if $(strip $(TESTER)),,$(INSTALLED)) ## unit tests: no root, no QEMU, no network
-	$(or $(strip $(TESTER)),$(VENV_PYTHON)) -m pytest -q -m 'not boot and not built and not tools'
+	$(or $(strip $(TESTER)),$(VENV_PYTHON)) -m pytest -q $(TESTS) -m 'not boot and not built and not tools'
 
 tools: export CACHE := $(abspath $(CACHE))
 tools: $(INSTALLED) packages-check ## tests that compare with other programs
-	$(VENV_PYTHON) -m pytest -q -m tools
+	$(VENV_PYTHON) -m pytest -q $(TESTS) -m tools
 
 built: build $(INSTALLED) ## tests of dist/init itself, without a virtual machine
-	$(VENV_PYTHON) -m pytest -q -m built
+	$(VENV_PYTHON) -m pytest -q $(TESTS) -m built
 
 demo: export CACHE := $(abspath $(CACHE))
 demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS=DIR`
@@ -86,7 +92,7 @@ demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS
 
 boot: export CACHE := $(abspath $(CACHE))
 boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
-	$(VENV_PYTHON) -m pytest -q -m boot -n $(JOBS) --dist loadfile --timeout 600
+	$(VENV_PYTHON) -m pytest -q $(TESTS) -m boot -n $(JOBS) --dist loadfile --timeout 600
 
 FUZZ_SECONDS := 600
 fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten minutes
@@ -117,7 +123,7 @@ lint: $(INSTALLED) ## style, types and unused code, in Python and C
 	$(VENV)/bin/vulture
 	$(CC) -fsyntax-only -Werror -Wunused -Wunused-macros $(FREEZE_CFLAGS) $(C_SOURCES)
 	$(foreach script,$(wildcard scripts/*),$(VENV)/bin/mypy $(script) &&) true
-	$(foreach script,tools/packages tools/demo demo/hello .ci/run $(wildcard bench/*.sh),sh -n $(script) &&) true
+	$(foreach script,tools/packages tools/demo tools/check-in demo/hello .ci/run $(wildcard bench/*.sh),sh -n $(script) &&) true
 
 # --- installation --------------------------------------------------------------------------------
 
