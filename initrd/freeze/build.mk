@@ -28,7 +28,7 @@ SYSCALLS := $(BUILD)/_syscalls.abi3.so
 SYSCALLS_LINK := initrd/guest/_syscalls.abi3.so
 
 .PHONY: extension
-extension unit: $(SYSCALLS_LINK)
+extension unit tools fuzz faults: $(SYSCALLS_LINK)
 
 $(SYSCALLS): $(FREEZE_SOURCES)/_syscalls.c
 	$(print_target)
