@@ -8,7 +8,6 @@
  * initrd/guest/_syscalls.pyi.
  */
 #define Py_LIMITED_API 0x030b0000
-#define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE /* F_SETSIG */
 #include <Python.h>
 
@@ -277,12 +276,13 @@ static PyObject *sys_interface_up(PyObject *module, PyObject *args)
 /* sethostname(2) */
 static PyObject *sys_set_hostname(PyObject *module, PyObject *args)
 {
-	const char *name;
+	PyObject *name;
 	Py_ssize_t length;
 
-	if (!PyArg_ParseTuple(args, "s#:set_hostname", &name, &length))
+	if (!PyArg_ParseTuple(args, "U:set_hostname", &name))
 		return NULL;
-	return none_or_error(sethostname(name, (size_t)length), NULL);
+	const char *bytes = PyUnicode_AsUTF8AndSize(name, &length);
+	return bytes ? none_or_error(sethostname(bytes, (size_t)length), NULL) : NULL;
 }
 
 /*
@@ -295,17 +295,19 @@ static PyObject *sys_add_entropy(PyObject *module, PyObject *args)
 		struct rand_pool_info pool;
 		char bytes[sizeof(struct rand_pool_info) + MAX_SEED];
 	} request = {0};
-	const char *seed;
-	Py_ssize_t length;
+	Py_buffer seed;
 	int fd;
 
-	if (!PyArg_ParseTuple(args, "iy#:add_entropy", &fd, &seed, &length))
+	if (!PyArg_ParseTuple(args, "iy*:add_entropy", &fd, &seed))
 		return NULL;
-	if (length > MAX_SEED)
+	int length = seed.len > MAX_SEED ? -1 : (int)seed.len;
+	if (length > 0)
+		memcpy(request.pool.buf, seed.buf, (size_t)length);
+	PyBuffer_Release(&seed);
+	if (length < 0)
 		return PyErr_Format(PyExc_ValueError, "add_entropy: more than %d bytes", MAX_SEED);
-	request.pool.entropy_count = (int)length * 8;
-	request.pool.buf_size = (int)length;
-	memcpy(request.pool.buf, seed, (size_t)length);
+	request.pool.entropy_count = length * 8;
+	request.pool.buf_size = length;
 	return none_or_error(ioctl(fd, RNDADDENTROPY, &request) || ioctl(fd, RNDRESEEDCRNG), NULL);
 }
 
