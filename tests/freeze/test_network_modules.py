@@ -15,7 +15,8 @@ pytestmark = pytest.mark.built
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# Calls the functions with deferred imports, in an interpreter with nothing but a search path.
+# Calls the functions with deferred imports, in an interpreter with nothing but a search path. Names
+# such as os.path, and since Python 3.13 collections.abc, are a second name of another module.
 PROGRAM = """
 import sys
 sys.path[:] = {!r}
@@ -23,7 +24,8 @@ from initrd.guest.network import configure, netlink, resolv
 netlink.address_message(1, "10.0.0.1", 8).encode()
 netlink.gateway_message(1, "10.0.0.2", onlink=True).encode()
 netlink._read_acknowledgement(bytes.fromhex("24000000 02000000" + "00" * 28))
-print(*(name for name, module in sys.modules.items() if hasattr(module, "__spec__")))
+specs = {{name: getattr(module, "__spec__", None) for name, module in sys.modules.items()}}
+print(*(name for name, spec in specs.items() if spec and spec.name == name))
 """
 
 
