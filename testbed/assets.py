@@ -40,11 +40,16 @@ APPLET_LINKS = ("sbin/init", "sbin/poweroff", "usr/bin/env")  # besides those in
 PROBE_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.c")
 USR_MERGED = ("bin", "lib", "lib64", "sbin")
 
+# The loader in a root directory. /lib64/ld-linux-x86-64.so.2, which programs name, is an absolute
+# link in Debian 12: on the host it leads to the host's loader, and the loader and the C library of
+# two releases do not fit together.
+LOADER = "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+
 # Runs a program of another Debian release with that release's loader and C library.
-LOADER_SCRIPT = """#!/bin/sh
+LOADER_SCRIPT = f"""#!/bin/sh
 top=$(dirname "$(readlink -f "$0")")
 libraries=$top/lib/x86_64-linux-gnu:$top/usr/lib/x86_64-linux-gnu
-exec "$top/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" "$top/usr/{}" "$@"
+exec "$top{LOADER}" --library-path "$libraries" "$top/usr/{{}}" "$@"
 """
 
 REPORT_UNIT = """[Unit]
@@ -203,7 +208,7 @@ def _packages(suite: str, *packages: str) -> str:
                 _write(f"{top}/virtiofsd", LOADER_SCRIPT.format(program))
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
-    return make_once(f"{suite}-{packages[-1]}", make, *packages)
+    return make_once(f"{suite}-{packages[-1]}", make, *packages, LOADER_SCRIPT)
 
 
 def mmdebstrap(suite: str, *arguments: str) -> None:

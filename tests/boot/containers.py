@@ -22,9 +22,11 @@ _FOLDERS = ("bin", "dev", "proc", "sys", "tmp")
 def add_runtime(root: str) -> None:
     """Copy crun and the libraries that it needs into a root directory."""
     debian = assets.debian_root()
-    for path in ("/usr/bin/crun", *_libraries(debian, "/usr/bin/crun")):
+    copies = {path: path for path in ("/usr/bin/crun", *_libraries(debian, "/usr/bin/crun"))}
+    copies["/lib64/ld-linux-x86-64.so.2"] = assets.LOADER
+    for path, source in copies.items():
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
-        shutil.copy(debian + path, root + path)
+        shutil.copy(debian + source, root + path)
 
 
 def make_bundle(path: str, *, rootfs: str = "rootfs", readonly: bool = False) -> str:
@@ -65,10 +67,9 @@ def _config(*, readonly: bool) -> dict[str, object]:
 
 
 def _libraries(root: str, program: str) -> list[str]:
-    """Return the paths, in a root directory, of the loader and libraries of a program there."""
-    loader = "/lib64/ld-linux-x86-64.so.2"
+    """Return the paths, in a root directory, of the libraries of a program there."""
     library_path = ":".join(f"{root}{prefix}/lib/x86_64-linux-gnu" for prefix in ("", "/usr"))
-    command = [root + loader, "--library-path", library_path, "--list", root + program]
+    command = [root + assets.LOADER, "--library-path", library_path, "--list", root + program]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     words = [word for line in listed.splitlines() for word in line.split()[2:3]]
-    return [loader, *(word.removeprefix(root) for word in words if word.startswith(root))]
+    return [word.removeprefix(root) for word in words if word.startswith(root)]
