@@ -30,6 +30,8 @@ from tests.host.service.native import start_owner
 
 USER = f"{os.getuid()}:{os.getgid()}"
 RUN: dict[str, Any] = {"user": USER, "env": {"PATH": os.environ["PATH"]}}
+# Python 3.12 and later warn of a fork(2) in a process with threads, which these tests are about.
+FORK_BESIDE_THREADS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 CONTENT = dump(Command((b"true",), (b"PATH=/bin:/usr/bin",), user=USER.encode()))
 
 
@@ -191,6 +193,7 @@ def test_further_communicate_after_a_timeout_returns_all_output(machine: vm.Mach
     assert process.communicate(timeout=10) == ("a\n", "b\n")
 
 
+@FORK_BESIDE_THREADS
 def test_forked_process_does_not_keep_a_client_whose_command_has_ended(
     owner: OwnerThread, machine: vm.Machine
 ) -> None:
@@ -210,6 +213,7 @@ def test_forked_process_does_not_keep_a_client_whose_command_has_ended(
         os.waitpid(pid, 0)
 
 
+@FORK_BESIDE_THREADS
 @pytest.mark.parametrize("closes", [False, True])
 def test_forked_process_does_not_hold_up_the_end_of_the_machine(
     machine: vm.Machine, *, closes: bool
