@@ -86,8 +86,10 @@ def cache() -> str:
 
 
 def kernel(suite: str) -> Kernel:
-    """Return the cloud kernel of `bookworm` (all in modules) or `trixie` (virtiofs built in)."""
-    directory = {"bookworm": _bookworm, "trixie": _trixie}[suite]()
+    """Return the cloud kernel of a suite: 6.1 of `bookworm`, which has all in modules, 6.12 of
+    `trixie`, which has virtiofs built in, or 5.10 of `bullseye`.
+    """
+    directory = {"bullseye": _bullseye, "bookworm": _bookworm, "trixie": _trixie}[suite]()
     return find_kernel(directory, suite)
 
 
@@ -183,6 +185,14 @@ def _make_busybox_root_with_kernel(top: str) -> None:
     add_kernel(kernel("bookworm"), top)
 
 
+def _bullseye() -> str:
+    """Return a directory with Debian 11's kernel.
+
+    The release's own packages stay as they are; those of its security updates may go at any time.
+    """
+    return _packages("bullseye", f"{KERNEL_PACKAGE}/bullseye")
+
+
 def _bookworm() -> str:
     """Return a directory with Debian 12's kernel and busybox."""
     return _packages("bookworm", KERNEL_PACKAGE, "busybox-static")
@@ -208,7 +218,8 @@ def _packages(suite: str, *packages: str) -> str:
                 _write(f"{top}/virtiofsd", LOADER_SCRIPT.format(program))
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
-    return make_once(f"{suite}-{packages[-1]}", make, *packages, LOADER_SCRIPT)
+    name = packages[-1].partition("/")[0]  # without the release that it is taken from
+    return make_once(f"{suite}-{name}", make, *packages, LOADER_SCRIPT)
 
 
 def mmdebstrap(suite: str, *arguments: str) -> None:

@@ -34,6 +34,7 @@ from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
 from initrd.host.template.warm import Requirements, find_obstacle
 from initrd.host.virtiofsd import program, sandbox
+from initrd.host.virtiofsd.killpriv import adapt_killpriv, explain_missing_killpriv
 from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import BootOptions
 from initrd.record import Record
@@ -222,6 +223,20 @@ def check_permissions(context: CheckContext) -> Finding | None:
     program.check(virtiofsd, shares, root=os.geteuid() == 0)
     shared = (f"{share.source} ({_access(writable=share.writable)})" for share in shares)
     return Finding("permissions", OK, f"may share {', '.join(shared)}")
+
+
+def check_setuid_bits(context: CheckContext) -> Finding | None:
+    """Warn when setuid bits stay that other kernels of the guest have removed."""
+    virtiofsd = _virtiofsd_if_any(context)
+    try:
+        release = launch.find_release(launch.select_kernel(context.machine).release)
+    except HostError:  # `check_kernel` reports it
+        return None
+    if virtiofsd is None:
+        return None
+    shares = launch.all_shares(context.machine)
+    why = explain_missing_killpriv(adapt_killpriv(virtiofsd, release), shares, release)
+    return Finding("setuid bits", WARNING, why) if why else None
 
 
 def _access(*, writable: bool) -> str:
@@ -461,6 +476,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("virtiofsd", check_virtiofsd),
     ("open files", check_open_files),
     ("permissions", check_permissions),
+    ("setuid bits", check_setuid_bits),
     ("overlay", check_overlay),
     ("disks", check_disks),
     ("network", check_network),

@@ -34,6 +34,11 @@ from initrd.host.system.hosterror import HostError
 from initrd.host.system.printable import join_command
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
+from initrd.host.virtiofsd.killpriv import (
+    adapt_killpriv,
+    explain_missing_killpriv,
+    parse_version,
+)
 from initrd.host.virtiofsd.program import Virtiofsd, identify
 from initrd.options import CmdlineError, Share
 from initrd.record import Record
@@ -111,14 +116,18 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         sandbox=has_sandbox(qemu, cache),
     )
     remark, warning = _explain_cache(cache)
+    setup = _add_devices(setup, machine, of_guest.shares)
+    release = find_release(started.release, kernel.release)
+    virtiofsd = adapt_killpriv(virtiofsd, release)
+    no_killpriv = explain_missing_killpriv(virtiofsd, setup.shares, release)
     launch = Launch(
-        _add_devices(setup, machine, of_guest.shares),
+        setup,
         virtiofsd,
         kernel.image,
         machine.command,
         os.path.join(locate.state_directory(environment), "failed-boots"),
         gdb=machine.gdb,
-        remarks=tuple(filter(None, (of_guest.remark(kernel.release), remark))),
+        remarks=tuple(filter(None, (of_guest.remark(kernel.release), remark, no_killpriv))),
         warning=warning,
         release=started.release,
     )
@@ -193,6 +202,11 @@ def _open_started_kernel(
         return _StartedKernel(image, "", release)
     os.close(image.descriptor)
     return _StartedKernel(vmlinux.file, vmlinux.firmware, release)
+
+
+def find_release(*releases: str) -> str:
+    """Return the first of these releases of a kernel that has a version; empty if none has."""
+    return next(filter(parse_version, releases), "")
 
 
 def random_uuid() -> str:

@@ -30,6 +30,7 @@ poweroff -f
 # capabilities(7), "File capability extended attribute versioning": version 2, CAP_NET_RAW.
 NET_RAW_CAPABILITY = struct.pack("<5I", 0x0200_0000, 1 << 13, 0, 0, 0)
 USER = 1000
+EMPTIED = "a file that a user of the guest empties by opening it keeps its setuid bit"
 
 # List each directory, wait for a line on standard input, and list each directory again. The guest
 # caches attributes and names for at most one second of its own clock; therefore the guest sleeps.
@@ -116,6 +117,30 @@ def test_a_write_by_a_user_clears_setuid_and_capabilities_of_a_file(
         assert (data / name).read_text() == contents.get(name.split()[0], "contentmore\n")
         assert (data / name).stat().st_mode & 0o7777 == 0o755
         assert os.listxattr(data / name) == []
+
+
+def test_a_kernel_without_killpriv_writes_to_a_share_below_an_overlay(
+    virtiofsd_options: tuple[str, str], data: Path, tmp_path: Path
+) -> None:
+    kernel = assets.kernel("bullseye")
+    modes = {"grown": 0o755, "cut": 0o755, "emptied": 0o4755}
+    for name in modes:
+        (data / name).write_text("content")
+        os.chown(data / name, USER, USER)
+        (data / name).chmod(0o4755)
+    script = (
+        "uname -r; grep -c ' / overlay ' /proc/mounts; cd /run/mnt/d; "
+        "echo more >>grown; truncate -s 1 cut; : >emptied"
+    )
+    options = ("--kernel", kernel.image, "--modules", kernel.modules, "--overlay")
+    user = ("--mount", "d", str(data), "--user", f"{USER}:{USER}")
+    words = (*virtiofsd_options, *options, *user, assets.busybox_root())
+    doctor = run("--doctor", *words, "--", "sh", folder=tmp_path)
+    assert f"\nwarning  setuid bits  {EMPTIED}: the guest's kernel is {kernel.version}" in doctor[1]
+    done = run(*words, "--", "sh", "-c", script, folder=tmp_path)
+    assert done == (0, f"{kernel.version}\n1\n", "")
+    assert (data / "grown").read_text() == "contentmore\n"
+    assert {name: (data / name).stat().st_mode & 0o7777 for name in modes} == modes
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,7 @@ from initrd.host.machine.launch import (
     Warm,
     all_shares,
     check_machine,
+    find_release,
     format_commands,
     plan_launch,
 )
@@ -51,9 +52,9 @@ def test_kernel_is_started_from_its_image_for_a_random_address(
             os.close(descriptor)
 
 
-def plan(machine: Machine, tmp_path: Path) -> Launch:
-    """Plan a launch, and close its files."""
-    modules = Path(machine.root.source, "usr/lib/modules/6.1/modules.builtin")
+def plan(machine: Machine, tmp_path: Path, release: str = "6.1") -> Launch:
+    """Plan a launch, and close its files. `release`: of the kernel in the root."""
+    modules = Path(machine.root.source, f"usr/lib/modules/{release}/modules.builtin")
     modules.write_text(modules.read_text() + "a/virtio_console.ko\na/virtio_net.ko\n")
     launch = plan_launch(machine, {"XDG_CACHE_HOME": str(tmp_path)})
     for descriptor in launch.setup.descriptors:
@@ -397,6 +398,31 @@ def test_cache_is_in_the_directory_of_the_xdg_specification(
 def test_init_program_may_come_from_the_environment(tmp_path: Path) -> None:
     (tmp_path / "init").write_text("")
     assert locate.find_init("", {"INITRD_INIT": f"{tmp_path}/init"}) == f"{tmp_path}/init"
+
+
+def test_virtiofsd_asks_only_a_kernel_that_has_killpriv_for_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    script = "echo '-o source=PATH -o killpriv_v2/no_killpriv_v2'"
+    virtiofsd = write_program(tmp_path / "in-c", script)
+    machine = machine.replace(virtiofsd=virtiofsd, root=machine.root.replace(writable=True))
+    new = format_commands(plan(machine, tmp_path))
+    assert ",killpriv_v2' &" in new[0]
+    modules = Path(machine.root.source, "usr/lib/modules")
+    (modules / "6.1").rename(modules / "5.10.0-1-amd64")
+    (modules / "6.1").mkdir()
+    old = format_commands(plan(machine, tmp_path, "5.10.0-1-amd64"))
+    assert old[0].startswith("# a file that a user of the guest empties by opening it keeps its")
+    assert ",killpriv_v2" not in old[1]
+
+
+@pytest.mark.parametrize(
+    ("releases", "expected"), [(("", "6.1"), "6.1"), (("Image", "6.1"), "6.1"), (("Image",), "")]
+)
+def test_release_of_the_kernel_is_the_first_with_a_version(
+    releases: tuple[str, ...], expected: str
+) -> None:
+    assert find_release(*releases) == expected
 
 
 def test_launch_without_a_safe_cache_has_a_warning_in_one_line(
