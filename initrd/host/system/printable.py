@@ -25,6 +25,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether `text` has no bytes that are not UTF-8: PEP 383."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shorten(text: str) -> str:
     """Return the beginning of a text that is too long for a part of a message."""
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"

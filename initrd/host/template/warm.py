@@ -13,6 +13,7 @@ from initrd.host.machine.run import HostStreams, RunningMachine
 from initrd.host.qemu.argv import MAX_PLUGGED, plugged_devices
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.loop import Loop
+from initrd.host.system.printable import is_utf8
 from initrd.host.template import memory
 from initrd.host.template.key import template_key, warm_of
 from initrd.host.template.make import Snapshot, make_snapshot
@@ -62,7 +63,7 @@ def find_obstacle(needed: Requirements) -> str:
             f"there are more than {MAX_PLUGGED} shares, disks and network devices",
         ),
         (
-            not all(map(_is_utf8, needed.tags)),
+            not all(map(is_utf8, needed.tags)),
             "the tag of a share is not UTF-8, which QEMU's machine protocol requires",
         ),
         (
@@ -71,15 +72,6 @@ def find_obstacle(needed: Requirements) -> str:
         ),
     )
     return next((text for applies, text in obstacles if applies), "")
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether `text` has no bytes that were decoded by surrogateescape."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager

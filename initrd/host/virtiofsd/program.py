@@ -10,6 +10,7 @@ import os
 from initrd.errors import reason
 from initrd.host.system.cached import HELP_TEXTS, Cache, CacheFolder, read_answer
 from initrd.host.system.hosterror import HostError
+from initrd.host.system.printable import is_utf8
 from initrd.host.system.process import Program, capture_output
 from initrd.host.system.syscalls import mount_read_only, unshare_mount_namespace
 from initrd.host.virtiofsd import sandbox
@@ -126,6 +127,14 @@ def check_share(virtiofsd: Virtiofsd, share: Share, *, root: bool) -> None:
             f"cannot share {share.source}",
             f"{virtiofsd.program} is the virtiofsd in C, which only root can use",
             "the one in Rust (package virtiofsd): --virtiofsd BIN",
+        )
+    if virtiofsd.family == "rust" and not is_utf8(share.source):
+        # A descriptor does not help: virtiofsd looks up the path of the directory that it is of.
+        raise HostError(
+            f"cannot share {share.source}",
+            f"its path is not UTF-8, and {virtiofsd.program} is the virtiofsd in Rust, "
+            "which takes only such paths",
+            "another path; or, as root, the virtiofsd in C: --virtiofsd BIN",
         )
     if virtiofsd.family == "rust" and not (share.writable or virtiofsd.readonly):
         raise HostError(

@@ -159,16 +159,26 @@ def test_a_shared_directory_may_have_any_name(
     assert (folder / "out").read_text() == "done\n"
 
 
-@pytest.mark.parametrize("name", ["root, with: it all"])
-def test_the_root_directory_may_have_any_name(
-    virtiofsd_options: tuple[str, str], name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("family", "name"), [("c", "root, with: \udcff it all"), ("rust", "root, with: it all")]
+)
+def test_the_root_directory_may_have_any_name(family: str, name: str, tmp_path: Path) -> None:
     root = tmp_path / name
     assets.make_busybox_root(str(root))
     assets.add_kernel(assets.kernel("bookworm"), str(root))
-    init = ("busybox", "sh", "-c", "echo hi >/new; poweroff -f")
-    assert run(*virtiofsd_options, "--rw", str(root), *init, folder=tmp_path)[0] == 0
+    words = ("--virtiofsd", FAMILIES[family](), "--rw", str(root), "busybox", "sh", "-c")
+    assert run(*words, "echo hi >/new; poweroff -f", folder=tmp_path)[0] == 0
     assert (root / "new").read_text() == "hi\n"
+
+
+def test_a_path_that_is_not_utf8_is_refused_for_the_virtiofsd_in_rust(tmp_path: Path) -> None:
+    (tmp_path / "\udcff").mkdir()
+    options = ("--virtiofsd", assets.rust_virtiofsd(), "--mount", "d", str(tmp_path / "\udcff"))
+    status, output, errors = run(*options, assets.busybox_root(), "--", "true", folder=tmp_path)
+    assert (status, output) == (125, "")
+    assert errors.startswith(
+        f"chrootvm: cannot share {tmp_path}/\\xff: its path is not UTF-8, and "
+    )
 
 
 def test_a_relative_root_may_be_named_like_an_option(tmp_path: Path) -> None:

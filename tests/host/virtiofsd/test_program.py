@@ -14,6 +14,7 @@ C = Virtiofsd("/c/virtiofsd", "c")
 RUST = Virtiofsd("/rust/virtiofsd", "rust", readonly=True)
 OLD_RUST = RUST.replace(readonly=False)
 WRITABLE = Share("data", source="/srv/a,b :c")
+LATIN1 = Share("data", source="/srv/\udcfc")
 READ_ONLY = WRITABLE.replace(writable=False)
 
 
@@ -93,6 +94,7 @@ def test_c_virtiofsd_has_a_preparation_step_for_a_read_only_share() -> None:
     [
         pytest.param(C, WRITABLE, False, "only root can use", id="c, not as root"),
         pytest.param(OLD_RUST, READ_ONLY, True, "too old", id="rust without --readonly"),
+        pytest.param(RUST, LATIN1, True, "is not UTF-8, and /rust/virtiofsd", id="rust, latin 1"),
     ],
 )
 def test_share_that_a_virtiofsd_cannot_serve_is_refused(
@@ -104,7 +106,12 @@ def test_share_that_a_virtiofsd_cannot_serve_is_refused(
 
 @pytest.mark.parametrize(
     ("virtiofsd", "share", "root"),
-    [(C, READ_ONLY, True), (RUST, READ_ONLY, False), (OLD_RUST, WRITABLE, False)],
+    [
+        (C, READ_ONLY, True),
+        (C, LATIN1, True),
+        (RUST, READ_ONLY, False),
+        (OLD_RUST, WRITABLE, False),
+    ],
 )
 def test_share_that_a_virtiofsd_can_serve_is_accepted(
     virtiofsd: Virtiofsd, share: Share, root: bool
