@@ -10,6 +10,7 @@ admin-guide/cgroup-v2.rst.
 import os
 from functools import partial
 
+from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
 from initrd.host.image.modules import Requirement, choose_modules
@@ -21,6 +22,7 @@ from initrd.host.machine.devices import NETWORK_WITHOUT_HOST
 from initrd.host.machine.disks import lock_disks
 from initrd.host.machine.guest_modules import GuestModules, find_guest_modules, stage
 from initrd.host.machine.rootfs import Kernel
+from initrd.host.machine.sharing import Sharing, plan_sharing
 from initrd.host.qemu import loopback
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
@@ -34,7 +36,6 @@ from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
 from initrd.host.template.warm import Requirements, find_obstacle
 from initrd.host.virtiofsd import program, sandbox
-from initrd.host.virtiofsd.killpriv import adapt_killpriv, explain_missing_killpriv
 from initrd.host.virtiofsd.program import Virtiofsd, query
 from initrd.options import BootOptions
 from initrd.record import Record
@@ -57,6 +58,7 @@ class CheckContext(Record):
     environment: "Mapping[str, str]"
     arch: Arch
     requirements: tuple[Requirement, ...]  # of the boot for modules of the kernel
+    options: BootOptions  # of the boot
 
 
 class Finding(Record):
@@ -227,16 +229,27 @@ def check_permissions(context: CheckContext) -> Finding | None:
 
 def check_setuid_bits(context: CheckContext) -> Finding | None:
     """Warn when setuid bits stay that other kernels of the guest have removed."""
+    sharing = _plan_sharing(context)
+    why = sharing.setuid_bits if sharing else ""
+    return Finding("setuid bits", WARNING, why) if why else None
+
+
+def check_submounts(context: CheckContext) -> Finding | None:
+    """Warn of mounts below the root that the guest does not see as mounts."""
+    sharing = _plan_sharing(context)
+    why = sharing.submounts if sharing else ""
+    return Finding("submounts", WARNING, why) if why else None
+
+
+def _plan_sharing(context: CheckContext) -> Sharing | None:
+    """Return how virtiofsd serves the shares; None without a virtiofsd or a kernel."""
     virtiofsd = _virtiofsd_if_any(context)
     try:
         release = launch.find_release(launch.select_kernel(context.machine).release)
     except HostError:  # `check_kernel` reports it
         return None
-    if virtiofsd is None:
-        return None
     shares = launch.all_shares(context.machine)
-    why = explain_missing_killpriv(adapt_killpriv(virtiofsd, release), shares, release)
-    return Finding("setuid bits", WARNING, why) if why else None
+    return plan_sharing(virtiofsd, shares, context.options, release) if virtiofsd else None
 
 
 def _access(*, writable: bool) -> str:
@@ -477,6 +490,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("open files", check_open_files),
     ("permissions", check_permissions),
     ("setuid bits", check_setuid_bits),
+    ("submounts", check_submounts),
     ("overlay", check_overlay),
     ("disks", check_disks),
     ("network", check_network),
@@ -506,7 +520,8 @@ def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding
     arch = find_arch(machine.arch)
     # An INIT that the root lacks is a finding of `check_init`, so it is left out here.
     cmdline = command_line(machine.replace(init=BootOptions.init), arch, "tcg")
-    context = CheckContext(machine, environment, arch, launch.module_requirements(machine, cmdline))
+    requirements = launch.module_requirements(machine, cmdline)
+    context = CheckContext(machine, environment, arch, requirements, parse(cmdline))
     findings = (_run_check(subject, check, context) for subject, check in CHECKS)
     return tuple(finding for finding in findings if finding is not None)
 

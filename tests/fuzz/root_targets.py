@@ -18,7 +18,7 @@ from initrd.host.machine.config import Machine
 from initrd.host.machine.launch import format_commands, module_requirements, plan_launch
 from initrd.host.qemu.arch import find_arch
 from initrd.host.system.hosterror import HostError
-from initrd.options import Root, Share
+from initrd.options import BootOptions, Root, Share
 from tests.fuzz.scratch import scratch
 from tests.fuzz.target import Target
 from tests.host.conftest import QEMU, write_program
@@ -73,7 +73,9 @@ def _plan(machine: Machine) -> None:
             for descriptor in launch.setup.descriptors:
                 os.close(descriptor)
     arch = find_arch(machine.arch)
-    context = CheckContext(machine, environment, arch, module_requirements(machine, ""))
+    context = CheckContext(
+        machine, environment, arch, module_requirements(machine, ""), BootOptions()
+    )
     for subject, check in CHECKS:
         if subject in _CHECKS:
             with suppress(HostError):

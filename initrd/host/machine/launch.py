@@ -6,6 +6,7 @@ Planning adds entries to the cache, and opens the files of the QEMU set-up; it s
 import os
 from functools import partial
 
+from initrd.cmdline import parse
 from initrd.command import Command, Commands
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
@@ -22,6 +23,7 @@ from initrd.host.machine.rootfs import (
     open_kernel,
     read_release,
 )
+from initrd.host.machine.sharing import plan_sharing
 from initrd.host.qemu import argv
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch, find_arch
@@ -34,11 +36,7 @@ from initrd.host.system.hosterror import HostError
 from initrd.host.system.printable import join_command
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
-from initrd.host.virtiofsd.killpriv import (
-    adapt_killpriv,
-    explain_missing_killpriv,
-    parse_version,
-)
+from initrd.host.virtiofsd.killpriv import parse_version
 from initrd.host.virtiofsd.program import Virtiofsd, identify
 from initrd.options import CmdlineError, Share
 from initrd.record import Record
@@ -118,16 +116,15 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
     remark, warning = _explain_cache(cache)
     setup = _add_devices(setup, machine, of_guest.shares)
     release = find_release(started.release, kernel.release)
-    virtiofsd = adapt_killpriv(virtiofsd, release)
-    no_killpriv = explain_missing_killpriv(virtiofsd, setup.shares, release)
+    sharing = plan_sharing(virtiofsd, setup.shares, parse(cmdline), release)
     launch = Launch(
         setup,
-        virtiofsd,
+        sharing.virtiofsd,
         kernel.image,
         machine.command,
         os.path.join(locate.state_directory(environment), "failed-boots"),
         gdb=machine.gdb,
-        remarks=tuple(filter(None, (of_guest.remark(kernel.release), remark, no_killpriv))),
+        remarks=(*filter(None, (of_guest.remark(kernel.release), remark)), *sharing.remarks),
         warning=warning,
         release=started.release,
     )

@@ -32,6 +32,8 @@ class Virtiofsd(Record):
     readonly: bool = False  # it has a read-only mode
     killpriv: bool = False  # it can drop the privileges of files that are written to
     handles: bool = False  # it can keep file handles in place of open files
+    announces: bool = False  # it announces submounts unless it is told not to
+    lower: str = ""  # tag of the share whose submounts must not be announced; empty: none
 
 
 # --- which virtiofsd a program is ----------------------------------------------------------------
@@ -75,6 +77,7 @@ def parse_help(program: str, text: bytes) -> Virtiofsd:
             readonly="--readonly" in output,
             killpriv="--killpriv-v2" in output,
             handles="--inode-file-handles" in output,
+            announces="--no-announce-submounts" in output,
         )
     if "-o source=" in output:
         return Virtiofsd(program, "c", killpriv="killpriv_v2" in output)
@@ -155,14 +158,18 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
     # Without killpriv the guest requests a file's capabilities before each write to it, and a
     # file that is truncated when it is opened keeps its setuid bit.
     killpriv = virtiofsd.killpriv and share.writable
+    is_lower = share.tag == virtiofsd.lower
     if virtiofsd.family == "c":
-        options = f"source={source},sandbox=chroot,announce_submounts,xattr,log_level=warn"
+        announce = "" if is_lower else "announce_submounts,"
+        options = f"source={source},sandbox=chroot,{announce}xattr,log_level=warn"
         options += ",killpriv_v2" if killpriv else ""
         return (virtiofsd.program, "-f", listen, "-o", options)
     handles = virtiofsd.handles and sandbox.needs_file_handles()
     return (
         *(virtiofsd.program, listen, f"--shared-dir={source}"),
-        *("--announce-submounts", "--xattr", "--log-level=warn"),
+        *(() if is_lower else ("--announce-submounts",)),
+        *(("--no-announce-submounts",) if is_lower and virtiofsd.announces else ()),
+        *("--xattr", "--log-level=warn"),
         *(() if share.writable else ("--readonly",)),
         *(("--killpriv-v2",) if killpriv else ()),
         *(("--inode-file-handles=prefer",) if handles else ()),

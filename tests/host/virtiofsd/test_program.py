@@ -60,6 +60,32 @@ def test_killpriv_is_used_for_writable_shares(killpriv: bool, share: Share, expe
     assert words[-1].endswith(",killpriv_v2") == expected
 
 
+@pytest.mark.parametrize(
+    ("virtiofsd", "announced", "unannounced"),
+    [
+        pytest.param(C, "announce_submounts", "", id="c"),
+        pytest.param(RUST, "--announce-submounts", "", id="rust"),
+        pytest.param(
+            RUST.replace(announces=True),
+            "--announce-submounts",
+            "--no-announce-submounts",
+            id="rust that announces by default",
+        ),
+    ],
+)
+def test_submounts_are_announced_except_in_the_lower_layer_of_an_overlay(
+    virtiofsd: Virtiofsd, announced: str, unannounced: str
+) -> None:
+    def option(lower: str) -> str:
+        words = command(virtiofsd.replace(lower=lower), WRITABLE, "--fd=5", "/srv")
+        options = [word for text in words for word in text.split(",") if "announce" in word]
+        return " ".join(options)
+
+    assert option("") == announced
+    assert option("other") == announced
+    assert option(WRITABLE.tag) == unannounced
+
+
 def test_rust_virtiofsd_gets_readonly_for_a_read_only_share() -> None:
     assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 

@@ -36,6 +36,11 @@ OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
             id="rust with file handles",
         ),
         pytest.param(
+            f"{RUST_HELP}  --no-announce-submounts\n",
+            Virtiofsd("x", "rust", readonly=True, announces=True),
+            id="rust that announces submounts by default",
+        ),
+        pytest.param(
             f"{RUST_HELP}  --killpriv-v2\n",
             Virtiofsd("x", "rust", readonly=True, killpriv=True),
             id="rust with killpriv",
