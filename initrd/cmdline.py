@@ -202,12 +202,15 @@ def parse(text: str) -> BootOptions:
     """
     words = split(text)
     last = {word.key: word for word in words}
+    has_other_root = "rootfs" in last and ("root" in last or "rootfstype" in last)
+    warnings = _drop_other_root(last) if has_other_root else ()
     root = _parse_root(words, last)
     options = BootOptions(
         root=root,
         shares=_parse_shares(words, root),
         debug=any(word.is_flag("debug") for word in words),
         module_params=tuple(_module_params(words)),
+        warnings=warnings,
         **_parse_tables(words, last),
     )
     if options.union and not options.overlay:
@@ -234,8 +237,23 @@ def onfail_of(text: str) -> str:
     return action if action in ON_FAILURE else BootOptions.onfail
 
 
+def _drop_other_root(last: dict[str, Word]) -> tuple[str, ...]:
+    """Drop root= and rootfstype= that differ from rootfs=; return a warning that names them.
+
+    A distribution's own command line has them, and osbuild's initrd reads rootfs= alone.
+    """
+    rootfs, fstype = last["rootfs"], last.get("rootfstype")
+    other = last.get("root", rootfs)
+    is_virtiofs = fstype.value == "virtiofs" if fstype else other is rootfs
+    if is_virtiofs and other.value == rootfs.value:
+        return ()
+    words = [str(last.pop(name)) for name in ("root", "rootfstype", "rootflags") if name in last]
+    return (f"{' '.join(words)}: not used, because {rootfs} is the root",)
+
+
 def _parse_root(words: list[Word], last: dict[str, Word]) -> Root:
-    candidates = [_root_source(word, last) for word in words if word.key in ("root", "rootfs")]
+    sources = [word for word in words if word.key in ("root", "rootfs") and word.key in last]
+    candidates = [_root_source(word, last) for word in sources]
     root = candidates[-1] if candidates else _default_root(last)
     for other in candidates:
         if other != root:
@@ -262,8 +280,6 @@ def _root_source(word: Word, last: dict[str, Word]) -> Root:
     source = require_value(word)
     fstype_word = last.get("rootfstype")
     fstype = require_value(fstype_word) if fstype_word else ""
-    if word.key == "rootfs" and fstype not in ("", "virtiofs"):
-        raise CmdlineError(f"{word} is a virtiofs tag, but rootfstype={fstype}; use root=")
     if word.key == "rootfs" or fstype == "virtiofs":
         return Root(VIRTIOFS, parse_tag(word, source))
     if source == "tmpfs":
@@ -285,18 +301,18 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
     readonly = {share.tag for share in shares if not share.writable}
     if root.kind.is_share and not root.writable:
         readonly.add(root.source)
-    targets: set[str] = set()
+    found: dict[str, Share] = {}  # by mount point
     for share in shares:
         target = "/".join(part for part in share.target.split("/") if part not in ("", "."))
-        if target in targets:  # the later mount would hide the earlier one
+        earlier = found.setdefault(target, share)
+        if earlier is not share and earlier != share:  # the later mount would hide the earlier one
             raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
-        targets.add(target)
         if share.writable and share.tag in readonly:  # the two mounts of a tag are one file system
             raise CmdlineError(
                 f"mount={share.tag}: the tag is mounted read-only elsewhere, and would be here "
                 "too; use mount-ro="
             )
-    return shares
+    return tuple(found.values())
 
 
 def _parse_share(word: Word) -> Share:

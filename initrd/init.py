@@ -87,6 +87,8 @@ class Boot:
         except CmdlineError as error:
             self.failure = FailurePolicy(onfail_of(text))
             raise BootError("cannot understand the kernel command line", str(error)) from error
+        for warning in self.options.warnings:
+            self.log.warn(warning)
 
     def read_ip(self) -> None:
         """Parse `ip=`. Without that option none of the network code is unpacked."""

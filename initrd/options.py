@@ -81,3 +81,4 @@ class BootOptions(Record):
     timeout: float = 10.0  # seconds to wait for a tag or a device
     onfail: str = ON_FAILURE[0]
     module_params: tuple[tuple[str, str], ...] = ()  # (module, "param=value")
+    warnings: tuple[str, ...] = ()  # texts about words that are not used

@@ -185,9 +185,7 @@ def test_error_for_an_invalid_option_names_the_option(word: str) -> None:
     "text",
     [
         "rootfs=a rootfs=b",
-        "rootfs=a root=/dev/vda",
         "root=/dev/vda root=/dev/vdb",
-        "rootfs=a rootfstype=ext4",
         "root=tmpfs rootfstype=ext4",
         "rootfstype=squashfs",
     ],
@@ -195,6 +193,42 @@ def test_error_for_an_invalid_option_names_the_option(word: str) -> None:
 def test_two_different_roots_are_refused(text: str) -> None:
     with pytest.raises(CmdlineError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        pytest.param("root=/dev/vda ro rootfs=a", "root=/dev/vda", id="root"),
+        pytest.param("rootfs=a rootfstype=ext4", "rootfstype=ext4", id="rootfstype"),
+        pytest.param(
+            "rootfs=a root=UUID=1-2 rootfstype=xfs rootflags=subvol=x",
+            "root=UUID=1-2 rootfstype=xfs rootflags=subvol=x",
+            id="all that belongs to root",
+        ),
+        pytest.param("root=b rootfstype=virtiofs rootfs=a", "rootfstype=virtiofs", id="a tag"),
+        pytest.param("root=nonsense rootfs=a", "root=nonsense", id="not understood alone"),
+        pytest.param("root= rootfs=a", "root=", id="empty"),
+    ],
+)
+def test_rootfs_decides_and_a_warning_names_the_other_root(text: str, unused: str) -> None:
+    options = parse(text)
+    (warning,) = options.warnings
+    assert options.root == Root(VIRTIOFS, "a")
+    assert unused in warning
+    assert warning.endswith(": not used, because rootfs=a is the root")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["rootfs=a", "rootfs=a root=a rootfstype=virtiofs", "rootfs=a rootfstype=virtiofs rw"],
+)
+def test_one_root_in_all_words_is_no_reason_for_a_warning(text: str) -> None:
+    assert parse(text).warnings == ()
+
+
+def test_options_of_the_root_are_kept_without_another_root() -> None:
+    root = parse("rootfs=a rootfstype=virtiofs rootflags=noatime").root
+    assert root == Root(VIRTIOFS, "a", flags="noatime")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +245,23 @@ def test_tag_cannot_be_mounted_both_read_only_and_writable(text: str) -> None:
 )
 def test_two_shares_at_one_mount_point_are_refused(text: str) -> None:
     with pytest.raises(CmdlineError, match="mount=b: another share is at /"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("mount=a mount=a", (Share("a"),)),
+        ("mount-ro=a:/x mount=b mount-ro=a:/x", (Share("a", "/x", writable=False), Share("b"))),
+    ],
+)
+def test_share_that_is_given_twice_counts_once(text: str, shares: tuple[Share, ...]) -> None:
+    assert parse(text).shares == shares
+
+
+@pytest.mark.parametrize("text", ["mount=a mount-ro=a", "mount-ro=a mount=a"])
+def test_one_mount_point_cannot_be_both_read_only_and_writable(text: str) -> None:
+    with pytest.raises(CmdlineError, match="mount=a: "):
         parse(text)
 
 

@@ -54,6 +54,13 @@ def mounts(kernel: FakeKernel) -> list[tuple[str, str]]:
     return [(call[1], call[2]) for call in kernel.calls_named("mount")]
 
 
+def test_unused_root_is_named_in_the_kernel_log_and_the_boot_goes_on() -> None:
+    kernel = BootKernel("root=UUID=1-2 ro rootfs=r init=/bin/true")
+    boot(kernel)
+    assert ("r", "/sysroot") in mounts(kernel)
+    assert "initrd: root=UUID=1-2: not used, because rootfs=r is the root" in kernel.output
+
+
 def test_boot_makes_its_calls_in_the_documented_order() -> None:
     kernel = BootKernel(
         "rootfs=r mount=a mount-ro=b:/srv init=/bin/true", files={f"{MODULES}/1.ko": ""}
