@@ -31,6 +31,7 @@ usage: chrootvm [OPTION]... ROOTFS -- COMMAND [ARG]...
 Run COMMAND, or a login shell, in the directory ROOTFS; or boot it with INIT as process 1.
 """
 MIN_MEMORY, _FORCED = 96 << 20, ",force"  # bytes; Debian 12's kernel may hang with less
+_OPTIONS_FIRST = "options come before ROOTFS"
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}  # powers of 2
 
 # --- values --------------------------------------------------------------------------------------
@@ -95,6 +96,8 @@ def _parse_append(text: str) -> str:
         raise HostError(f"cannot use --append {text}", why, "leave out --, and close each quote")
     if any(word.key == "init" for word in words):
         raise HostError(f"cannot use --append {text}", "what to run is named after ROOTFS")
+    if any(word.key == "root" for word in words):
+        raise HostError(f"cannot use --append {text}", "the root is ROOTFS")
     return text
 
 
@@ -365,6 +368,7 @@ def parse(words: "Sequence[str]") -> Arguments:
     if rest and not root:
         raise HostError("cannot use '' as the root directory", "it is empty")
     if program[:1] != ["--"]:
+        _check_init(root, program)
         return Arguments(given, root, tuple(program))
     if not program[1:]:
         raise HostError("no command after --", "there is nothing to run", "chrootvm ROOTFS -- true")
@@ -428,13 +432,26 @@ def _check_no_value(last: Option | None, rest: list[str]) -> None:
         raise HostError(what, why, f"{last.name}={rest[0]} {rest[1]}")
 
 
+def _check_init(root: str, program: list[str]) -> None:
+    """Raise HostError when the word after the root is an option, or empty."""
+    if program[:1] == [""]:
+        hint = f"its path, or nothing for a login shell: chrootvm {root}"
+        raise HostError("cannot use '' as INIT", "it is empty", hint)
+    if program and program[0].startswith("-"):
+        name = program[0].partition("=")[0]
+        option = _BY_NAME.get(name) or _fail_unknown(name)
+        words = program[: 1 + len(option.values)] if program[0] == name else program[:1]
+        hint = f"chrootvm {' '.join(words[:1] if option.optional else words)} {root}"
+        raise HostError(f"cannot use {name} after {root}", _OPTIONS_FIRST, hint)
+
+
 def _fail_unknown(name: str) -> "NoReturn":
     from difflib import get_close_matches  # noqa: PLC0415 - only to explain a mistake
 
     similar = get_close_matches(name, _BY_NAME, 1)
     raise HostError(
         f"unknown option {name}",
-        "options come before ROOTFS",
+        _OPTIONS_FIRST,
         similar[0] if similar else "chrootvm --help; a ROOTFS like that goes after --",
     )
 

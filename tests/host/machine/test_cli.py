@@ -104,6 +104,28 @@ def test_words_are_parsed_into_options_root_and_program(
         pytest.param(
             ["--overlay", "/no/disk", "/srv"], "try: --overlay=/no/disk /srv", id="--overlay FILE"
         ),
+        pytest.param(
+            ["/srv", "--debug"],
+            r"use --debug after /srv: options come before ROOTFS\ntry: chrootvm --debug /srv$",
+            id="an option behind the root",
+        ),
+        pytest.param(
+            ["/srv", "--mount", "a", "/b", "sh"],
+            r"\ntry: chrootvm --mount a /b /srv$",
+            id="an option with values behind the root",
+        ),
+        pytest.param(
+            ["/srv", "--memory=2G"], r"\ntry: chrootvm --memory=2G /srv$", id="the same with ="
+        ),
+        pytest.param(
+            ["/srv", "--overlay", "init"], r"\ntry: chrootvm --overlay /srv$", id="--overlay behind"
+        ),
+        pytest.param(
+            ["/srv", "--verbos", "--", "ls"],
+            r"unknown option --verbos: options come before ROOTFS\ntry: --verbose",
+            id="misspelt behind the root",
+        ),
+        pytest.param(["/srv", ""], "cannot use '' as INIT: it is empty", id="an empty INIT"),
     ],
 )
 def test_wrong_words_are_refused_with_a_reason(words: list[str], why: str) -> None:
@@ -289,6 +311,7 @@ def test_invalid_timeouts_are_refused(text: str) -> None:
         (["--append", "a -- b", "/srv"], "would be lost"),
         (["--append", 'a="b', "/srv"], "close each quote"),
         (["--append", "quiet init=/x", "/srv"], "named after ROOTFS"),
+        (["--append", "ro root=/dev/vda", "/srv"], "the root is ROOTFS"),
     ],
 )
 def test_invalid_values_of_options_are_refused(words: list[str], why: str) -> None:
