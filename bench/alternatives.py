@@ -15,7 +15,8 @@ from bench import boots
 from bench.boots import CountedBoot, Marks
 from bench.figure import MEGA, Figure
 from initrd.host.image import cpio, modules
-from initrd.host.image.build import MODULES_PATH, read_module
+from initrd.host.image.build import MODULES_PATH
+from initrd.host.image.modulefile import read_module
 from testbed import assets
 
 SCRIPT = Path(__file__).parent / "busybox_init.sh"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from initrd.host.image import compress, cpio
-from initrd.host.image.buildtree import parse_modinfo, read_modinfo_section
 from initrd.host.image.kmod import ModuleTree
 from initrd.host.image.lsinitramfs import ImageError, format_entry, read_entries
+from initrd.host.image.modulefile import parse_modinfo, read_modinfo_section
 from initrd.host.image.modules import load_order
 from initrd.host.machine.rootfs import read_release, version_key
 from initrd.host.qemu.pvh import extract_vmlinux, has_pvh_entry

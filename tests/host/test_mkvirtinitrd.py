@@ -99,6 +99,51 @@ def test_the_image_is_written_to_standard_output_for_a_dash(operands: list[str])
     assert run(*operands[:2], "-").stdout == Path(operands[2]).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{0}", "--module", "m", "{1}", "{2}"],
+        ["{0}", "{1}", "--module=m", "{2}"],
+        ["--compress", "none", "{0}", "{1}", "{2}", "--module", "m"],
+        ["--module", "m", "--", "{0}", "{1}", "{2}"],
+    ],
+)
+def test_options_may_stand_between_the_operands(operands: list[str], words: list[str]) -> None:
+    done = run(*(word.format(*operands) for word in words))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert modules_in(operands[2]) == ALWAYS_INCLUDED | {"m"}
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
+def test_the_image_is_written_to_standard_output_by_its_names(
+    operands: list[str], name: str
+) -> None:
+    image = run(*operands[:2], "-").stdout
+    done = run(*operands[:2], name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, image, b"")
+
+
+@pytest.mark.parametrize("command", ['"$@" /dev/fd/3 3>{}', '"$@" {}/pipe & cat {}/pipe >{}'])
+def test_the_image_is_written_into_what_the_shell_has_opened(
+    operands: list[str], tmp_path: Path, command: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    output = f"{tmp_path}/output"
+    places = (output,) if command.count("{}") == 1 else (tmp_path, tmp_path, output)
+    words = [sys.executable, str(SCRIPT), *operands[:2]]
+    shell = ["/bin/sh", "-c", command.format(*places), "sh", *words]
+    done = subprocess.run(shell, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path(output).read_bytes() == run(*operands[:2], "-").stdout
+
+
+def test_unused_root_of_the_command_line_is_named_in_a_warning(operands: list[str]) -> None:
+    done = run("--cmdline", "rootfs=x root=/dev/sda", *operands)
+    assert done.returncode == 0
+    warning = "mkvirtinitrd: warning: root=/dev/sda: not used, because rootfs=x is the root\n"
+    assert done.stderr.decode() == warning
+
+
 def test_an_image_can_be_listed_from_standard_input(operands: list[str]) -> None:
     image = run(*operands[:2], "-").stdout
     assert b" init\n" in run("--list", "/dev/stdin", stdin=image).stdout

@@ -16,18 +16,18 @@ from collections.abc import Iterable
 from initrd.command import Command, CommandError, Commands, dump
 from initrd.errors import reason
 from initrd.host.image import cpio
+from initrd.host.image.modulefile import read_module
 from initrd.host.image.modules import Module, Requirement
 from initrd.host.system.cached import IMAGES, Cache, CacheEntry, CacheFolder, open_cached
 from initrd.host.system.files import OpenFile, name_open_file
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.rootfile import MODULE, PROGRAM, read_file
+from initrd.host.system.rootfile import PROGRAM, read_file
 from initrd.options import COMMAND_FILE
 
 INIT_PATH = "init"
 MODULES_PATH = "usr/lib/modules"
 COMMAND_PORTS = Requirement(("virtio_console",), "the streams of a command")
 _ELF = b"\x7fELF"
-_COMPRESSED = (".gz", ".xz", ".zst")
 # The files by which modules are found: of a module directory, and `order` of a build tree.
 _MODULE_FILES = ("dep", "softdep", "alias", "builtin", "builtin.modinfo", "order")
 _MAX_MODULES_SIZE = 512 << 20  # bytes in an image; the guest has it in memory twice
@@ -65,22 +65,6 @@ def read_init(path: str) -> bytes:
     if not content.startswith(_ELF):
         hint = "the file dist/init that `make build` makes"
         raise HostError(failure, "it is no ELF program", hint)
-    return content
-
-
-def read_module(path: str) -> bytes:
-    """Return the module in the file `path`, decompressed. Raises HostError.
-
-    `path` has no symbolic links: ModuleTree.path returns such a path.
-    """
-    try:
-        content = read_file(path, MODULE)
-    except OSError as error:
-        raise HostError(f"cannot read the module {path}", reason(error)) from error
-    if path.endswith(_COMPRESSED):
-        content = _decompress(path, content)
-    if not content.startswith(_ELF):
-        raise HostError(f"cannot use the module {path}", "it is no ELF file")
     return content
 
 
@@ -150,16 +134,6 @@ def _copy(source: int, target: int, size: int) -> None:
         if not count:
             raise OSError(errno.EIO, "the image in the cache is truncated")
         copied += count
-
-
-def _decompress(path: str, content: bytes) -> bytes:
-    from initrd.host.image import compress  # noqa: PLC0415 - not all kernels' modules are compressed
-
-    try:
-        module, _ = compress.decompress(content, MODULE.size)
-    except compress.CompressError as error:
-        raise HostError(f"cannot decompress the module {path}", str(error)) from error
-    return module
 
 
 def _make_cache_entry(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # In a root; the second one for roots whose /lib is not a link to /usr/lib.
 MODULE_DIRECTORIES = ("usr/lib/modules", "lib/modules")
 MAX_MODULES = 20_000  # of a kernel, and dependencies of one module; all of Linux has some 10,000
+_IN_MODULE_DIRECTORIES = ("modules.dep", "modules.order", "modules.builtin")
 _MAX_VERSIONS_NAMED = 5  # in a message
 
 
@@ -60,11 +61,11 @@ class ModuleTree:
         "another kernel, or the package with the rest of this one's modules "
         "(linux-modules-extra, kernel-modules-extra)"
     )
+    knows_builtin = True  # whether a module that is not found is not built in either
     _unlisted = "modules.dep names it as a dependency, but has no line for it"
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
-        self._root, self._path_in_root = _split_root(os.path.abspath(directory))
+        self._set_directory(directory)
         lines = self._split("modules.dep", "\n", required=True)
         self._lines = {module_name(line.partition(":")[0]): line for line in lines if ":" in line}
 
@@ -114,6 +115,10 @@ class ModuleTree:
         base = folder.removesuffix("/lib/modules")
         command = f"depmod -b {quote(base or '/')} {quote(version)}" if base != folder else "depmod"
         return f"reinstall the kernel's package, or run {command}"
+
+    def _set_directory(self, directory: str) -> None:
+        self.directory = directory
+        self._root, self._path_in_root = _split_root(os.path.abspath(directory))
 
     def _line(self, name: str) -> str:
         """Return the line of modules.dep for a module."""
@@ -198,7 +203,7 @@ class ModuleTree:
         except OSError as error:
             return HostError(failure, reason(error))
         paths = [os.path.join(self.directory, name) for name in names]
-        versions = [path for path in paths if os.path.exists(f"{path}/modules.dep")]
+        versions = [path for path in paths if has_modules_of_a_kernel(path)]
         if versions:
             some = " or ".join(versions[:_MAX_VERSIONS_NAMED])
             return HostError(failure, "it holds those of several", some)
@@ -212,6 +217,11 @@ def _split_root(directory: str) -> tuple[str, str]:
         if folder.endswith(f"/{modules}"):
             return folder.removesuffix(modules), os.path.join(modules, version)
     return directory, ""
+
+
+def has_modules_of_a_kernel(directory: str) -> bool:
+    """Return whether a directory is one that the modules of a kernel are installed in."""
+    return any(os.path.lexists(os.path.join(directory, name)) for name in _IN_MODULE_DIRECTORIES)
 
 
 def parse_softdeps(lines: "Iterable[list[str]]") -> SoftDependency:

@@ -179,7 +179,9 @@ def _disk_requirements(device: str) -> tuple[Requirement, ...]:
 def _find_modules(tree: ModuleTree, requirement: Requirement) -> list[str]:
     """Return the modules that meet a requirement; none when the kernel has them built in."""
     found = [tree.find(word) for word in requirement.modules]
-    if not requirement.optional and not any(names is not None for names in found):
+    # Of a transport it is likely that the kernel has it built in, where no file can tell.
+    is_needed = not requirement.optional and (tree.knows_builtin or requirement != TRANSPORT)
+    if is_needed and not any(names is not None for names in found):
         raise HostError(
             f"no module {' or '.join(requirement.modules)} in {tree.directory}",
             f"neither as a file nor built in, but needed for {requirement.purpose}",

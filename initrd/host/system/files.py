@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from initrd.errors import reason
 from initrd.host.system.hosterror import HostError
 from initrd.record import Record
+from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def replace_file(path: str, content: bytes, mode: int = 0o666) -> None:
@@ -76,6 +79,45 @@ def save_file(content: bytes, output: str) -> None:
         replace_file(target, content)
     except OSError as error:
         raise HostError(f"cannot write {output}", reason(error)) from error
+
+
+def write_output(content: bytes, output: str) -> None:
+    """Write `content` to what a shell's `>` can write to; a regular file as `save_file` does.
+
+    That is a named pipe, a character device, or the name of an open descriptor, such as /dev/stdout
+    and /dev/fd/3. A named pipe waits for its reader. Raises HostError.
+    """
+    number = _descriptor_of(output)
+    if number == _STANDARD["/dev/stdout"]:
+        save_file(content, "-")
+        return
+    if number is None and not _is_stream(output):
+        save_file(content, output)
+        return
+    try:
+        opened = os.open(output, os.O_WRONLY | os.O_CLOEXEC) if number is None else os.dup(number)
+        with open(opened, "wb") as stream:
+            if stream.isatty():
+                raise HostError(f"cannot write {output}", "it is a terminal", "a file, or a pipe")
+            stream.write(content)
+    except OSError as error:
+        raise HostError(f"cannot write {output}", reason(error)) from error
+
+
+def _descriptor_of(path: str) -> int | None:
+    """Return the number of the open descriptor that `path` is a name of."""
+    for folder in ("/dev/fd/", "/proc/self/fd/"):
+        if path.startswith(folder):
+            return parse_natural(path.removeprefix(folder))
+    return _STANDARD.get(path)
+
+
+def _is_stream(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # a new file, or one that `save_file` explains
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def check_writable(output: str) -> None:

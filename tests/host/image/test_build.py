@@ -15,9 +15,9 @@ from initrd.host.image.build import (
     encode_command,
     open_boot_image,
     read_init,
-    read_module,
 )
 from initrd.host.image.compress import METHODS
+from initrd.host.image.modulefile import read_module
 from initrd.host.image.modules import Module, choose_modules
 from initrd.host.system.cached import Cache
 from initrd.host.system.files import OpenFile

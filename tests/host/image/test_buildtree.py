@@ -8,10 +8,9 @@ from initrd.host.image.buildtree import (
     BuildTree,
     is_build_tree,
     open_modules,
-    parse_modinfo,
-    read_modinfo_section,
 )
 from initrd.host.image.kmod import ModuleTree, SoftDependency
+from initrd.host.image.modulefile import parse_modinfo, read_modinfo_section
 from initrd.host.image.modules import ALWAYS, OVERLAY, choose_modules, filesystem_requirement
 from initrd.host.system.hosterror import HostError
 from tests.host.image.module_trees import elf_module, write, write_build_tree, write_tree

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.image import build, buildtree, compress, kmod, modules
+from initrd.host.image import build, compress, kmod, modules, unindexed
 from initrd.host.image.buildtree import BuildTree, has_option, is_build_tree, read_tree_release
 from initrd.host.image.kmod import ModuleTree
 from initrd.host.image.modules import (
@@ -94,7 +94,7 @@ def test_module_that_unpacks_to_gigabytes_is_refused_with_little_memory(tmp_path
     program = """
         import sys
         from initrd.host.system.hosterror import HostError
-        from initrd.host.image.build import read_module
+        from initrd.host.image.modulefile import read_module
         try:
             read_module(sys.argv[1])
         except HostError as error:
@@ -283,16 +283,16 @@ def test_sections_of_all_modules_together_are_limited(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One module by many names: its bytes would be read again for each."""
-    monkeypatch.setattr(buildtree, limit, 20_000)
+    monkeypatch.setattr(unindexed, limit, 20_000)
     tree = write_build_tree(tmp_path, {"a": ("alias=x" + "y" * 1000,)})
     names = [f"n{number}" for number in range(1000)]
     for name in names:
         os.symlink("a.ko", f"{tree}/{name}.ko")
     (tmp_path / "modules.order").write_text("".join(f"{name}.o\n" for name in names))
     read: list[str] = []
-    section = buildtree.read_modinfo_section
+    section = unindexed.read_modinfo_section
     monkeypatch.setattr(
-        buildtree, "read_modinfo_section", lambda *args: read.append(args[0]) or section(*args)
+        unindexed, "read_modinfo_section", lambda *args: read.append(args[0]) or section(*args)
     )
     with pytest.raises(HostError, match="their sections have more bytes"):
         choose(tree, "unknown-alias")
@@ -313,7 +313,7 @@ def test_section_of_a_huge_module_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     os.truncate(path, 2 << 30)
     with pytest.raises(HostError, match="it is no module of a 64-bit kernel"):
-        buildtree.read_modinfo_section(str(path))
+        unindexed.read_modinfo_section(str(path))
 
 
 def test_bomb_is_decompressed_up_to_the_limit_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,4 +329,4 @@ def test_module_that_is_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     for size in range(len(data)):
         path.write_bytes(data[:size])
         with pytest.raises(HostError, match="it is truncated"):
-            buildtree.read_modinfo_section(str(path))
+            unindexed.read_modinfo_section(str(path))

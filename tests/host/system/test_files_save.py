@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from initrd.host.system.files import check_writable, save_file
+from initrd.host.system.files import check_writable, save_file, write_output
 from initrd.host.system.hosterror import HostError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -108,3 +108,47 @@ def test_check_writable_reports_an_unwritable_output_and_writes_nothing(
         check_writable(f"{tmp_path}/{path}")
     check_writable(f"{tmp_path}/d/file")
     assert not os.listdir(tmp_path / "d")
+
+
+def test_named_pipe_gets_the_content_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write_output(b"new", str(pipe))
+        assert reader.communicate()[0] == b"new"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_open_descriptor_is_written_at_its_position(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(b"old ")
+        write_output(b"new", f"/dev/fd/{file.fileno()}")
+        file.write(b" end")
+    assert (tmp_path / "file").read_bytes() == b"old new end"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_regular_file_is_replaced_as_by_save_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with (tmp_path / "file").open("rb") as reader:
+        write_output(b"new", f"{tmp_path}/file")
+        assert reader.read() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        pytest.param("/dev/full", "No space left on device", id="a full device"),
+        pytest.param("/dev/fd/999", "Bad file descriptor", id="a descriptor that is not open"),
+        pytest.param("/dev/fd/{}", "it is a terminal", id="a terminal"),
+        pytest.param("/dev/fd", "it is no regular file", id="a directory"),
+    ],
+)
+def test_output_that_takes_nothing_is_explained(output: str, why: str) -> None:
+    terminal, other = os.openpty()
+    try:
+        with pytest.raises(HostError, match=f"cannot write .*: {why}"):
+            write_output(b"new", output.format(other))
+    finally:
+        os.close(terminal)
+        os.close(other)
