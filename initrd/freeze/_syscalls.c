@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -333,6 +334,17 @@ static PyObject *sys_continue_on_input(PyObject *module, PyObject *args)
 	return result;
 }
 
+/* setrlimit(2): both limits of RLIMIT_NOFILE of this process. */
+static PyObject *sys_limit_open_files(PyObject *module, PyObject *args)
+{
+	unsigned long count;
+
+	if (!PyArg_ParseTuple(args, "k:limit_open_files", &count))
+		return NULL;
+	const struct rlimit limit = {count, count};
+	return none_or_error(setrlimit(RLIMIT_NOFILE, &limit), NULL);
+}
+
 /*
  * spawn(): start a program in a child process, by vfork(2).
  *
@@ -588,6 +600,7 @@ static PyMethodDef functions[] = {
 	{"set_hostname", sys_set_hostname, METH_VARARGS, NULL},
 	{"add_entropy", sys_add_entropy, METH_VARARGS, NULL},
 	{"continue_on_input", sys_continue_on_input, METH_VARARGS, NULL},
+	{"limit_open_files", sys_limit_open_files, METH_VARARGS, NULL},
 	{"spawn", sys_spawn, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };

@@ -98,6 +98,9 @@ def continue_on_input(pid: int, fd: int, /) -> None:
     pidfd_getfd(2), from Linux 5.6 on; F_SETSIG of fcntl(2).
     """
 
+def limit_open_files(count: int, /) -> None:
+    """Set both limits of open files of this process: RLIMIT_NOFILE of setrlimit(2)."""
+
 def spawn(
     files: tuple[bytes, ...],
     words: tuple[bytes, ...],

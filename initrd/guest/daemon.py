@@ -34,6 +34,7 @@ def _execute(root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
     # Exempt from the OOM killer: every process that uses `/` would hang without the daemon.
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("-1000")
+    _raise_file_limit()
     os.chroot(root)
     os.chdir("/")
     os.umask(0)  # the kernel has applied the umask of the process that creates a file
@@ -43,6 +44,16 @@ def _execute(root: str, argv: list[bytes], environ: dict[bytes, bytes], log: str
     os.dup2(output, 2)
     _syscalls.reset_signals()
     os.execve(argv[0].removeprefix(b"@"), argv, environ)  # noqa: S606 - no shell is the point
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as the kernel allows to any process: fs.nr_open.
+
+    The daemon has a file open for each that is open below `/`, of all processes, and the limit that
+    the kernel gives to PID 1 is 1024. The target keeps that limit. Sources: proc(5), setrlimit(2).
+    """
+    with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+        _syscalls.limit_open_files(int(file.read()))
 
 
 def keep_serving(pid: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from testbed import assets
 from tests.boot import disks, images, machine
 from tests.boot.conftest import make_root, write
+from tests.boot.roots import open_files
 from tests.boot.roots.test_overlay import hash_tree
 
 pytestmark = pytest.mark.boot
@@ -29,6 +30,8 @@ section() { echo; echo "=== $1"; }
 section overlayfs; modprobe overlay; grep overlay /proc/filesystems || echo none
 section mounts; grep -E '^[^ ]+ (/|/rom|/overlay|/dev|/proc|/sys) ' /proc/mounts
 section daemon; pid=$(cat /run/sendsigs.omit.d/*); tr '\\0' '\\n' </proc/$pid/cmdline
+set -- $(cat /proc/$pid/stat); [ "$6" = $pid ] && echo session leader
+cat /proc/$pid/oom_score_adj; cat /proc/sys/fs/nr_open; grep "open files" /proc/$pid/limits
 cd /etc
 section changes
 echo new >new && cat new && rm debian_version && mv issue moved && echo more >>passwd
@@ -45,6 +48,7 @@ for _ in 1 2 3 4; do
     (n=0; while [ $n -lt 100 ]; do [ -t 0 ] </etc/passwd; n=$((n+1)); done) &
 done; wait
 sync
+files=$(find /usr -xdev -type f | head -n 500)
 """
 
 
@@ -70,7 +74,7 @@ def boot(union: tuple[str, str], disk: str, shared_directory: str) -> machine.Bo
     program, layer = union
     directory = f"{shared_directory}/{program}"
     units = f"{directory}/units"
-    write(f"{units}/inspect", INSPECT)
+    write(f"{units}/inspect", INSPECT + open_files.SCRIPT)
     write(f"{units}/inspect.service", UNIT)
     os.mkdir(f"{units}/multi-user.target.wants")
     os.symlink("../inspect.service", f"{units}/multi-user.target.wants/inspect.service")
@@ -107,7 +111,15 @@ def test_debian_boots_from_a_union_root(boot: machine.Boot, union: tuple[str, st
 def test_union_daemon_is_marked_to_survive_the_shutdown_of_processes(
     boot: machine.Boot, union: tuple[str, str]
 ) -> None:
-    assert boot.section("daemon").splitlines()[0] == f"@/usr/bin/{union[0]}"
+    output = boot.section("daemon").splitlines()
+    assert output[0] == f"@/usr/bin/{union[0]}"
+    assert output[-4:-2] == ["session leader", "-1000"]
+
+
+def test_union_root_has_8000_files_open_at_once(boot: machine.Boot) -> None:
+    nr_open, limits = boot.section("daemon").splitlines()[-2:]
+    assert limits.split() == ["Max", "open", "files", nr_open, nr_open, "files"]
+    open_files.check(boot.section("open files"))
 
 
 def test_union_root_allows_files_to_be_made_changed_moved_and_removed(boot: machine.Boot) -> None:

@@ -9,6 +9,7 @@ import pytest
 from testbed import assets
 from tests.boot import disks, images, machine
 from tests.boot.conftest import make_root, write
+from tests.boot.roots import open_files
 
 pytestmark = pytest.mark.boot
 
@@ -23,15 +24,18 @@ mv /deep /new.d && ls -1 /
 section rom; ls -1 /rom; cat /rom/old /rom/dir/file /rom/deep/er/file
 section "rom is read-only"; echo x 2>&1 >/rom/x
 section modes; stat -c '%n %a %u:%g' / /overlay /volumes /new.d/deep /new.d/deep/er
-section size; dd if=/dev/zero of=/big bs=1M count=16 2>&1; wc -c </big
+section size; dd if=/dev/zero of=/big bs=1M count=16 2>&1; wc -c </big; rm /big
+files=$(find /many -type f)
 """
 
 
 def make_tree(root: str) -> str:
-    make_root(root, INSPECT)
+    make_root(root, INSPECT + open_files.SCRIPT)
     write(f"{root}/old", "old\n")
     write(f"{root}/dir/file", "in dir\n")
     write(f"{root}/deep/er/file", "deep\n")
+    for number in range(500):
+        write(f"{root}/many/{number}", "")
     os.chmod(root, 0o751)
     return root
 
@@ -101,6 +105,10 @@ def test_overlay_keeps_owners_and_modes(boot: machine.Boot) -> None:
 def test_overlay_size_limits_the_data_in_memory(boot: machine.Boot) -> None:
     assert "No space left on device" in boot.section("size")
     assert 7 << 20 < int(boot.section("size").splitlines()[-1]) <= 8 << 20
+
+
+def test_overlay_root_has_8000_files_open_at_once(boot: machine.Boot) -> None:
+    open_files.check(boot.section("open files"))
 
 
 @pytest.mark.parametrize("layer", ["ram", "vda"])
