@@ -8,11 +8,11 @@ import errno
 import os
 import stat
 
+from initrd.elf import elf_machine, machine_number
 from initrd.errors import reason
 
 _ELF_HEADER = 64  # bytes; elf(5)
 _SCRIPT_LINE_SIZE = 256  # BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h, since Linux 5.1
-ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 
 
 def explain_exec_error(path: str, error: OSError) -> tuple[str, str]:
@@ -86,12 +86,10 @@ def _explain_script(head: bytes, error: OSError) -> tuple[str, str]:
 
 def _explain_elf(head: bytes, error: OSError) -> tuple[str, str]:
     order = "big" if head[5] == 2 else "little"
-    machine = int.from_bytes(head[18:20], order)  # type: ignore[arg-type]
-    this_machine = os.uname().machine
-    name = ELF_MACHINES.get(machine, f"machine type {machine}")
     if error.errno == errno.ENOEXEC:
+        name = elf_machine(head) or f"machine type {machine_number(head)}"
         return (
-            f"{reason(error)}: it is a program for {name}, this is {this_machine}",
+            f"{reason(error)}: it is a program for {name}, this is {os.uname().machine}",
             "use a root for this machine",
         )
     loader = _dynamic_loader(head, order)

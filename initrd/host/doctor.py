@@ -14,7 +14,7 @@ from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
 from initrd.host.image.modules import Requirement, choose_modules
-from initrd.host.machine import gdb, launch, locate, overlayfile
+from initrd.host.machine import gdb, guest_arch, launch, locate, overlayfile
 from initrd.host.machine.cli import MIN_MEMORY
 from initrd.host.machine.cmdline import command_line
 from initrd.host.machine.config import Machine
@@ -25,7 +25,7 @@ from initrd.host.machine.rootfs import Kernel
 from initrd.host.machine.sharing import Sharing, plan_sharing
 from initrd.host.qemu import loopback
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
-from initrd.host.qemu.arch import Arch, find_arch
+from initrd.host.qemu.arch import Arch
 from initrd.host.qemu.console import format_megabytes
 from initrd.host.qemu.resources import explain_port, find_port_problem
 from initrd.host.system.cached import Cache
@@ -97,9 +97,16 @@ def _format_finding(finding: Finding) -> list[str]:
 
 
 def check_kernel(context: CheckContext) -> Finding:
-    """Report the kernel that a launch selects."""
+    """Report the kernel that a launch selects, which has to be for the guest's architecture."""
     kernel = launch.select_kernel(context.machine)
+    guest_arch.check_kernel(kernel, context.arch)
     return Finding("kernel", OK, f"{kernel.release or 'of unknown version'} ({kernel.image})")
+
+
+def check_programs(context: CheckContext) -> Finding:
+    """Report the guest's architecture, for which the root's programs have to be."""
+    guest_arch.check_programs(guest_arch.read_programs(context.machine), context.arch)
+    return Finding("architecture", OK, context.arch.name)
 
 
 def check_modules(context: CheckContext) -> Finding | None:
@@ -193,8 +200,8 @@ def _modules_directory(context: CheckContext) -> str | None:
 
 
 def check_init_program(context: CheckContext) -> Finding:
-    """Check that the `/init` of the image exists and is a program."""
-    path = locate.find_init(context.machine.init_program, context.environment)
+    """Check that the `/init` of the image is a program for the guest's architecture."""
+    path = launch.select_init(context.machine, context.arch, context.environment)
     return Finding("/init", OK, f"{path} ({len(read_init(path)) >> 10} kB)")
 
 
@@ -479,6 +486,7 @@ def check_qemu_devices(program: str) -> None:
 
 # The subject of each check, and the check; None: the check does not apply.
 CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
+    ("architecture", check_programs),
     ("kernel", check_kernel),
     ("modules", check_modules),
     ("/lib/modules", check_guest_modules),
@@ -517,13 +525,22 @@ def doctor(machine: Machine, environment: "Mapping[str, str]") -> int:
 def examine(machine: Machine, environment: "Mapping[str, str]") -> tuple[Finding, ...]:
     """Return the findings. Raises HostError for invalid or contradicting options."""
     launch.check_machine(machine)
-    arch = find_arch(machine.arch)
+    arch = _choose_arch(machine)
     # An INIT that the root lacks is a finding of `check_init`, so it is left out here.
     cmdline = command_line(machine.replace(init=BootOptions.init), arch, "tcg")
     requirements = launch.module_requirements(machine, cmdline)
     context = CheckContext(machine, environment, arch, requirements, parse(cmdline))
     findings = (_run_check(subject, check, context) for subject, check in CHECKS)
     return tuple(finding for finding in findings if finding is not None)
+
+
+def _choose_arch(machine: Machine) -> Arch:
+    """Return the architecture that a launch chooses. Raises HostError for an unknown --arch."""
+    try:
+        kernel = launch.select_kernel(machine)
+    except HostError:  # `check_kernel` reports it
+        kernel = None
+    return guest_arch.choose_arch(machine.arch, guest_arch.read_programs(machine), kernel)
 
 
 def _run_check(

@@ -6,12 +6,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from initrd.elf import elf_machine
 from initrd.host.image import compress, cpio
 from initrd.host.image.kmod import ModuleTree
 from initrd.host.image.lsinitramfs import ImageError, format_entry, read_entries
 from initrd.host.image.modulefile import parse_modinfo, read_modinfo_section
 from initrd.host.image.modules import load_order
 from initrd.host.machine.rootfs import read_release, version_key
+from initrd.host.qemu.arch import ARCHES, kernel_machine
 from initrd.host.qemu.pvh import extract_vmlinux, has_pvh_entry
 from initrd.host.service.requests import RUN, VERSION, parse_request
 from initrd.host.system.cached import Cache, CacheEntry, CacheFolder, open_cached
@@ -108,6 +110,7 @@ def run_kernel(data: bytes) -> None:
     """Read the release of a kernel, and the ELF file in it."""
     with _open(data) as file:
         version_key(read_release(OpenFile("/boot/vmlinuz-6.1", file)))
+    assert kernel_machine(data) in {"i386", *(arch.name for arch in ARCHES), elf_machine(data), ""}
     has_pvh_entry(data)
     extracted = extract_vmlinux(data)
     assert not extracted or has_pvh_entry(extracted)

@@ -15,8 +15,8 @@ from pathlib import Path
 from initrd.command import Command
 from initrd.host.doctor import CHECKS, CheckContext
 from initrd.host.machine.config import Machine
+from initrd.host.machine.guest_arch import choose_arch, read_programs
 from initrd.host.machine.launch import format_commands, module_requirements, plan_launch
-from initrd.host.qemu.arch import find_arch
 from initrd.host.system.hosterror import HostError
 from initrd.options import BootOptions, Root, Share
 from tests.fuzz.scratch import scratch
@@ -29,9 +29,18 @@ _CONTENTS = {
     b"KERNEL": bzimage(PACKED),
     b"MODULE": elf_module("depends="),
     b"DEP": b"kernel/virtiofs.ko: kernel/virtio_pci.ko\nkernel/virtio_pci.ko:\n",
+    b"PROGRAM": b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00",
     b"BUILTIN": b"kernel/virtio_console.ko\n",
 }
-_CHECKS = ("kernel", "modules", "/lib/modules", "-- COMMAND", "init", "command")  # of the root
+_CHECKS = (
+    "architecture",
+    "kernel",
+    "modules",
+    "/lib/modules",
+    "-- COMMAND",
+    "init",
+    "command",
+)  # of the root
 _MAX_FILES = 200
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -72,7 +81,7 @@ def _plan(machine: Machine) -> None:
         finally:
             for descriptor in launch.setup.descriptors:
                 os.close(descriptor)
-    arch = find_arch(machine.arch)
+    arch = choose_arch(machine.arch, read_programs(machine))
     context = CheckContext(
         machine, environment, arch, module_requirements(machine, ""), BootOptions()
     )
@@ -124,7 +133,7 @@ def _make_file(directory: int, kind: bytes, name: bytes, text: bytes) -> None:
 
 
 _SEEDS = (
-    b"link lib usr/lib\nlink bin usr/bin\nfile usr/bin/sh text\n"
+    b"link lib usr/lib\nlink bin usr/bin\nfile usr/bin/sh PROGRAM\n"
     b"file usr/lib/modules/6.1/vmlinuz KERNEL\nfile usr/lib/modules/6.1/modules.dep DEP\n"
     b"file usr/lib/modules/6.1/kernel/virtiofs.ko MODULE\n"
     b"file usr/lib/modules/6.1/kernel/virtio_pci.ko MODULE\n"

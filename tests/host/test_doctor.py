@@ -73,6 +73,7 @@ def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path
     everything = findings(machine.replace(init="busybox", memory=96 << 20), tmp_path)
     everything.pop("permissions", None)  # depends on the user who runs the test
     assert {name: finding.text for name, finding in everything.items() if finding.state == OK} == {
+        "architecture": os.uname().machine,
         "kernel": f"6.1 ({machine.root.source}/usr/lib/modules/6.1/vmlinuz)",
         "modules": "none is needed: all is built into the kernel",
         "/lib/modules": "the root has it",

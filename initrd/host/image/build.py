@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 
 from initrd.command import Command, CommandError, Commands, dump
+from initrd.elf import HEADER_SIZE, elf_machine, kernel_for
 from initrd.errors import reason
 from initrd.host.image import cpio
 from initrd.host.image.modulefile import read_module
@@ -38,9 +39,11 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
     """Return the image: `init` as the first program, and `modules` numbered in their order.
 
     `compression` is one of compress.METHODS. Raises HostError for a module that cannot be read,
-    and when compressing takes a library that is not installed.
+    for one that is for another architecture than `init`, and when compressing takes a library that
+    is not installed.
     """
     contents = read_modules(modules)
+    _check_machines(init, contents)
     digits = max(3, len(str(len(contents))))  # so that the order of names is the order of numbers
     entries = [cpio.file(INIT_PATH, init, 0o755)]
     for number, (name, content) in enumerate(contents):
@@ -51,6 +54,17 @@ def build_image(init: bytes, modules: Iterable[Module], compression: str = "none
     from initrd.host.image import compress  # noqa: PLC0415 - seldom needed
 
     return compress.compress(archive, compression)
+
+
+def _check_machines(init: bytes, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Raise HostError for a module whose kernel cannot execute `init`."""
+    of_init = elf_machine(init[:HEADER_SIZE])
+    for name, content in contents:
+        machine = elf_machine(content[:HEADER_SIZE])
+        if machine and of_init and kernel_for(of_init) != machine:
+            why = f"it is for {machine}, and the program /init for {of_init}"
+            hint = f"modules for {kernel_for(of_init)}, or a /init for {machine}"
+            raise HostError(f"cannot put the module {name} into the image", why, hint)
 
 
 def read_init(path: str) -> bytes:

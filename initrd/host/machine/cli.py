@@ -180,7 +180,7 @@ OPTIONS = (
         _parse_accel,
     ),
     Option("--machine", ("TYPE",), "QEMU's machine, and its properties", field="machine"),
-    Option("--arch", ("ARCH",), "architecture of the guest; default this machine's", field="arch"),
+    Option("--arch", ("ARCH",), "architecture of the guest; default that of ROOTFS", field="arch"),
     Option(
         "--kernel",
         ("FILE|DIR",),

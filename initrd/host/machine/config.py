@@ -38,7 +38,7 @@ class Machine(Record):
     cpus: int = default_of("--cpus")
     accel: str = default_of("--accel")
     machine: str = ""  # value of QEMU's -machine; empty: the architecture's
-    arch: str = ""  # empty: the host's
+    arch: str = ""  # empty: the root's, or the host's
     kernel: str = ""  # empty: the root's newest
     modules: str = ""  # empty: those of the kernel
     module: tuple[str, ...] = ()  # further modules to load

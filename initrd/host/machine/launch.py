@@ -10,23 +10,23 @@ from initrd.cmdline import parse
 from initrd.command import Command, Commands
 from initrd.host.image import modules
 from initrd.host.image.build import COMMAND_PORTS, open_boot_image
-from initrd.host.machine import gdb, guest_modules, locate
+from initrd.host.machine import gdb, guest_arch, guest_modules, locate
 from initrd.host.machine.cmdline import command_line, template_command_line
 from initrd.host.machine.config import Machine
 from initrd.host.machine.devices import NETWORK_WITH_HOST
 from initrd.host.machine.rootfs import (
     Kernel,
-    check_readable,
     find_built_kernel,
     find_kernel,
     find_module_directory,
+    identify_kernel,
     open_kernel,
     read_release,
 )
 from initrd.host.machine.sharing import plan_sharing
 from initrd.host.qemu import argv
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
-from initrd.host.qemu.arch import Arch, find_arch
+from initrd.host.qemu.arch import Arch
 from initrd.host.qemu.argv import Connections, Hardware, Setup
 from initrd.host.qemu.pvh import find_pvh_kernel
 from initrd.host.qemu.seccomp import has_sandbox
@@ -88,8 +88,8 @@ def plan_launch(machine: Machine, environment: "Mapping[str, str]") -> Launch:
 
 
 def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> Launch:
-    arch = find_arch(machine.arch)
     kernel = select_kernel(machine)
+    arch = select_arch(machine, kernel)
     qemu = find_qemu(machine, arch, environment)
     accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
     virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
@@ -98,7 +98,7 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
     cmdline = command_line(machine, arch, accelerator, of_guest.shares)
     hardware = Hardware(arch, accelerator, machine.memory, machine.cpus, machine.machine)
     initrd = open_boot_image(
-        locate.find_init(machine.init_program, environment),
+        select_init(machine, arch, environment),
         kernel.modules,
         module_requirements(machine, cmdline),
         cache,
@@ -259,23 +259,33 @@ def all_shares(machine: Machine) -> tuple[Share, ...]:
 
 def select_kernel(machine: Machine) -> Kernel:
     """Return the kernel to boot, and its modules. Raises HostError."""
-    root = machine.root.source
+    root, modules = machine.root.source, machine.modules
     if not machine.kernel:
-        found = find_kernel(root)
-        check_readable(found)
-        return found.replace(modules=machine.modules) if machine.modules else found
+        found = identify_kernel(find_kernel(root))
+        return found.replace(modules=modules) if modules else found
     image = os.path.abspath(machine.kernel)
     if os.path.isdir(image):
-        built = find_built_kernel(image, find_arch(machine.arch)).replace(named=True)
-        check_readable(built)
-        return built.replace(modules=machine.modules) if machine.modules else built
-    opened = open_kernel(Kernel("", image, named=True))
-    try:
-        release = read_release(opened)
-    finally:
-        os.close(opened.descriptor)
-    modules_directory = machine.modules or find_module_directory(root, release)
-    return Kernel(release, image, modules_directory, named=True)
+        arch = guest_arch.choose_arch(machine.arch, guest_arch.read_programs(machine))
+        built = identify_kernel(find_built_kernel(image, arch).replace(named=True))
+        return built.replace(modules=modules) if modules else built
+    kernel = identify_kernel(Kernel("", image, named=True))
+    return kernel.replace(modules=modules or find_module_directory(root, kernel.release))
+
+
+def select_arch(machine: Machine, kernel: Kernel) -> Arch:
+    """Return the guest's architecture, for which kernel and root have to be. Raises HostError."""
+    programs = guest_arch.read_programs(machine)
+    arch = guest_arch.choose_arch(machine.arch, programs, kernel)
+    guest_arch.check_kernel(kernel, arch)
+    guest_arch.check_programs(programs, arch)
+    return arch
+
+
+def select_init(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
+    """Return the path of the image's `/init`, which has to be for `arch`. Raises HostError."""
+    path = locate.find_init(machine.init_program, environment, arch)
+    guest_arch.check_init(path, arch)
+    return path
 
 
 def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:

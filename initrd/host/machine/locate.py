@@ -4,6 +4,7 @@ import os
 import stat
 
 from initrd.host.machine.config import Machine
+from initrd.host.qemu.arch import Arch, is_native
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import find_in_root
 
@@ -20,6 +21,7 @@ VIRTIOFSD_PLACES = (
     "/usr/libexec/qemu/virtiofsd",
 )
 _PROJECT = os.path.abspath(f"{__file__}/../../../..")
+# Of the host's architecture; the /init for another one is beside it, with `-ARCH` in its name.
 INIT_PLACES = (
     os.path.join(_PROJECT, "dist/init"),  # a checkout
     os.path.join(_PROJECT, "initrd/freeze/init"),  # a wheel
@@ -63,22 +65,35 @@ def find_virtiofsd(given: str, environment: "Mapping[str, str]") -> str:
         raise HostError("cannot find virtiofsd", f"not on the path nor at {places}", hint) from None
 
 
-def find_init(given: str, environment: "Mapping[str, str]") -> str:
+def find_init(given: str, environment: "Mapping[str, str]", arch: Arch | None = None) -> str:
     """Return the path of the program that becomes `/init` in the image.
 
     It is `given`, the value of --init, else INITRD_INIT of the environment, else the first of
-    INIT_PLACES. Raises HostError when there is no such file.
+    `init_places` of the guest's architecture. Raises HostError when there is no such file.
     """
     given = given or environment.get("INITRD_INIT", "")
-    for path in (given,) if given else INIT_PLACES:
+    places = (given,) if given else init_places(arch)
+    for path in places:
         if os.path.isfile(path) or (given and os.path.exists(path)):  # `read_init` checks its kind
             return os.path.realpath(path)
-    where = given or ", ".join(INIT_PLACES)
     raise HostError(
         "cannot find the /init of the image",
-        f"looked for at {where}",
-        "make build, or --init FILE",
+        f"looked for at {', '.join(places)}",
+        init_hint(arch),
     )
+
+
+def init_places(arch: Arch | None) -> tuple[str, ...]:
+    """Return the paths at which the `/init` for an architecture may be; None: the host's."""
+    if arch is None or is_native(arch):
+        return INIT_PLACES
+    return tuple(f"{place}-{arch.name}" for place in INIT_PLACES)
+
+
+def init_hint(arch: Arch | None) -> str:
+    """Return what to try without a `/init` for an architecture."""
+    option = "" if arch is None or is_native(arch) else f" ARCH={arch.name}"
+    return f"make build{option}, or --init FILE"
 
 
 def find_target(root: str, init: str) -> str:

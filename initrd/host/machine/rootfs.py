@@ -10,13 +10,12 @@ import re
 from initrd.errors import reason
 from initrd.host.image import buildtree
 from initrd.host.image.kmod import MODULE_DIRECTORIES
-from initrd.host.qemu.arch import ARCHES, Arch
+from initrd.host.qemu.arch import ARCHES, KERNEL_HEAD, Arch, kernel_machine
 from initrd.host.system.files import OpenFile
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import KERNEL, find_in_root, list_directory, open_file
 from initrd.record import Record
 
-_SETUP_SIZE = 1 << 16  # bytes; the real-mode code of an x86 image, which has the release, is less
 _VERSION_PART = re.compile(r"[0-9]+|[^\W0-9_]+|~")  # other digits, such as ², are letters
 
 
@@ -27,6 +26,7 @@ class Kernel(Record):
     image: str
     modules: str = ""  # the directory of its modules, or its build tree; empty: none
     named: bool = False  # the user has named the image: links in its path may lead anywhere
+    machine: str = ""  # that the image is for, as `kernel_machine` returns it; empty: unknown
 
 
 def find_kernel(root: str) -> Kernel:
@@ -98,9 +98,18 @@ def open_kernel(kernel: Kernel) -> OpenFile:
         raise HostError(f"cannot read the kernel {image}", reason(error)) from error
 
 
-def check_readable(kernel: Kernel) -> None:
-    """Raise HostError when the image of a kernel cannot be used."""
-    os.close(open_kernel(kernel).descriptor)
+def identify_kernel(kernel: Kernel) -> Kernel:
+    """Return the kernel with what its image says of itself: the machine; the release if unknown.
+
+    Raises HostError when the image cannot be used.
+    """
+    image = open_kernel(kernel)
+    try:
+        machine = kernel_machine(_read_head(image))
+        release = kernel.release or read_release(image)
+    finally:
+        os.close(image.descriptor)
+    return kernel.replace(release=release, machine=machine)
 
 
 def read_release(image: OpenFile) -> str:
@@ -109,15 +118,19 @@ def read_release(image: OpenFile) -> str:
     Only x86 images have it in the header: Documentation/arch/x86/boot.rst, `kernel_version`.
     Raises HostError when the image cannot be read.
     """
-    try:
-        head = os.pread(image.descriptor, _SETUP_SIZE, 0)
-    except OSError as error:
-        raise HostError(f"cannot read the kernel {image.path}", reason(error)) from error
+    head = _read_head(image)
     if head[0x202:0x206] == b"HdrS":
         offset = int.from_bytes(head[0x20E:0x210], "little") + 0x200
         return head[offset : offset + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
     folder, name = os.path.split(image.path)
     return name.removeprefix("vmlinuz-") if name != "vmlinuz" else os.path.basename(folder)
+
+
+def _read_head(image: OpenFile) -> bytes:
+    try:
+        return os.pread(image.descriptor, KERNEL_HEAD, 0)
+    except OSError as error:
+        raise HostError(f"cannot read the kernel {image.path}", reason(error)) from error
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:

@@ -3,10 +3,14 @@
 Everything that depends on the architecture is in this table.
 
 Sources: QEMU's manual ("System emulator targets"), the kernel's serial drivers for console names.
+Of `kernel_machine`: the kernel's Documentation/arch/x86/boot.rst, arm64/booting.rst and
+riscv/boot-image-header.rst, and its arch/s390/boot/head.S; the PE format, for kernels that firmware
+can start.
 """
 
 import os
 
+from initrd.elf import elf_machine
 from initrd.host.system.hosterror import HostError
 from initrd.record import Record
 
@@ -100,6 +104,10 @@ ARCHES = (
 )
 _DEBIAN_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64el": "ppc64le"}
 
+KERNEL_HEAD = (1 << 16) + 16  # bytes at the start of an image that `kernel_machine` looks at
+_X86_PROTOCOL, _X86_64_BIT = 0x20C, 1  # the first version with `xloadflags`; XLF_KERNEL_64 in it
+_PE_MACHINES = {0x8664: "x86_64", 0x14C: "i386", 0xAA64: "aarch64", 0x5064: "riscv64"}
+
 
 def find_arch(name: str = "") -> Arch:
     """Return the architecture of this name, or of this Debian name; by default the host's.
@@ -117,3 +125,33 @@ def find_arch(name: str = "") -> Arch:
 def is_native(arch: Arch) -> bool:
     """Return whether the host has this architecture."""
     return arch.name == os.uname().machine
+
+
+def kernel_machine(head: bytes) -> str:
+    """Return the machine that a kernel is for, from the first KERNEL_HEAD bytes of its image.
+
+    It is empty where they do not tell, as of a compressed image for arm64.
+    """
+    if head[0x202:0x206] == b"HdrS":
+        return _x86_machine(head)
+    if head[0x38:0x3C] == b"ARM\x64":
+        return "aarch64"
+    if head[0x38:0x3C] == b"RSC\x05":
+        return "riscv64"
+    if head[0x10008:0x1000E] == b"S390EP":
+        return "s390x"
+    return elf_machine(head) or _pe_machine(head)
+
+
+def _x86_machine(head: bytes) -> str:
+    protocol = int.from_bytes(head[0x206:0x208], "little")
+    has_64_bits = protocol < _X86_PROTOCOL or int.from_bytes(head[0x236:0x237]) & _X86_64_BIT
+    return "x86_64" if has_64_bits else "i386"
+
+
+def _pe_machine(head: bytes) -> str:
+    """Return the machine of a PE program, such as a kernel that decompresses itself (zboot)."""
+    start = int.from_bytes(head[0x3C:0x40], "little")
+    if not head.startswith(b"MZ") or head[start : start + 4] != b"PE\0\0":
+        return ""
+    return _PE_MACHINES.get(int.from_bytes(head[start + 4 : start + 6], "little"), "")

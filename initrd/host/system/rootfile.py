@@ -100,6 +100,15 @@ def read_file(path: str, limit: SizeLimit, *, follow: bool = False) -> bytes:
     return _read_all(open_file(path, limit, follow=follow), path, limit)
 
 
+def read_head(path: str, size: int, *, follow: bool = False) -> bytes:
+    """Return the first bytes of a file, at most `size`. Raises the errors of `open_file`."""
+    descriptor = open_file(path, follow=follow)
+    try:
+        return os.pread(descriptor, size, 0)
+    finally:
+        os.close(descriptor)
+
+
 def read_input(path: str, limit: SizeLimit) -> bytes:
     """Return the content of a file that the user has named, or of a pipe of this process.
 

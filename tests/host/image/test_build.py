@@ -24,6 +24,7 @@ from initrd.host.system.files import OpenFile
 from initrd.host.system.hosterror import HostError
 from initrd.options import COMMAND_FILE
 from tests.host.image.module_trees import REQUIRED, content, write_tree
+from tests.test_elf import head
 
 INIT = b"\x7fELF" + bytes(999)
 
@@ -31,6 +32,29 @@ INIT = b"\x7fELF" + bytes(999)
 def build_from(folder: str, *names: str, compression: str = "none") -> bytes:
     requirements = [*modules.ALWAYS, *(modules.module_requirement(name) for name in names)]
     return build_image(INIT, choose_modules(folder, requirements), compression)
+
+
+@pytest.mark.parametrize(
+    ("init", "module", "why"),
+    [
+        (head(62), head(183), "it is for aarch64, and the program /init for x86_64"),
+        (head(183), head(62), "it is for x86_64, and the program /init for aarch64"),
+        (head(62), head(3, bits=32), "it is for i386, and the program /init for x86_64"),
+        (head(62), head(62), ""),
+        (head(3, bits=32), head(62), ""),
+    ],
+)
+def test_modules_are_for_the_architecture_of_init(
+    tmp_path: Path, init: bytes, module: bytes, why: str
+) -> None:
+    (tmp_path / "a.ko").write_bytes(module)
+    chosen = [Module("a", f"{tmp_path}/a.ko")]
+    if not why:
+        assert build_image(init, chosen)
+        return
+    with pytest.raises(HostError) as caught:
+        build_image(init, chosen)
+    assert (caught.value.what, caught.value.why) == ("cannot put the module a into the image", why)
 
 
 def test_an_image_holds_init_and_the_required_modules_only(tmp_path: Path) -> None:

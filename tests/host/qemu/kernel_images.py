@@ -24,6 +24,7 @@ def bzimage(payload: bytes, protocol: int = 0x20F, sectors: int = 1, offset: int
     image[0x1F1] = sectors
     image[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", image, 0x206, protocol)
+    image[0x236] = 1  # XLF_KERNEL_64
     struct.pack_into("<II", image, 0x248, offset, len(payload))
     return bytes(image) + payload
 
