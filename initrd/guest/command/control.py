@@ -4,13 +4,22 @@ import posix as os
 
 from initrd.command import escape
 from initrd.guest._syscalls import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
-from initrd.text import encode
+from initrd.text import encode, parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_MESSAGE = 4096  # bytes; the host's messages are much shorter
+_MAX_TIME = 1 << 53  # microseconds: later times are not accepted by the kernel
+
+
+def parse_time(words: "list[str]") -> "int | None":
+    """Return the host's time in a message `time`, in microseconds since 1970; None for others."""
+    if len(words) != 2 or words[0] != "time":
+        return None
+    microseconds = parse_natural(words[1])
+    return None if microseconds is None or microseconds > _MAX_TIME else microseconds
 
 
 class Messages:
@@ -21,7 +30,15 @@ class Messages:
         self._incoming = b""
         self.disconnected = False  # the host has closed its end
         self.bye_received = False
-        self.on_message: Callable[[list[str]], None] = lambda _words: None
+        self._early: list[list[str]] = []  # messages that nobody has handled yet
+        self.on_message: Callable[[list[str]], None] = self._early.append
+        self.on_time: Callable[[int], None] = lambda _microseconds: None  # the host's, since 1970
+
+    def handle_early(self) -> None:
+        """Pass the messages that came before `on_message` was set to it."""
+        early, self._early = self._early, []
+        for words in early:
+            self.on_message(words)
 
     def send(self, message: str, text: str = "") -> None:
         """Send a message, with `text` escaped as its last word. Does not block.
@@ -51,6 +68,10 @@ class Messages:
     def _dispatch(self, words: "list[str]") -> None:
         if words == ["bye"]:
             self.bye_received = True
+        elif words[0] == "time":
+            microseconds = parse_time(words)
+            if microseconds is not None:
+                self.on_time(microseconds)
         else:
             self.on_message(words)
 

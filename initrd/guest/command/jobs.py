@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # Ctrl-Alt-Del; and what the reboot, halt and poweroff of busybox send to PID 1.
 _ENDING_SIGNALS = (SIGINT, SIGTERM, SIGUSR1, SIGUSR2)
 _KILL_ATTEMPTS = 10
+# The clock is set when it is behind the host's by more than the first of these, or ahead by more
+# than the second, in microseconds. A message may be read late: the clock only seems ahead then.
+_BEHIND, _AHEAD = 10_000, 1_000_000
 _DELIVERY_TIMEOUT = 10.0  # seconds for the host to take the last output when the machine ends
 
 
@@ -190,6 +193,9 @@ class JobServer:
         self._port.on_run, self._port.on_error = self._run, self._on_port_error
         self._machine = ControlChannel(self._port.open_channel(MACHINE, CONTROL))
         self._machine.on_message = self._on_message
+        self._machine.on_time = self._on_time
+        self.set_clock: Callable[[int], None] = lambda _microseconds: None  # since 1970
+        self._has_set_clock = False
         self._processes = processes
         self._make_request, self._report_error = make_request, report_error
         self._loop = Loop()
@@ -256,6 +262,13 @@ class JobServer:
     def _on_message(self, words: "list[str]") -> None:
         if words == ["stop"]:
             self._stop_requested = True
+
+    def _on_time(self, microseconds: int) -> None:
+        """Set the clock to the host's time, if it is wrong: commands may be running."""
+        behind = microseconds - time.time_ns() // 1000
+        if not self._has_set_clock or behind > _BEHIND or behind < -_AHEAD:
+            self._has_set_clock = True
+            self.set_clock(microseconds)
 
     def _on_port_error(self, why: str) -> None:
         self._machine.send("failed", f"the guest cannot understand the host: {why}")

@@ -10,19 +10,18 @@ import posix as os
 from initrd.command import CommandError
 from initrd.errors import reason
 from initrd.guest._syscalls import POLLIN, poll
+from initrd.guest.command.control import parse_time
 from initrd.guest.command.hotplug import Slot
 from initrd.guest.failure import BootError
 from initrd.guest.frozen import add_network
 from initrd.guest.switchroot import is_ram_filesystem
 from initrd.template import END, Start, load_start, load_template
-from initrd.text import parse_natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from initrd.guest.kernel import Kernel
 
 _PIECE = 1 << 16  # bytes
-_MAX_TIME = 1 << 53  # microseconds: later times are not accepted by the kernel
 
 
 def wait_for_start(template: bytes, control: int, kernel: "Kernel") -> Start:
@@ -98,9 +97,8 @@ def _set_clock(control: int, kernel: "Kernel") -> None:
     kernel.write(control, b"awake\n")
     answer = _read_to(b"\n", control)
     half = (kernel.monotonic() - asked) / 2
-    word, _, number = answer.decode("latin-1").removesuffix("\n").partition(" ")
-    microseconds = parse_natural(number)
-    if word != "time" or microseconds is None or microseconds > _MAX_TIME:
+    microseconds = parse_time(answer.decode("latin-1").removesuffix("\n").split(" "))
+    if microseconds is None:
         raise BootError("cannot set the clock", f"the host has sent {answer[:40]!r}")
     kernel.set_realtime(microseconds + int(half * 1e6))
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 CONTROL = "initrd.control"
 _CGROUP = Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 _FAILURE_TIMEOUT = 10.0  # seconds to wait for the host's `bye` after a failure
+_TIME_TIMEOUT = 0.1  # seconds to wait for the host's `time`, which some hosts do not send
 
 
 class Session:
@@ -59,6 +60,7 @@ class Session:
         self._kernel, self._log, self._timeout = kernel, log, timeout
         self._prepared: tuple[Command, Streams] | None = None  # None: several commands
         self._server: JobServer | None = None
+        self._ready_at: float | None = None  # monotonic; None: the clock has been set before
         _open_standard_descriptors()
         self._ports = open_ports((CONTROL,), timeout, kernel)
         self._control = ControlPort(self._ports[CONTROL])
@@ -79,6 +81,8 @@ class Session:
             cmdline = None
             if data != COMMANDS_FILE:
                 self._prepare_command(_parse(data))
+        if cmdline is None:  # a machine of a template has set its clock
+            self._ready_at = self._kernel.monotonic()
         self._control.send("ready")
         return cmdline
 
@@ -121,6 +125,8 @@ class Session:
         raise BootError("cannot power off", "reboot(2) has returned")
 
     def _run_command(self, command: Command, streams: Streams, processes: Processes) -> None:
+        if self._ready_at is not None:
+            self._set_clock(self._ready_at)
         request = self._make_request(command, streams)
         message = self._supervise(Supervisor(self._control, streams, processes), request)
         unmount_all(self._kernel, self._log)
@@ -135,6 +141,7 @@ class Session:
         self._run_loop(lambda: self._control.is_sent or self._control.disconnected)
         fd = self._ports[CONTROL]
         self._server = server_type(fd, processes, self._make_request, self._report_spawn_error)
+        self._server.set_clock = self._write_clock
         self._server.serve()
         unmount_all(self._kernel, self._log)
         self._server.finish("stopped")
@@ -197,6 +204,24 @@ class Session:
             raise error_type(action, os.strerror(failure.number)) from failure
         control.send("warning", explain_spawn_error(failure, request))
         return f"exit {exit_status_of(failure)}"
+
+    def _set_clock(self, ready_at: float) -> None:
+        """Set the clock to the time with which the host has answered `ready`.
+
+        The clock that the kernel has read at its start is wrong by up to a second.
+        """
+        times: list[int] = []
+        self._control.on_time = times.append
+        self._run_loop(lambda: bool(times) or self._control.disconnected, 0)
+        age = self._kernel.monotonic() - ready_at
+        if not times:
+            self._run_loop(lambda: bool(times) or self._control.disconnected, _TIME_TIMEOUT)
+            age = 0.0  # it has just come
+        if times:
+            self._write_clock(times[0] + int(age * 1e6))
+
+    def _write_clock(self, microseconds: int) -> None:
+        self._try_optional("set the clock", lambda: self._kernel.set_realtime(microseconds))
 
     def _set_host_name(self) -> None:
         self._kernel.set_hostname(parse_hostname(self._read_optional("/etc/hostname")))

@@ -99,7 +99,10 @@ class Supervisor:
         Raises SpawnError or OSError if the command cannot be started.
         """
         command = self._command
-        command.start(request)
+        try:
+            command.start(request)
+        finally:
+            self._control.handle_early()
         self._loop.run(lambda: command.status is not None or self._control.disconnected)
         if self._control.disconnected:
             command.forward_signal(SIGHUP)

@@ -36,6 +36,11 @@ _MAX_WARNINGS = 50  # of one session; there are few
 _NOT_UNDERSTOOD = "cannot understand the guest"
 
 
+def time_message() -> str:
+    """Return the message with the time of this machine."""
+    return f"time {time.time_ns() // 1000}"
+
+
 def read_text(text: str) -> str:
     """Return the text of a message for the user, at most _MAX_TEXT characters of it."""
     shown = unescape(text)
@@ -260,10 +265,11 @@ class CommandProtocol:
         if word in _ONCE:
             self._receive_once(word)
         if word == "awake" and not self._sent_time:  # a copy of a template sets its clock
-            self._sent_time = True
             self.on_awake()
-            self._send_bytes(b"time %d\n" % (time.time_ns() // 1000))
+            self._send_time()
         elif word == "ready":
+            if self._sets_clock_at_ready:
+                self._send_time()
             self._send_held()
         elif word == "frames":
             self._start_frames(text)
@@ -280,6 +286,18 @@ class CommandProtocol:
             self._end_output(*text.partition(" ")[::2])
         elif word in _FINAL:
             self._finish(word, text)
+
+    def _send_time(self) -> None:
+        self._sent_time = True
+        self._send_bytes(time_message().encode() + b"\n")
+
+    @property
+    def _sets_clock_at_ready(self) -> bool:
+        """Whether the machine has booted, and runs one command.
+
+        One of a template sends `awake`. In a machine for several commands frames follow `ready`.
+        """
+        return self._held is None and not self._sent_time and len(self._sockets) > 1
 
     def _receive_once(self, message: str) -> None:
         """Raise HostError for a message that has come before."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 from initrd.errors import reason
 from initrd.frames import MAX_RUN
-from initrd.host.command.protocol import GuestWarnings, LocalStreams, read_text
+from initrd.host.command.protocol import GuestWarnings, LocalStreams, read_text, time_message
 from initrd.host.command.session import CommandSession, start_session
 from initrd.host.machine.launch import Launch
 from initrd.host.machine.run import HostStreams
@@ -130,6 +130,7 @@ class Owner:
         """Run a command; return its number. Raises HostError."""
         if self._is_stopping:
             raise HostError("cannot run the command", "the machine is about to end")
+        self._port.send_message(time_message())
         return self._port.run(content, sockets)
 
     def console_size(self) -> int:

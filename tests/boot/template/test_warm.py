@@ -138,17 +138,20 @@ def guest_clock(**options: object) -> Iterator[Clock]:
             os.close(number)
 
 
-@pytest.mark.parametrize("hours", [0, 1])
-def test_the_clock_of_a_machine_of_a_template_is_that_of_the_host(
-    hours: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("warm", [False, True], ids=["boot", "template"])
+def test_the_clock_of_a_machine_is_that_of_the_host(
+    warm: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    later = hours * 3600
+    later = 3600  # seconds; the clock of QEMU's machine is that of the host
     now = SimpleNamespace(time_ns=lambda: time.time_ns() + later * 10**9)
     monkeypatch.setattr(protocol, "time", now)
-    with guest_clock(warm=True) as clock:
+    with guest_clock(warm=warm) as clock:
         least, most = clock.offset()
-        assert TEMPLATE_WORD in clock.greeting
-    assert least - later < 0.05, (least, most)
+        assert (TEMPLATE_WORD in clock.greeting) == warm
+    print(f"ahead by {1e3 * (least - later):+.1f} to {1e3 * (most - later):+.1f} ms")
+    bound = 0.05 if warm else 0.5  # a boot does not wait for the answer: a busy host's is late
+    assert least - later < bound, (least, most)
     assert most - later > -0.05, (least, most)
     assert most - least < 0.05, "measured precisely enough"
 

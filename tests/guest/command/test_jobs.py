@@ -14,6 +14,7 @@ import pytest
 
 from initrd import frames
 from initrd.command import Commands, dump
+from initrd.guest.command.jobs import JobServer
 from tests.frames_host import FramesHost
 
 TOP_DIRECTORY = os.path.abspath(f"{__file__}/../../../..")
@@ -66,6 +67,45 @@ def test_output_and_status_of_a_command(machine: Machine) -> None:
     assert machine.received[number, "stdout"] == b"out\n"
     assert machine.received[number, "stderr"] == b"err\n"
     assert machine.messages(number)[0] == "started"
+
+
+class NoProcesses:
+    """Processes of a machine that runs no command."""
+
+    def receive_signals(self) -> int:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+
+HOUR = 3_600_000_000  # microseconds
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [
+        pytest.param([0], [0], id="the first time is always set"),
+        pytest.param([-400_000], [-400_000], id="the first time, backwards"),
+        pytest.param([0, 5_000, -5_000], [0], id="about the same"),
+        pytest.param([0, 900_000], [0, 900_000], id="behind"),
+        pytest.param([0, -300_000], [0], id="ahead, or the message is late"),
+        pytest.param([0, -HOUR], [0, -HOUR], id="far ahead"),
+    ],
+)
+def test_clock_of_a_machine_that_runs_is_corrected_if_it_is_wrong(
+    offsets: list[int], expected: list[int]
+) -> None:
+    host_end, guest_end = socket.socketpair()
+    with host_end, guest_end:
+        guest_end.setblocking(False)
+        server = JobServer(guest_end.fileno(), NoProcesses(), None, None)  # type: ignore[arg-type]
+        found: list[int] = []
+        server.set_clock = lambda time_set: found.append(time_set - time.time_ns() // 1000)
+        host = FramesHost(host_end)
+        for offset in offsets:
+            host.send(frames.MACHINE, f"time {time.time_ns() // 1000 + offset}")
+            server._loop.run(lambda: False, 0.02)
+    assert len(found) == len(expected)
+    for offset, wanted in zip(found, expected, strict=True):
+        assert abs(offset - wanted) < 800_000
 
 
 def test_sixteen_commands_at_the_same_time(machine: Machine) -> None:

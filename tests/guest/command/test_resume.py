@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from initrd.command import Command
-from initrd.guest.command import resume
+from initrd.guest.command import control, resume
 from initrd.guest.command.resume import wait_for_start
 from initrd.guest.failure import BootError
 from initrd.template import SEED_SIZE, Start, Template, dump_start, dump_template
@@ -204,7 +204,10 @@ def test_invalid_time_is_an_error(host: Host, answer: bytes) -> None:
 
 
 def test_latest_time_is_one_that_python_can_set() -> None:
-    assert resume._MAX_TIME * 1000 < 1 << 63  # nanoseconds in 64 bits: clock_settime_ns()
+    # Nanoseconds in 64 bits: clock_settime_ns(). A day may be added, for the age of the message.
+    assert (control._MAX_TIME + 86_400_000_000) * 1000 < 1 << 63
+    assert control.parse_time(["time", f"{control._MAX_TIME}"]) == control._MAX_TIME
+    assert control.parse_time(["time", f"{control._MAX_TIME + 1}"]) is None
 
 
 @pytest.mark.parametrize(("seconds", "added"), [(0.0, 0), (0.5, 250_000), (3.0, 1_500_000)])

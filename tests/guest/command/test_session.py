@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,45 @@ def test_missing_user_is_reported_to_the_host_and_on_the_console(line: ControlLi
     assert messages[0] == "ready"
     assert messages[-1].startswith("refused cannot run the command as eve: there is no user")
     assert "cannot run the command as eve" in kernel.output
+
+
+@pytest.mark.parametrize("seconds", [0, 0.25])
+def test_clock_is_set_to_the_time_of_the_host_and_what_has_passed_since(
+    line: ControlLine, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernel_with_command(line)
+    line.host.sendall(b"time 1700000000000000\n")
+    real_mount = kernel.mount
+
+    def mount(*arguments: Any) -> None:
+        kernel.clock += seconds if arguments[1] == "/sysroot" else 0
+        real_mount(*arguments)
+
+    monkeypatch.setattr(kernel, "mount", mount)
+    boot(kernel)
+    assert kernel.calls_named("set_realtime") == [
+        ("set_realtime", 1_700_000_000_000_000 + int(seconds * 1e6))
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["", "time", "time x", "time -1", "time 1 2", "time 9007199254740993", f"time {'9' * 3000}"],
+)
+def test_clock_is_not_set_without_a_valid_time(line: ControlLine, message: str) -> None:
+    kernel = kernel_with_command(line)
+    line.host.sendall(f"{message}\n".encode())
+    boot(kernel)
+    assert kernel.calls_named("set_realtime") == []
+    assert line.read_messages()[-1].startswith("refused cannot run the command as eve")
+
+
+def test_clock_that_cannot_be_set_only_gives_a_warning(line: ControlLine) -> None:
+    kernel = kernel_with_command(line, errors={"set_realtime": errno.EPERM})
+    line.host.sendall(b"time 1700000000000000\n")
+    boot(kernel)
+    assert "cannot set the clock: Operation not permitted" in kernel.output
+    assert line.read_messages()[-1].startswith("refused cannot run the command as eve")
 
 
 def count_calls_of_a_boot() -> int:

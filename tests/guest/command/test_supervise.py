@@ -95,6 +95,19 @@ def test_eof_message_may_arrive_before_the_bytes_of_stdin(start: Start) -> None:
     assert host.received["stdout"] == b"abcdef"
 
 
+@pytest.mark.parametrize("time_of_host", ["", "time 1700000000000000"])
+def test_messages_before_the_command_is_started_are_for_the_command(
+    start: Start, time_of_host: str
+) -> None:
+    host = start("cat; kill -STOP $$; echo continued")
+    if time_of_host:
+        host.send(time_of_host)
+    host.send("eof stdin 3")
+    host.send("signal 10")  # has its default action: it ends the command
+    host.write_port("stdin", b"abc")
+    assert host.last_message() == "signal 10"
+
+
 def test_closing_the_stdin_port_on_the_host_ends_standard_input(start: Start) -> None:
     host = start("cat; echo over")
     host.write_port("stdin", b"abc")

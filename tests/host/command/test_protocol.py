@@ -397,6 +397,20 @@ def test_control_message_is_handled_before_output_sent_after_it() -> None:
     assert events == [b"started", b"output"]
 
 
+def test_machine_that_has_booted_gets_the_time_when_it_is_ready(guest: Guest) -> None:
+    before = time.time_ns() // 1000
+    guest.send("ready")
+    word, number = guest.received().split()
+    assert word == b"time"
+    assert before <= int(number) <= time.time_ns() // 1000
+
+
+def test_machine_for_several_commands_gets_no_line_with_the_time() -> None:
+    with closing(Guest(("control",))) as guest:
+        guest.send("ready")
+        assert guest.received() == b""
+
+
 def test_messages_to_a_starting_machine_are_held_until_it_is_ready(guest: Guest) -> None:
     guest.host.send_start(b"start")
     guest.host.send("signal 10")

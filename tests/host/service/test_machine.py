@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from initrd.frames import HEADER_SIZE
 from initrd.host import vm
+from initrd.host.service.mux import Port
 from initrd.host.service.requests import Request, receive_reply, send_request
 from initrd.host.service.thread import OwnerThread
 from initrd.host.system.hosterror import HostError
@@ -255,3 +257,21 @@ def test_no_descriptors_are_left_open(tmp_path: Path) -> None:
     assert process.communicate() == ("x\n", "")
     machine.close()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_guest_gets_the_time_before_each_command(
+    machine: vm.Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    send = Port.send
+    monkeypatch.setattr(
+        Port, "send", lambda port, frame: (sent.append(bytes(frame)), send(port, frame))
+    )
+    for _ in range(2):
+        machine.run("true", **RUN)
+    started = [at for at, frame in enumerate(sent) if b"initrd-command 1" in frame]
+    assert len(started) == 2
+    for at in started:
+        word, number = sent[at - 1][HEADER_SIZE:].split()
+        assert word == b"time"
+        assert abs(int(number) / 1e6 - time.time()) < 60
