@@ -339,6 +339,21 @@ def test_failed_boot_ends_as_initrd_onfail_selects(action: str, last_call: Call)
     assert kernel.calls[-1] == last_call
 
 
+@pytest.mark.parametrize(
+    ("action", "last_call"), [("poweroff", ("power_off",)), ("panic", ("exit", 1))]
+)
+@pytest.mark.parametrize("invalid", ["mount=../x", "initrd.timeout=x", "ip=nonsense:x"])
+def test_onfail_takes_effect_beside_an_option_that_is_invalid(
+    action: str, last_call: Call, invalid: str
+) -> None:
+    for cmdline in (f"{invalid} initrd.onfail={action}", f"initrd.onfail={action} {invalid}"):
+        kernel = BootKernel(cmdline)
+        boot(kernel)
+        assert kernel.calls[-1] == last_call
+        assert "cannot understand the kernel command line" in kernel.output
+        assert not kernel.calls_named("execute")
+
+
 def test_onfail_shell_runs_a_shell_in_the_mounted_root() -> None:
     kernel = BootKernel("initrd.onfail=shell mount=a", errors={("mount", "a"): 5})
     boot(kernel)

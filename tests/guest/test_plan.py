@@ -22,8 +22,29 @@ def test_api_mounts_are_ordered_parents_first() -> None:
         assert not parent or parent in targets[:at]
 
 
-def test_api_mounts_are_nosuid() -> None:
-    assert all(mount.flags & 2 for mount in api_mounts()), "nosuid is missing"
+def test_api_mounts_have_the_modes_and_flags_of_each_file_system() -> None:
+    nosuid, nodev, noexec = 2, 4, 8  # include/uapi/linux/mount.h
+    assert {mount.target: (mount.flags, mount.data) for mount in api_mounts()} == {
+        "/sys": (nosuid | nodev | noexec, ""),
+        "/dev": (nosuid, "mode=0755,size=4m"),
+        "/proc": (nosuid | nodev | noexec, ""),
+        "/run": (nosuid | nodev, "mode=0755,size=64m"),
+        "/tmp": (nosuid | nodev, "mode=1777,size=128m"),  # all users write; only owners delete
+        "/dev/pts": (nosuid | noexec, "gid=5,mode=0620,ptmxmode=0666"),
+        "/dev/shm": (nosuid | nodev, "mode=1777"),
+    }
+
+
+def test_device_nodes_have_the_numbers_and_modes_of_devices_txt() -> None:
+    kernel = FakeKernel()
+    for step in device_nodes():
+        step.apply(kernel)
+    assert kernel.calls_named("make_node") == [
+        ("make_node", "/dev/kvm", 0o660, 10, 232),
+        ("make_node", "/dev/loop-control", 0o660, 10, 237),
+        ("make_node", "/dev/fuse", 0o666, 10, 229),
+        ("make_node", "/dev/net/tun", 0o666, 10, 200),
+    ]
 
 
 def test_existing_device_nodes_and_links_are_not_created_again() -> None:
