@@ -118,3 +118,21 @@ def test_warm_start_document_has_every_difference_that_a_boot_test_allows() -> N
     table = section(read_document("docs/warm-start.md"), "\n## Differences\n", "\n## ")
     rows = re.findall(r"^\| (.*) \| (.*) \|$", table, re.MULTILINE)[2:]
     assert rows == [(entry.what, entry.reason) for entry in DIFFERENCES]
+
+
+def test_manual_of_mkvirtinitrd_names_init_where_make_install_puts_it() -> None:
+    makefile = read_document("Makefile")
+    variables = dict(re.findall(r"^(\w+) [?:]= (\S+)$", makefile, re.MULTILINE))
+    path = variables["INIT"].replace("$(DESTDIR)", "").replace("$(LIBDIR)", variables["LIBDIR"])
+    path = path.replace("$(PREFIX)", variables["PREFIX"])
+    text = read_document("man/mkvirtinitrd.8")
+    assert f"such as\n.I {path}\n" in text
+    assert section(text, ".SH EXAMPLES", ".SH SEE ALSO").count(path) == 2
+
+
+def test_manual_of_mkvirtinitrd_has_every_option_of_the_command_line_that_needs_modules() -> None:
+    explained = section(
+        read_document("man/mkvirtinitrd.8"), '\n.BI --cmdline " TEXT"', "\n.B --overlay"
+    )
+    words = ("root=", "overlay_root=", "initrd.union=unionfs-fuse", "initrd.bundle=", "ip=", "hvc0")
+    assert [word for word in words if word not in explained] == []

@@ -28,6 +28,13 @@ def erofs(path: str, source: str) -> str:
     return path
 
 
+def iso9660(path: str, source: str, label: str) -> str:
+    """Make an image of a CD-ROM with the content of a directory; return `path`."""
+    options = f"volume-id={label}"
+    _run("bsdtar", "--format=iso9660", "--options", options, "-cf", path, "-C", source, ".")
+    return path
+
+
 def uuid(path: str) -> str:
     """Return the UUID of a file system image."""
     return _run("blkid", "-p", "-o", "value", "-s", "UUID", path).strip()

@@ -20,6 +20,9 @@ _EXT_JOURNAL_DEVICE = 0x8  # s_feature_incompat
 # (sparse_super, large_file, btree_dir); a file system with others is ext4.
 _EXT3_INCOMPAT, _EXT3_RO_COMPAT = 0x2 | 0x4 | 0x10, 0x1 | 0x2 | 0x4
 _UTF_16_LE = b"\xff\xfe"  # the mark of the order of bytes; /init has no codec utf-16-le
+_UTF_16_BE = b"\xfe\xff"
+_ISO_DESCRIPTORS, _ISO_SECTOR = 32768, 2048  # bytes
+_JOLIET = (b"%/@", b"%/C", b"%/E")  # the escape sequences of its three levels
 _GPT_HEADER = 92  # bytes
 _LAST_SECTOR = 1 << 48  # a partition table beyond it means that the header is damaged
 
@@ -93,7 +96,8 @@ def _read_btrfs(head: bytes) -> Superblock:
 
 def _read_iso9660(head: bytes) -> Superblock:
     # The date of modification, or else of creation: 16 digits; the time zone is not used.
-    dates = (head[32768 + at : 32768 + at + 16] for at in (830, 813))
+    begins = (_ISO_DESCRIPTORS + at for at in (830, 813))
+    dates = (head[begin : begin + 16] for begin in begins)
     date = next((date.decode() for date in dates if date.isdigit() and date.strip(b"0")), "")
     pairs = [date[at : at + 2] for at in range(4, 16, 2)]
     return Superblock(
@@ -102,7 +106,26 @@ def _read_iso9660(head: bytes) -> Superblock:
 
 
 def _read_iso_label(head: bytes) -> str:
-    return _read_text(head, 32768 + 40, 32).rstrip(" ")
+    """Return the label in Joliet's letters, and what it has no space for from the other label.
+
+    Joliet has 16 letters of any alphabet. The label of ISO 9660 itself has 32 capitals and digits,
+    with `_` in the place of all others.
+    """
+    label = _read_text(head, _ISO_DESCRIPTORS + 40, 32).rstrip(" ")
+    joliet = _read_joliet_label(head)
+    is_same = all(a in ("_", b.upper()) for a, b in zip(label, joliet, strict=False))
+    return joliet + label[len(joliet) :] if is_same else joliet
+
+
+def _read_joliet_label(head: bytes) -> str:
+    for start in range(_ISO_DESCRIPTORS, len(head), _ISO_SECTOR):
+        kind, escape = head[start : start + 1], head[start + 88 : start + 91]
+        if kind == b"\xff":  # the last descriptor
+            break
+        if kind == b"\2" and escape in _JOLIET:
+            name = head[start + 40 : start + 72]
+            return (_UTF_16_BE + name).decode("utf-16", "replace").partition("\0")[0].rstrip(" ")
+    return ""
 
 
 def _read_swap(head: bytes) -> Superblock:

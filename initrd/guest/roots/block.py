@@ -66,7 +66,8 @@ def find_device(source: str, timeout: float, kernel: "Kernel", log: Log) -> str:
 
 def _matching_devices(source: str, kernel: "Kernel") -> list[str]:
     if not source.startswith("/dev/"):
-        return [disk.path for disk in list_disks(kernel) if disk.matches(source)]
+        paths = [disk.path for disk in list_disks(kernel) if disk.matches(source)]
+        return paths if len(paths) < 2 else _without_own_partitions(paths, kernel)
     if kernel.is_block_device(source):
         return [source]
     if kernel.exists(source):
@@ -74,11 +75,33 @@ def _matching_devices(source: str, kernel: "Kernel") -> list[str]:
     return []
 
 
+def _without_own_partitions(paths: list[str], kernel: "Kernel") -> list[str]:
+    """Leave out partitions of disks that are in the list too.
+
+    The image of a live CD has a partition table, with a partition for the same file system, so that
+    it can be written to a disk.
+    """
+    kept = []
+    for path in paths:
+        disk = f"/dev/{_disk_of(_sysfs_name(path), kernel).replace('!', '/')}"
+        if disk == path or disk not in paths:
+            kept.append(path)
+    return kept
+
+
 def _explain_timeout(timeout: float, kernel: "Kernel") -> tuple[str, str]:
+    from initrd.guest.roots.unbound import find_unbound  # noqa: PLC0415 - only to explain a failure
+
     devices = describe_disks(kernel)
+    unbound = find_unbound(kernel)
     hint = "check the name, or give the device more time with initrd.timeout="
     if "no block devices" in devices:
         hint = "attach the disk, and put its driver into the image: mkvirtinitrd --block"
+    if unbound:
+        names = [f"{name} ({module})" for name, module in unbound.items()]
+        devices += f"; without a driver in the image are: {', '.join(names[:_LIST_LIMIT])}"
+        modules = " ".join(f"--module {module}" for module in dict.fromkeys(unbound.values()))
+        hint = f"check the name, and the drivers in the image: mkvirtinitrd --block, or {modules}"
     return f"not there after {timeout:g} s; {devices}", hint
 
 
@@ -141,7 +164,7 @@ def _explain(mount: Mount, error: OSError, kernel: "Kernel") -> tuple[str, str]:
     if error.errno == errno.ENODEV:
         return (
             f"this kernel has no {mount.fstype}, and no module in the image brings it",
-            f"mkvirtinitrd --module {mount.fstype}, or another rootfstype=",
+            f"mkvirtinitrd --module fs-{mount.fstype}, or another rootfstype=",
         )
     if error.errno in _FILESYSTEM_DAMAGED:
         return f"{reason(error)}: the file system is damaged", "check it with its fsck"

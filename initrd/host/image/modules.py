@@ -20,8 +20,11 @@ from initrd.host.system.hosterror import HostError
 from initrd.options import OVERLAY_IN_MEMORY, BootOptions, Root
 from initrd.record import Record
 
-_PROBED = ("ext4", "squashfs", "erofs")  # types of a block device without `rootfstype=`
-_CONTROLLERS = ("virtio_scsi", "ahci")  # /dev/sd* and /dev/sr* may belong to either
+# Types of a block device without `rootfstype=`.
+_PROBED = ("ext4", "squashfs", "erofs", "iso9660")
+# /dev/sd* and /dev/sr* may belong to any of them: QEMU's virtio-scsi-pci, and what its machines q35
+# and pc have for -cdrom.
+_CONTROLLERS = ("virtio_scsi", "ahci", "ata_piix")
 _DISK_DRIVERS = {  # by the beginning of the device's name; one module of each tuple is required
     "vd": (("virtio_blk",),),
     "sd": (_CONTROLLERS, ("sd_mod",)),
@@ -66,6 +69,11 @@ TRANSPORT = Requirement(("virtio_pci", "virtio_mmio", "virtio_ccw"), "any virtio
 OVERLAY = Requirement(("overlay",), "a writable overlay")
 FUSE = Requirement(("fuse",), "a union in user space")
 VIRTIO_DISK = Requirement(("virtio_blk",), "block devices")
+ANY_DISK = (  # all that QEMU's machines attach disks and CD-ROMs to, without USB
+    Requirement(("virtio_blk", *_CONTROLLERS, "nvme"), "block devices"),
+    Requirement(("sd_mod",), "disks of these controllers", optional=True),
+    Requirement(("sr_mod",), "CD-ROMs of these controllers", optional=True),
+)
 NETWORK = Requirement(("virtio_net",), "the network")
 PACKET_SOCKETS = Requirement(("af_packet",), "DHCP", optional=True)
 RESOLV_CONF = Requirement(("overlay",), "a read-only root without /etc/resolv.conf", optional=True)
@@ -73,7 +81,7 @@ CONSOLE = Requirement(("virtio_console",), "console=hvc0")
 ALWAYS = (TRANSPORT, VIRTIOFS)
 PURPOSES = {  # the requirements of mkvirtinitrd's options --overlay, --block and --net
     "overlay": (OVERLAY,),
-    "block": (VIRTIO_DISK, filesystem_requirement(*_PROBED)),
+    "block": (*ANY_DISK, filesystem_requirement(*_PROBED)),
     "net": (NETWORK, PACKET_SOCKETS, RESOLV_CONF),
 }
 
@@ -168,7 +176,12 @@ def _overlay_requirements(options: BootOptions) -> tuple[Requirement, ...]:
 
 
 def _disk_requirements(device: str) -> tuple[Requirement, ...]:
-    """Return the drivers of the block device `device`; virtio_blk when its name is not known."""
+    """Return the drivers of the block device `device`: those that its name tells.
+
+    Of a label or a UUID it is any disk, and of another name a virtio disk.
+    """
+    if not device.startswith("/dev/") and "=" in device:
+        return ANY_DISK
     name = device.removeprefix("/dev/")
     for prefix, drivers in _DISK_DRIVERS.items():
         if name.startswith(prefix):

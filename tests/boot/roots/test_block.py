@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -97,6 +98,50 @@ def test_root_on_a_disk_is_mounted(
     assert expected in boot.section("write")
     warned = "rw" in case.append.split() and not case.writable
     assert ("squashfs cannot be written to, so the root is read-only" in boot.console) == warned
+    assert boot.status == 0
+
+
+LIBRARIES = ("libc.so.6", "libfuse.so.2", "libpthread.so.0", "librt.so.1")
+UNION_FILES = (
+    "usr/bin/unionfs-fuse",
+    "lib64/ld-linux-x86-64.so.2",
+    *(f"lib/x86_64-linux-gnu/{name}" for name in LIBRARIES),
+)
+LIVE_SYSTEM = "root=LABEL=LiveCd overlay_root=ram initrd.union=unionfs-fuse"
+CD_ROMS = {
+    "virtio-scsi, below a union": (
+        *("bookworm", LIVE_SYSTEM, "/dev/sr0 /rom iso9660 ro"),
+        *("-device", "virtio-scsi-pci", "-drive", "file={},if=none,id=cd,media=cdrom"),
+        *("-device", "scsi-cd,drive=cd"),
+    ),
+    "ata_piix": (
+        *("bookworm", "root=/dev/sr0 rootfstype=iso9660", "/dev/sr0 / iso9660 ro"),
+        *("-machine", "pc", "-cdrom", "{}"),
+    ),
+    "ahci": ("trixie", "root=UUID={UUID}", "/dev/sr0 / iso9660 ro", "-cdrom", "{}"),
+}
+
+
+@pytest.fixture(scope="module")
+def cd_rom(root_directory: str, shared_directory: str) -> str:
+    """An image of a CD-ROM, whose system has unionfs-fuse."""
+    system = f"{shared_directory}/live"
+    shutil.copytree(root_directory, system, symlinks=True)
+    for path in UNION_FILES:
+        os.makedirs(os.path.dirname(f"{system}/{path}"), exist_ok=True)
+        shutil.copy(f"{assets.debian_root()}/{path}", f"{system}/{path}")
+    return disks.iso9660(f"{shared_directory}/live.iso", system, "LiveCd")
+
+
+@pytest.mark.parametrize("case", CD_ROMS.values(), ids=CD_ROMS)
+def test_root_on_a_cd_rom_is_mounted(case: tuple[str, ...], cd_rom: str, directory: str) -> None:
+    suite, append, mounted, *arguments = case
+    append = append.replace("{UUID}", disks.uuid(cd_rom))
+    attach = tuple(argument.replace("{}", cd_rom) for argument in arguments)
+    boot = machine.boot(_machine(directory, append, suite, attach), directory)
+    assert mounted in boot.section("mounts")
+    expected = "hello" if "overlay_root" in append else "Read-only file system"
+    assert expected in boot.section("write")
     assert boot.status == 0
 
 

@@ -7,6 +7,14 @@ import pytest
 from initrd.guest.roots.blkid import LENGTH, Superblock, probe
 from tests.fake_roots_kernel import UUID, UUID_BYTES, device, ext, squashfs
 
+
+def iso9660(label: bytes, joliet: str = "") -> bytes:
+    """Return a volume with a label of ISO 9660, and one of Joliet."""
+    primary = [(32768, b"\x01CD001"), (32808, label.ljust(32))]
+    other = [(34816, b"\x02CD001"), (34856, joliet.ljust(16).encode("utf-16-be")), (34904, b"%/E")]
+    return device(*primary, *(other if joliet else ()), (36864, b"\xffCD001"))
+
+
 FORMATS = {
     "ext2": (ext(compat=0, incompat=2), Superblock("ext2", UUID)),
     "ext3": (ext(incompat=2 | 4, label=b"old"), Superblock("ext3", UUID, "old")),
@@ -45,6 +53,13 @@ FORMATS = {
         ),
         Superblock("iso9660", "2024-02-03-12-34-56-00", "LIVE CD"),
     ),
+    "iso9660 with capitals": (iso9660(b"LIVE_CD"), Superblock("iso9660", "", "LIVE_CD")),
+    "Joliet": (iso9660(b"LIVE_CD", "Live cd"), Superblock("iso9660", "", "Live cd")),
+    "Joliet, a long label": (
+        iso9660(b"MY__L_ONG_NAME_OF_20", "My él-ong name o"),
+        Superblock("iso9660", "", "My él-ong name oF_20"),
+    ),
+    "Joliet, another label": (iso9660(b"CDROM", "Debian"), Superblock("iso9660", "", "Debian")),
     "iso9660 without dates": (device((32769, b"CD001")), Superblock("iso9660")),
     "swap": (
         device((4086, b"SWAPSPACE2"), (1036, UUID_BYTES), (1052, b"swap")),

@@ -12,6 +12,7 @@ from initrd.guest.roots.block import find_device, mount_device
 from initrd.guest.roots.steps import split_options
 from initrd.options import BLOCK, Root
 from tests.fake_roots_kernel import UUID, LayerKernel, device, ext, squashfs
+from tests.guest.roots.test_blkid import iso9660
 from tests.guest.roots.test_blkid_partitions import PARTUUID, gpt, mbr
 
 
@@ -46,6 +47,33 @@ def kernel_with_disks_and_partitions() -> LayerKernel:
 )
 def test_device_is_found_by_path_uuid_label_and_partuuid(source: str, path: str) -> None:
     assert find(kernel_with_disks_and_partitions(), source) == path
+
+
+BUSES = {
+    "/sys/bus/pci/devices/0000:00:1f.2/class": "0x010601\n",
+    "/sys/bus/pci/devices/0000:00:02.0/class": "0x030000\n",
+    "/sys/bus/virtio/devices/virtio0/device": "0x0008\n",
+    "/sys/bus/virtio/devices/virtio0/driver": "",
+    "/sys/bus/scsi/devices/0:0:0:0/type": "5\n",
+    "/sys/bus/scsi/devices/0:0:1:0/type": "0\n",
+    "/sys/bus/scsi/devices/0:0:1:0/driver": "",
+    "/sys/bus/scsi/devices/host0/uevent": "",
+}
+
+
+def test_devices_without_a_driver_are_named_with_their_modules() -> None:
+    kernel = LayerKernel(disks={"vda": ext()}, files=BUSES)
+    with pytest.raises(BootError) as caught:
+        find(kernel, "LABEL=LIVECD", 1)
+    assert caught.value.why.endswith(
+        "; without a driver in the image are: 0000:00:1f.2 (ahci), 0:0:0:0 (sr_mod)"
+    )
+    assert caught.value.hint.endswith("mkvirtinitrd --block, or --module ahci --module sr_mod")
+
+
+def test_machine_without_disks_needs_one() -> None:
+    with pytest.raises(BootError, match=r"no block devices at all.*\ntry: attach the disk"):
+        find(LayerKernel(disks={}), "LABEL=LIVECD", 1)
 
 
 @pytest.mark.parametrize("source", ["/dev/vdz", "UUID=1-2", "LABEL=MY ROOT", "PARTUUID=1-2"])
@@ -84,6 +112,23 @@ def test_late_device_is_waited_for(source: str) -> None:
     assert find(kernel, source) == "/dev/vdb"
     assert 3 < kernel.clock < 3.1
     assert len(kernel.calls_named("read_at")) <= 4 * 2  # devices are read only after a change
+
+
+@pytest.mark.parametrize("disk", ["vda", "cciss!c0d0"])
+def test_disk_counts_once_beside_its_own_partition(disk: str) -> None:
+    name = disk.replace("!", "/")
+    live = {name: iso9660(b"LIVE"), f"{name}1": iso9660(b"LIVE"), "vdb": ext(label=b"other")}
+    kernel = LayerKernel(disks=live, partitions={f"{name}1": disk})
+    assert find(kernel, "LABEL=LIVE") == f"/dev/{name}"
+
+
+def test_partitions_of_two_disks_with_one_label_are_an_error() -> None:
+    kernel = LayerKernel(
+        disks={"vda": gpt(), "vda1": ext(label=b"a"), "vdb": gpt(), "vdb1": ext(label=b"a")},
+        partitions={"vda1": "vda", "vdb1": "vdb"},
+    )
+    with pytest.raises(BootError, match="more than one device matches: /dev/vda1, /dev/vdb1"):
+        find(kernel, "LABEL=a")
 
 
 def test_two_devices_with_one_uuid_are_an_error() -> None:
@@ -158,7 +203,12 @@ MOUNT_ERRORS = {
     "damaged": (ext(), "", errno.EINVAL, "its superblock is damaged.*check the disk"),
     "damaged inside": (ext(), "", errno.EUCLEAN, "the file system is damaged.*fsck"),
     "unreadable inside": (ext(), "", errno.EIO, "the file system is damaged"),
-    "no driver": (squashfs(), "", errno.ENODEV, "has no squashfs.*mkvirtinitrd --module squashfs"),
+    "no driver": (
+        squashfs(),
+        "",
+        errno.ENODEV,
+        "has no squashfs.*mkvirtinitrd --module fs-squashfs",
+    ),
     "write-protected": (ext(), "", errno.EROFS, "journal.*write-protected.*rootflags=noload"),
     "busy": (ext(), "", errno.EBUSY, "busy"),
 }

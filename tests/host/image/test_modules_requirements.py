@@ -48,6 +48,16 @@ BASE = {"virtio_pci", "virtiofs"}
             id="root by UUID",
         ),
         pytest.param(
+            "root=/dev/sr0",
+            {"virtio_pci", "virtio_scsi", "sr_mod", "fs-ext4"},
+            id="root on a CD-ROM",
+        ),
+        pytest.param(
+            "root=/dev/nvme0n1p1 rootfstype=ext4",
+            {"virtio_pci", "nvme", "fs-ext4"},
+            id="root on an NVMe disk",
+        ),
+        pytest.param(
             "root=/dev/vda mount=x", BASE | {"virtio_blk", "fs-ext4"}, id="disk and share"
         ),
         pytest.param("root=tmpfs", {"virtio_pci"}, id="root in memory"),
@@ -71,7 +81,22 @@ def test_the_overlay_module_is_optional_for_a_bundle() -> None:
 
 def test_a_disk_of_unknown_type_requires_any_file_system_that_is_probed() -> None:
     disk = modules.requirements_of_cmdline("root=LABEL=x")[-1]
-    assert {"ext4", "fs-squashfs", "erofs"} <= set(disk.modules)
+    assert {"ext4", "fs-squashfs", "erofs", "fs-iso9660"} <= set(disk.modules)
+
+
+@pytest.mark.parametrize("source", ["LABEL=x", "UUID=1-2", "PARTUUID=1-2"])
+def test_a_disk_that_is_not_named_may_be_behind_any_controller(source: str) -> None:
+    found = modules.requirements_of_cmdline(f"root={source} rootfstype=ext4")
+    words = {word for requirement in found for word in requirement.modules}
+    assert {"virtio_blk", "virtio_scsi", "ahci", "ata_piix", "nvme", "sd_mod", "sr_mod"} <= words
+    assert {"sd_mod", "sr_mod"} <= optional_names(found)
+
+
+@pytest.mark.parametrize("device", ["/dev/vda", "/dev/mmcblk0"])
+def test_a_named_disk_adds_no_other_controllers(device: str) -> None:
+    found = modules.requirements_of_cmdline(f"root={device} rootfstype=ext4")
+    words = {word for requirement in found for word in requirement.modules}
+    assert not {"virtio_scsi", "ahci", "sd_mod", "sr_mod"} & words
 
 
 def test_options_and_their_command_line_have_the_same_requirements() -> None:
