@@ -147,8 +147,26 @@ def runtime_directory(environment: "Mapping[str, str]") -> str:
 def _xdg_directory(environment: "Mapping[str, str]", variable: str, default: str) -> str:
     parent = environment.get(variable, "")
     if not parent.startswith("/"):  # the XDG specification: ignore a relative path
-        parent = os.path.join(os.path.expanduser("~"), default)
+        parent = os.path.join(_home_directory(environment), default)
     return os.path.join(parent, "initrd")
+
+
+def _home_directory(environment: "Mapping[str, str]") -> str:
+    """Return HOME if it is absolute, else the home directory in the password database.
+
+    A relative one would be another directory for each working directory. For a user who has none
+    it is `/`, as for login(1).
+    """
+    home = environment.get("HOME", "")
+    if home.startswith("/"):
+        return home
+    import pwd  # noqa: PLC0415 - HOME is seldom missing
+
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+    return home if home.startswith("/") else "/"
 
 
 def _require_program(path: str, hint: str) -> str:

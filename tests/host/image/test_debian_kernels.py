@@ -22,6 +22,7 @@ CMDLINES = (
     "overlay_root=ram ip=dhcp console=hvc0",
     "root=/dev/vda overlay_root=vdb",
     "root=/dev/sda rootfstype=iso9660",
+    "root=LABEL=x",
 )
 
 

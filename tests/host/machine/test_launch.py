@@ -1,8 +1,10 @@
 """A planned launch: the files that are found, and the command lines that are written."""
 
 import os
+import pwd
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -385,8 +387,8 @@ def test_program_is_found_on_the_path(tmp_path: Path) -> None:
     ("environment", "expected"),
     [
         ({"XDG_CACHE_HOME": "/c"}, "/c/initrd"),
-        ({"XDG_CACHE_HOME": "relative"}, os.path.expanduser("~/.cache/initrd")),
-        ({}, os.path.expanduser("~/.cache/initrd")),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/h"}, "/h/.cache/initrd"),
+        ({"HOME": "/h"}, "/h/.cache/initrd"),
     ],
 )
 def test_cache_is_in_the_directory_of_the_xdg_specification(
@@ -450,3 +452,39 @@ def test_launch_without_a_usable_cache_has_a_remark(machine: Machine) -> None:
     assert launch.remarks[0].startswith("going without a cache, which takes longer: cannot use")
     assert not launch.warning
     assert format_commands(launch)[0] == f"# {launch.remarks[0]}"
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "x"}, {"HOME": "./x"}], ids=str)
+def test_home_that_is_no_absolute_path_is_that_of_the_password_database(
+    home: dict[str, str],
+) -> None:
+    expected = pwd.getpwuid(os.getuid()).pw_dir
+    relative = dict.fromkeys(("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"), "r")
+    for environment in (home, {**home, **relative}):
+        assert locate.cache_directory(environment) == f"{expected}/.cache/initrd"
+        assert locate.state_directory(environment) == f"{expected}/.local/state/initrd"
+        assert locate.runtime_directory(environment) == ""
+
+
+@pytest.mark.parametrize(
+    "entry", [KeyError(), "relative", ""], ids=["no entry", "relative", "empty"]
+)
+def test_user_without_a_home_directory_has_the_root(
+    entry: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getpwuid(_: int) -> SimpleNamespace:
+        if isinstance(entry, KeyError):
+            raise entry
+        return SimpleNamespace(pw_dir=entry)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    assert locate.cache_directory({"HOME": "x"}) == "/.cache/initrd"
+
+
+def test_private_runtime_directory_is_used_by_its_absolute_path_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir(0o700)
+    monkeypatch.chdir(tmp_path)
+    assert locate.runtime_directory({"XDG_RUNTIME_DIR": f"{tmp_path}/run"}) == f"{tmp_path}/run"
+    assert locate.runtime_directory({"XDG_RUNTIME_DIR": "run"}) == ""
