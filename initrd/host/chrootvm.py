@@ -170,8 +170,8 @@ def run_in_new_machine(arguments: Arguments, deadline: Deadline) -> int:
         deadline.activity = ""
         return doctor(machine, os.environ)
     launch = plan_launch(machine, os.environ)
-    if launch.warning:
-        MessageWriter().print_message(launch.warning)
+    for warning in launch.warnings:
+        MessageWriter().print_message(warning)
     if arguments.has("--dry-run"):
         print_output(*format_commands(launch))
         return 0

@@ -36,7 +36,7 @@ from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
 from initrd.host.template.warm import Requirements, find_obstacle
 from initrd.host.virtiofsd import program, sandbox
-from initrd.host.virtiofsd.program import Virtiofsd, query
+from initrd.host.virtiofsd.program import Virtiofsd
 from initrd.options import BootOptions
 from initrd.record import Record
 from initrd.text import parse_natural
@@ -248,6 +248,14 @@ def check_submounts(context: CheckContext) -> Finding | None:
     return Finding("submounts", WARNING, why) if why else None
 
 
+def check_sandbox(context: CheckContext) -> Finding | None:
+    """Warn when virtiofsd is confined less than elsewhere, or shares are not protected."""
+    sharing = _plan_sharing(context)
+    parts = (sharing.sandbox, sharing.protection) if sharing else ()
+    why = "; ".join(filter(None, parts))
+    return Finding("sandbox", WARNING, why) if why else None
+
+
 def _plan_sharing(context: CheckContext) -> Sharing | None:
     """Return how virtiofsd serves the shares; None without a virtiofsd or a kernel."""
     virtiofsd = _virtiofsd_if_any(context)
@@ -415,7 +423,7 @@ def _virtiofsd_if_any(context: CheckContext) -> Virtiofsd | None:
 
 
 def _find_virtiofsd(context: CheckContext) -> Virtiofsd:
-    return query(locate.find_virtiofsd(context.machine.virtiofsd, context.environment))
+    return launch.find_virtiofsd(context.machine, context.environment, None)
 
 
 def free_memory(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
@@ -497,6 +505,7 @@ CHECKS: "tuple[tuple[str, Callable[[CheckContext], Finding | None]], ...]" = (
     ("virtiofsd", check_virtiofsd),
     ("open files", check_open_files),
     ("permissions", check_permissions),
+    ("sandbox", check_sandbox),
     ("setuid bits", check_setuid_bits),
     ("submounts", check_submounts),
     ("overlay", check_overlay),

@@ -69,8 +69,8 @@ def run_named(arguments: Arguments, command: Command | None, deadline: Deadline)
 
         return doctor(parse_machine(arguments, command or Commands()), os.environ)
     launch = plan_launch(parse_machine(arguments, Commands()), os.environ)
-    if launch.warning:
-        MessageWriter().print_message(launch.warning)
+    for warning in launch.warnings:
+        MessageWriter().print_message(warning)
     if arguments.has("--dry-run"):
         print_output(*format_commands(launch))
         return 0

@@ -381,8 +381,8 @@ def plan_command(root: str, argv: "list[str]", words: "list[str]") -> Launch:
 
 def _plan(arguments: Arguments, command: Command | Commands | None) -> Launch:
     launch = plan_launch(parse_machine(arguments, command), os.environ)
-    if launch.warning:
-        warnings.warn(printable(launch.warning), RuntimeWarning, stacklevel=2)
+    for warning in launch.warnings:
+        warnings.warn(printable(warning), RuntimeWarning, stacklevel=2)
     return launch
 
 

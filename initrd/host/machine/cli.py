@@ -280,6 +280,12 @@ OPTIONS = (
     Option("--qemu", ("BIN",), "QEMU to use", field="qemu"),
     Option("--virtiofsd", ("BIN",), "virtiofsd to use", field="virtiofsd"),
     Option(
+        "--unprotected-read-only",
+        help="where this host cannot keep a read-only directory so, "
+        "share it though root in the guest can write there",
+        field="unprotected_read_only",
+    ),
+    Option(
         "--qemu-arg",
         ("ARG",),
         "add a word to QEMU's command line",

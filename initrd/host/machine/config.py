@@ -54,6 +54,7 @@ class Machine(Record):
     quiet: bool = True  # the kernel prints errors only
     qemu: str = ""
     virtiofsd: str = ""
+    unprotected_read_only: bool = False  # as Virtiofsd.unprotected
     qemu_arguments: tuple[str, ...] = ()
 
     @property

@@ -23,7 +23,7 @@ from initrd.host.machine.rootfs import (
     open_kernel,
     read_release,
 )
-from initrd.host.machine.sharing import plan_sharing
+from initrd.host.machine.sharing import Sharing, plan_sharing
 from initrd.host.qemu import argv
 from initrd.host.qemu.accel import choose_accelerator, find_kvm_problem
 from initrd.host.qemu.arch import Arch
@@ -37,7 +37,7 @@ from initrd.host.system.printable import join_command
 from initrd.host.system.safe_path import UnsafeFolder
 from initrd.host.virtiofsd import program
 from initrd.host.virtiofsd.killpriv import parse_version
-from initrd.host.virtiofsd.program import Virtiofsd, identify
+from initrd.host.virtiofsd.program import Virtiofsd, identify, query
 from initrd.options import CmdlineError, Share
 from initrd.record import Record
 
@@ -62,7 +62,7 @@ class Launch(Record):
     gdb: int | None = None  # as Machine.gdb
     warm: "Warm | None" = None  # how to start from a template; None: boot
     remarks: tuple[str, ...] = ()  # for --verbose and --dry-run
-    warning: str = ""  # for standard error: other users could change the cache
+    warnings: tuple[str, ...] = ()  # for standard error
     release: str = ""  # of the kernel, as `uname -r` prints it; empty: unknown
 
     @property
@@ -92,7 +92,7 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
     arch = select_arch(machine, kernel)
     qemu = find_qemu(machine, arch, environment)
     accelerator = choose_accelerator(machine.accel, arch, partial(find_kvm_problem, cache))
-    virtiofsd = identify(locate.find_virtiofsd(machine.virtiofsd, environment), cache)
+    virtiofsd = find_virtiofsd(machine, environment, cache)
     found = guest_modules.find_guest_modules(machine, kernel, virtiofsd, environment)
     of_guest = guest_modules.stage(found, kernel.release, cache.path, environment)
     cmdline = command_line(machine, arch, accelerator, of_guest.shares)
@@ -113,7 +113,6 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         firmware=started.firmware,
         sandbox=has_sandbox(qemu, cache),
     )
-    remark, warning = _explain_cache(cache)
     setup = _add_devices(setup, machine, of_guest.shares)
     release = find_release(started.release, kernel.release)
     sharing = plan_sharing(virtiofsd, setup.shares, parse(cmdline), release)
@@ -124,13 +123,11 @@ def _plan(machine: Machine, environment: "Mapping[str, str]", cache: Cache) -> L
         machine.command,
         os.path.join(locate.state_directory(environment), "failed-boots"),
         gdb=machine.gdb,
-        remarks=(*filter(None, (of_guest.remark(kernel.release), remark)), *sharing.remarks),
-        warning=warning,
         release=started.release,
     )
-    if not machine.warm or machine.command is None:
-        return launch
-    return _add_warm_start(launch, machine, kernel.release, cache)
+    launch = _add_messages(launch, of_guest.remark(kernel.release), cache, sharing)
+    is_warm = machine.warm and machine.command is not None
+    return _add_warm_start(launch, machine, kernel.release, cache) if is_warm else launch
 
 
 def _add_devices(setup: Setup, machine: Machine, module_shares: tuple[Share, ...]) -> Setup:
@@ -144,6 +141,15 @@ def _add_devices(setup: Setup, machine: Machine, module_shares: tuple[Share, ...
         published=machine.publish,
         mac=random_mac() if machine.network else "",
         extra=machine.qemu_arguments,
+    )
+
+
+def _add_messages(launch: Launch, remark: str, cache: Cache, sharing: Sharing) -> Launch:
+    """Return the launch with what is to be printed; `remark`: about the guest's modules."""
+    of_cache, warning = _explain_cache(cache)
+    return launch.replace(
+        remarks=(*filter(None, (remark, of_cache)), *sharing.remarks),
+        warnings=(*filter(None, (warning,)), *sharing.warnings),
     )
 
 
@@ -288,6 +294,19 @@ def select_init(machine: Machine, arch: Arch, environment: "Mapping[str, str]") 
     return path
 
 
+def find_virtiofsd(
+    machine: Machine, environment: "Mapping[str, str]", cache: Cache | None
+) -> Virtiofsd:
+    """Return the virtiofsd to use, with the sandbox that it can have. Raises HostError.
+
+    It is asked for its features each time when there is no `cache`.
+    """
+    path = locate.find_virtiofsd(machine.virtiofsd, environment)
+    found = identify(path, cache) if cache else query(path)
+    unprotected = machine.unprotected_read_only
+    return program.confine(found, root=os.geteuid() == 0, unprotected=unprotected)
+
+
 def find_qemu(machine: Machine, arch: Arch, environment: "Mapping[str, str]") -> str:
     """Return the path of the QEMU to use. Raises HostError."""
     hint = f"install it (package {arch.package}), or --qemu BIN"
@@ -325,7 +344,7 @@ def format_commands(launch: Launch) -> list[str]:
     for share in launch.setup.shares:
         socket = f"--socket-path={share.tag}.sock"
         words = program.command(launch.virtiofsd, share, socket, share.source)
-        if launch.virtiofsd.family == "c" and not share.writable:
+        if program.needs_read_only_mount(launch.virtiofsd, share):
             lines.append(f"# in a mount namespace of its own, with {share.source} read-only:")
         lines.append(f"{join_command(words)} &")
     if launch.setup.ports:

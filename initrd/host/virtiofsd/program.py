@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 HELP_TEXTS_KEPT = 4  # in the cache
+UNPROTECTED = "--unprotected-read-only"  # the option of chrootvm
 
 
 class Virtiofsd(Record):
-    """A virtiofsd program and its features."""
+    """A virtiofsd program, its features, and how a launch uses it."""
 
     program: str
     family: str  # `c` or `rust`
@@ -33,7 +34,15 @@ class Virtiofsd(Record):
     killpriv: bool = False  # it can drop the privileges of files that are written to
     handles: bool = False  # it can keep file handles in place of open files
     announces: bool = False  # it announces submounts unless it is told not to
+    translates: bool = False  # it can show the files of one user as those of another
     lower: str = ""  # tag of the share whose submounts must not be announced; empty: none
+    sandbox: str = sandbox.NAMESPACE  # of the one in Rust
+    obstacle: str = ""  # why it can have no namespaces; empty: it can
+    unprotected: bool = False  # where the host cannot keep a share read-only, share it nevertheless
+
+    def can_protect(self, share: Share) -> bool:
+        """Return whether a share is read-only on the host, if it is to be."""
+        return share.writable or (self.readonly if self.family == "rust" else not self.obstacle)
 
 
 # --- which virtiofsd a program is ----------------------------------------------------------------
@@ -78,6 +87,7 @@ def parse_help(program: str, text: bytes) -> Virtiofsd:
             killpriv="--killpriv-v2" in output,
             handles="--inode-file-handles" in output,
             announces="--no-announce-submounts" in output,
+            translates="--translate-uid" in output,
         )
     if "-o source=" in output:
         return Virtiofsd(program, "c", killpriv="killpriv_v2" in output)
@@ -91,26 +101,22 @@ def parse_help(program: str, text: bytes) -> Virtiofsd:
 # --- whether it can serve a share ----------------------------------------------------------------
 
 
+def confine(virtiofsd: Virtiofsd, *, root: bool, unprotected: bool) -> Virtiofsd:
+    """Return the virtiofsd with the sandbox that it can have here. `root`: run by root."""
+    obstacle = sandbox.find_namespace_problem(root=root)
+    mode = sandbox.choose_sandbox(obstacle, root=root)
+    return virtiofsd.replace(sandbox=mode, obstacle=obstacle, unprotected=unprotected)
+
+
 def check(virtiofsd: Virtiofsd, shares: "Iterable[Share]", *, root: bool) -> None:
     """Raise HostError unless this virtiofsd can serve these shares. `root`: run by root."""
-    served = tuple(shares)
     limit = sandbox.open_file_limit()
     if virtiofsd.family == "rust" and limit < sandbox.MIN_OPEN_FILES:
         why = f"only {limit} files may be open (ulimit -Hn), which is too few for it"
         raise HostError(f"cannot start {virtiofsd.program}", why, "a higher limit")
-    for share in served:
+    for share in shares:
         _check_access(share)
         check_share(virtiofsd, share, root=root)
-    if virtiofsd.family == "c" and all(share.writable for share in served):
-        return  # virtiofsd then needs chroot(2) only
-    why_not = sandbox.find_namespace_problem(root=root)
-    if why_not:
-        raise HostError(
-            "cannot share a directory",
-            f"{'' if root else 'run by an ordinary user, '}virtiofsd needs "
-            f"{'mounts of its own' if root else 'a user namespace'}, and gets none ({why_not})",
-            sandbox.namespace_hint(root=root),
-        )
 
 
 def _check_access(share: Share) -> None:
@@ -139,12 +145,19 @@ def check_share(virtiofsd: Virtiofsd, share: Share, *, root: bool) -> None:
             "which takes only such paths",
             "another path; or, as root, the virtiofsd in C: --virtiofsd BIN",
         )
-    if virtiofsd.family == "rust" and not (share.writable or virtiofsd.readonly):
-        raise HostError(
-            f"cannot share {share.source} read-only",
-            f"{virtiofsd.program} has no option --readonly; it is too old",
-            "a newer one (1.11 has it), or --rw if the guest may write there",
+    if virtiofsd.can_protect(share) or virtiofsd.unprotected:
+        return
+    if virtiofsd.family == "rust":
+        why = f"{virtiofsd.program} has no option --readonly; it is too old"
+        hint = "a newer one (1.11 has it)"
+    else:
+        why = (
+            f"{virtiofsd.program} is the virtiofsd in C, which needs a mount of its own for that, "
+            f"and gets none ({virtiofsd.obstacle})"
         )
+        hint = f"the one in Rust (--virtiofsd BIN), or {sandbox.namespace_hint(root=root)}"
+    hint = f"{hint}; or {UNPROTECTED}, if the guest's root may write there"
+    raise HostError(f"cannot share {share.source} read-only", why, hint)
 
 
 # --- its command ---------------------------------------------------------------------------------
@@ -170,12 +183,25 @@ def command(virtiofsd: Virtiofsd, share: Share, listen: str, source: str) -> tup
         *(() if is_lower else ("--announce-submounts",)),
         *(("--no-announce-submounts",) if is_lower and virtiofsd.announces else ()),
         *("--xattr", "--log-level=warn"),
-        *(() if share.writable else ("--readonly",)),
+        *(() if share.writable or not virtiofsd.readonly else ("--readonly",)),
         *(("--killpriv-v2",) if killpriv else ()),
         *(("--inode-file-handles=prefer",) if handles else ()),
-        # virtiofsd cannot pivot into its own root, and no file is outside of the shared directory.
-        *(("--sandbox=none",) if source == "/" else ()),
+        *_sandbox_words(virtiofsd, source),
     )
+
+
+def _sandbox_words(virtiofsd: Virtiofsd, source: str) -> tuple[str, ...]:
+    """Return the words for the sandbox of the virtiofsd in Rust."""
+    # virtiofsd cannot pivot into its own root, and no file is outside of the shared directory.
+    mode = sandbox.NONE if source == "/" else virtiofsd.sandbox
+    if mode == sandbox.NAMESPACE:
+        return ()
+    user, group = os.geteuid(), os.getegid()
+    if not user or not virtiofsd.obstacle or not virtiofsd.translates:
+        return (f"--sandbox={mode}",)
+    # As a user namespace does: files of this user are those of the guest's root.
+    maps = f"--translate-uid=map:0:{user}:1", f"--translate-gid=map:0:{group}:1"
+    return (f"--sandbox={mode}", *maps)
 
 
 def make_program(virtiofsd: Virtiofsd, share: Share, listener: int, directory: int) -> Program:
@@ -189,9 +215,15 @@ def make_program(virtiofsd: Virtiofsd, share: Share, listener: int, directory: i
     # By descriptor: `-o` has no escape for commas in the path. virtiofsd changes to / before it
     # looks up a relative path.
     words = command(virtiofsd, share, listen, f"/proc/self/fd/{directory}/.")
-    if share.writable:
+    if not needs_read_only_mount(virtiofsd, share):
         return Program(words, (listener, directory))
     return Program(words, (listener, directory), lambda: make_read_only(share.source, directory))
+
+
+def needs_read_only_mount(virtiofsd: Virtiofsd, share: Share) -> bool:
+    """Return whether virtiofsd gets a read-only mount: that in C, which has no read-only mode."""
+    is_forgone = virtiofsd.unprotected and not virtiofsd.can_protect(share)
+    return virtiofsd.family == "c" and not share.writable and not is_forgone
 
 
 def make_read_only(path: str, descriptor: int) -> None:

@@ -2,7 +2,8 @@
 
 virtiofsd enters new namespaces, and reports only that this has failed, not why. So the same system
 calls are tried first, in a child process. They may be forbidden by the kernel's
-settings in user_namespaces(7), and by those that distributions have added.
+settings in user_namespaces(7), and by those that distributions have added. The virtiofsd in Rust
+has two further modes: chroot(2), and none.
 """
 
 import resource
@@ -11,7 +12,9 @@ from initrd.errors import reason
 from initrd.host.system.process import run_in_child
 from initrd.host.system.syscalls import unshare_mount_namespace, unshare_user_namespace
 
-CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21  # include/uapi/linux/capability.h
+NAMESPACE, CHROOT, NONE = "namespace", "chroot", "none"  # as the option --sandbox takes them
+# include/uapi/linux/capability.h
+CAP_DAC_READ_SEARCH, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 1 << 2, 1 << 18, 1 << 21
 AMPLE_OPEN_FILES = 500_000  # systemd's limit of open files is 524,288 for all its services
 MIN_OPEN_FILES = 610  # the Rust virtiofsd 1.13 does not start with a lower limit
 _ALLOWED = "allowed"
@@ -26,6 +29,13 @@ _SETTINGS = (
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     ),
 )
+
+
+def choose_sandbox(obstacle: str, *, root: bool) -> str:
+    """Return the mode of the virtiofsd in Rust; `obstacle`: why it can have no namespaces."""
+    if not obstacle:
+        return NAMESPACE
+    return CHROOT if root and has_capability(CAP_SYS_CHROOT) else NONE
 
 
 def find_namespace_problem(*, root: bool) -> str:

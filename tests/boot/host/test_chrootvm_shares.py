@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from testbed import assets
-from tests.boot.chrootvm import chrootvm, run
+from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm, run
 
 pytestmark = pytest.mark.boot
 
 FAMILIES = {"c": assets.c_virtiofsd, "rust": assets.rust_virtiofsd}
 NAMES = ["a space", "a,comma,,two", "a:colon", "a:/destination", "-dash", "quote'\"", "ü\nline"]
+
+CONTAINER_CAPABILITIES = (
+    "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,"
+    "+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap"
+)
 
 # Attempts of the guest's root user to change the read-only share at $1. None may have an effect.
 WRITE_ATTEMPTS = """
@@ -141,6 +146,46 @@ def test_a_kernel_without_killpriv_writes_to_a_share_below_an_overlay(
     assert done == (0, f"{kernel.version}\n1\n", "")
     assert (data / "grown").read_text() == "contentmore\n"
     assert {name: (data / name).stat().st_mode & 0o7777 for name in modes} == modes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_root_in_a_container_has_shares_without_namespaces(
+    family: str, data: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shares = ("--mount", "s", str(shared), "--mount-ro", "d", str(data), assets.busybox_root())
+    script = "cd /run/mnt; echo new >s/new; mount -o remount,rw d; echo changed >d/file; cat d/file"
+    words = ("--virtiofsd", FAMILIES[family](), *shares, "--", "sh", "-c", script)
+    if family == "rust":
+        done = run_in_container(*words)
+        assert (done.returncode, done.stdout) == (0, "untouched\n"), done.stderr
+        assert done.stderr == "sh: can't create d/file: Read-only file system\n"
+    else:
+        refused = run_in_container(*words)
+        what = f"chrootvm: cannot share {assets.busybox_root()} read-only: "
+        assert (refused.returncode, refused.stdout) == (125, "")
+        assert refused.stderr.startswith(what)
+        assert "; or --unprotected-read-only, if the guest's root may write there" in refused.stderr
+        done = run_in_container("--unprotected-read-only", *words)
+        assert (done.returncode, done.stdout) == (0, "changed\n"), done.stderr
+        unprotected = f"{assets.busybox_root()}, {data}: the host does not prevent it"
+        assert f"chrootvm: root in the guest can write to {unprotected}" in done.stderr
+    assert (shared / "new").read_text() == "new\n"
+
+
+def run_in_container(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run chrootvm as root with the capabilities that container engines give by default."""
+    limits = (f"--bounding-set={CONTAINER_CAPABILITIES}", "--inh-caps=-all")
+    command = ["setpriv", *limits, *COMMAND, *words]
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""chrootvm as an ordinary user: needs user namespaces, and reports missing permissions."""
+"""chrootvm as an ordinary user, with and without user namespaces: shares, missing permissions."""
 
 import os
 import subprocess
@@ -69,18 +69,40 @@ def test_modules_of_a_build_tree_are_mounted(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "nls_utf8\n", "")
 
 
-def test_missing_user_namespaces_are_reported(tmp_path: Path) -> None:
-    words = ("--virtiofsd", assets.rust_virtiofsd(), assets.busybox_root(), "--", "id")
-    done = chrootvm(tmp_path, *words, namespaces="none")
-    assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr.splitlines() == [
-        "chrootvm: cannot share a directory: run by an ordinary user, virtiofsd needs a user "
-        "namespace, and gets none (unshare(CLONE_NEWUSER): No space left on device)",
-        "try: sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root",
-    ]
+def test_a_user_without_namespaces_has_shares_without_a_sandbox(tmp_path: Path) -> None:
+    shared, kept = tmp_path / "shared", tmp_path / "kept"
+    for folder in (shared, kept):
+        folder.mkdir()
+        (folder / "file").write_text("old\n")
+        for path in (folder, folder / "file"):
+            os.chown(path, *(unprivileged.USER,) * 2 if os.geteuid() == 0 else (-1, -1))
+    options = ("--mount", "s", str(shared), "--mount-ro", "k", str(kept))
+    words = ("--virtiofsd", assets.rust_virtiofsd(), *options, assets.busybox_root(), "--", "sh")
+    script = (
+        "cd /run/mnt; echo new >s/new; echo more >>s/file; stat -c %u s/new s/file; "
+        "mount -o remount,rw k; echo bad >k/file; echo bad >k/new; rm k/file; cat k/file"
+    )
+    done = chrootvm(tmp_path, *words, "-c", script, namespaces="none")
+    assert (done.returncode, done.stdout) == (0, "0\n0\nold\n"), done.stderr
+    why = "unshare(CLONE_NEWUSER): No space left on device"
+    warning, *errors = done.stderr.splitlines()
+    shares = f"{assets.busybox_root()}, {shared}, {kept}"
+    assert warning == (
+        f"chrootvm: virtiofsd gets no namespaces ({why}) and runs without a sandbox: only its own "
+        f"code keeps the guest in {shares}, and a guest that takes it over has the rights of "
+        "this user; try: sysctl user.max_user_namespaces=10000 as root, or run chrootvm as root"
+    )
+    assert len(errors) == 3
+    assert all("Read-only file system" in error for error in errors)
+    assert ((shared / "new").read_text(), (shared / "file").read_text()) == ("new\n", "old\nmore\n")
+    assert (shared / "new").stat().st_uid == shared.stat().st_uid
+    assert [(path.name, path.read_text()) for path in kept.iterdir()] == [("file", "old\n")]
     doctor = chrootvm(tmp_path, "--doctor", *words, namespaces="none")
-    assert (doctor.returncode, doctor.stderr) == (1, "")
-    assert "\nmissing  permissions  cannot share a directory: run by" in doctor.stdout
+    assert (doctor.returncode, doctor.stderr) == (0, "")
+    assert f"\nwarning  sandbox      virtiofsd gets no namespaces ({why}) and runs" in doctor.stdout
+    dry = chrootvm(tmp_path, "--dry-run", *words, namespaces="none")
+    assert dry.stdout.count(" --sandbox=none ") == 3
+    assert dry.stderr.splitlines() == [warning]
 
 
 def test_the_virtiofsd_in_c_is_refused_for_an_ordinary_user(tmp_path: Path) -> None:

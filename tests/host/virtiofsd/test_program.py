@@ -1,5 +1,6 @@
 """The command of virtiofsd for a share, for its two families, and the checks before it."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -7,12 +8,21 @@ import pytest
 
 from initrd.host.system.hosterror import HostError
 from initrd.host.virtiofsd import sandbox
-from initrd.host.virtiofsd.program import Virtiofsd, check, check_share, command, make_program
+from initrd.host.virtiofsd.program import (
+    Virtiofsd,
+    check,
+    check_share,
+    command,
+    confine,
+    make_program,
+)
 from initrd.options import Share
 
 C = Virtiofsd("/c/virtiofsd", "c")
 RUST = Virtiofsd("/rust/virtiofsd", "rust", readonly=True)
 OLD_RUST = RUST.replace(readonly=False)
+WEAK_C = C.replace(obstacle="EPERM")
+UNPROTECTABLE = r"needs a mount of its own for that, and gets none \(EPERM\)"
 WRITABLE = Share("data", source="/srv/a,b :c")
 LATIN1 = Share("data", source="/srv/\udcfc")
 READ_ONLY = WRITABLE.replace(writable=False)
@@ -90,6 +100,54 @@ def test_rust_virtiofsd_gets_readonly_for_a_read_only_share() -> None:
     assert "--readonly" in command(RUST, READ_ONLY, "--fd=5", READ_ONLY.source)
 
 
+MAPS = ("--translate-uid=map:0:7:1", "--translate-gid=map:0:8:1")
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "translates", "expected"),
+    [
+        pytest.param("namespace", 7, True, (), id="namespaces"),
+        pytest.param("chroot", 0, True, ("--sandbox=chroot",), id="root"),
+        pytest.param("none", 0, True, ("--sandbox=none",), id="root, no chroot"),
+        pytest.param("none", 7, True, ("--sandbox=none", *MAPS), id="user"),
+        pytest.param("none", 7, False, ("--sandbox=none",), id="user, no such option"),
+    ],
+)
+def test_rust_virtiofsd_gets_the_sandbox_that_it_can_have(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    user: int,
+    translates: bool,
+    expected: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "getegid", lambda: user and user + 1)
+    obstacle = "" if mode == sandbox.NAMESPACE else "EPERM"
+    virtiofsd = RUST.replace(sandbox=mode, obstacle=obstacle, translates=translates)
+    words = command(virtiofsd, READ_ONLY, "--fd=5", "/srv")
+    given = [word for word in words if word.startswith(("--sandbox", "--translate"))]
+    assert tuple(given) == expected
+    assert "--readonly" in words
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "root", "chroot", "mode"),
+    [
+        ("", True, True, "namespace"),
+        ("EPERM", True, True, "chroot"),
+        ("EPERM", True, False, "none"),
+        ("EPERM", False, True, "none"),
+    ],
+)
+def test_sandbox_is_the_strongest_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, obstacle: str, root: bool, chroot: bool, mode: str
+) -> None:
+    monkeypatch.setattr(sandbox, "has_capability", lambda _: chroot)
+    monkeypatch.setattr(sandbox, "find_namespace_problem", lambda *, root: obstacle)
+    confined = confine(RUST, root=root, unprotected=True)
+    assert confined == RUST.replace(sandbox=mode, obstacle=obstacle, unprotected=True)
+
+
 def test_rust_virtiofsd_has_no_sandbox_for_the_root_directory() -> None:
     slash = Share("data", writable=False, source="/")
     assert "--sandbox=none" in command(RUST, slash, "--fd=5", slash.source)
@@ -108,6 +166,14 @@ def test_rust_virtiofsd_inherits_only_the_socket() -> None:
     assert make_program(RUST, READ_ONLY, listener=5, directory=6).descriptors == (5,)
 
 
+def test_c_virtiofsd_gets_no_mount_where_the_user_forgoes_it_and_there_is_none() -> None:
+    for obstacle, forgoes in (("", False), ("EPERM", True)):
+        virtiofsd = C.replace(obstacle=obstacle, unprotected=True)
+        plain = make_program(virtiofsd, WRITABLE, listener=5, directory=6)
+        readonly = make_program(virtiofsd, READ_ONLY, listener=5, directory=6)
+        assert (readonly.before == plain.before) is forgoes
+
+
 def test_c_virtiofsd_has_a_preparation_step_for_a_read_only_share() -> None:
     plain = make_program(C, WRITABLE, listener=5, directory=6)
     readonly = make_program(C, READ_ONLY, listener=5, directory=6)
@@ -120,6 +186,7 @@ def test_c_virtiofsd_has_a_preparation_step_for_a_read_only_share() -> None:
     [
         pytest.param(C, WRITABLE, False, "only root can use", id="c, not as root"),
         pytest.param(OLD_RUST, READ_ONLY, True, "too old", id="rust without --readonly"),
+        pytest.param(WEAK_C, READ_ONLY, True, UNPROTECTABLE, id="c without a mount of its own"),
         pytest.param(RUST, LATIN1, True, "is not UTF-8, and /rust/virtiofsd", id="rust, latin 1"),
     ],
 )
@@ -143,6 +210,14 @@ def test_share_that_a_virtiofsd_can_serve_is_accepted(
     virtiofsd: Virtiofsd, share: Share, root: bool
 ) -> None:
     assert check_share(virtiofsd, share, root=root) is None  # type: ignore[func-returns-value]
+
+
+def test_refused_read_only_share_names_the_option_that_forgoes_the_protection() -> None:
+    for virtiofsd in (WEAK_C, OLD_RUST):
+        with pytest.raises(HostError, match="; or --unprotected-read-only, if the guest's root"):
+            check_share(virtiofsd, READ_ONLY, root=True)
+    old = OLD_RUST.replace(unprotected=True)
+    assert "--readonly" not in command(old, READ_ONLY, "--fd=5", "/srv")
 
 
 def test_error_about_a_missing_directory_has_its_path(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ OLD_RUST_HELP = "USAGE: virtiofsd --shared-dir <shared-dir>\n"
             id="rust that announces submounts by default",
         ),
         pytest.param(
+            f"{RUST_HELP}  --translate-uid <TRANSLATE_UID>\n",
+            Virtiofsd("x", "rust", readonly=True, translates=True),
+            id="rust with a translation of user IDs",
+        ),
+        pytest.param(
             f"{RUST_HELP}  --killpriv-v2\n",
             Virtiofsd("x", "rust", readonly=True, killpriv=True),
             id="rust with killpriv",
