@@ -21,6 +21,7 @@ COMBINATIONS = [
     for suite in ("bookworm", "trixie")
     for family in machine.FAMILIES
 ]
+PLAIN = (("bookworm", "rust"), ("trixie", "c"))  # as a command of a user boots: the kernel's image
 # Tags: the first two are mounted at /run/mnt/TAG, the others at /srv/TAG.
 SHARES = ("plain", "readonly", "there", "look")
 OPTIONS = (
@@ -71,6 +72,7 @@ def boot(request: pytest.FixtureRequest, shared_directory: str) -> machine.Boot:
             append=f'rootfs=root {OPTIONS} panic=-1 init=/probe -- one "two  words" --four=4 #5',
             initrd=make_image_with_extra_entries(kernel, f"{directory}/image"),
             shares=(machine.Share("root", root, family), *shares),
+            plain=(suite, family) in PLAIN,
         ),
         directory,
     )

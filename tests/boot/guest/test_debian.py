@@ -76,6 +76,7 @@ def test_python_script_on_a_share_runs_as_the_target(directory: str) -> None:
         'mount=mnt0 init=/run/mnt/mnt0/dir/vm.py other=1 panic=-1 -- "one word" two',
         images.make(kernel, f"{directory}/image"),
         (machine.Share("rootfs", root, "c"), machine.Share("mnt0", f"{directory}/share", "c")),
+        plain=True,
     )
     boot = machine.boot(vm, directory)
     assert boot.section("pid") == "1"

@@ -52,9 +52,8 @@ def test_kernel_unpacks_the_same_tree_that_was_packed(
     (tmp_path / "image").write_bytes(image)
 
     kernel = assets.kernel(suite)
-    boot = machine.boot(
-        machine.Machine(kernel.image, "quiet", initrd=f"{tmp_path}/image"), f"{tmp_path}/machine"
-    )
+    vm = machine.Machine(kernel.image, "quiet", initrd=f"{tmp_path}/image", plain=method == "none")
+    boot = machine.boot(vm, f"{tmp_path}/machine")
     assert set(boot.report.splitlines()) == expected_report()
 
 
