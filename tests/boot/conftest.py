@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,25 @@ from testbed import assets
 from tests.boot import images
 from tests.boot.chrootvm import used_templates
 from tests.boot.start_chrootvm import WARM
+
+# Files whose tests take longer than others, and how many other tests take as long as all of theirs.
+LONG_FILES = {
+    "guest/test_debian.py": 20,
+    "host/test_chrootvm_kernel.py": 50,
+    "host/test_demo.py": 10,
+    "roots/test_fuse_unions.py": 25,
+    "roots/test_tmpfs.py": 15,
+    "service/test_named.py": 30,
+    "template/test_warm.py": 30,
+    "template/test_warm_failures.py": 50,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that at the end no worker runs one alone."""
+    names = {item: os.path.relpath(item.path, os.path.dirname(__file__)) for item in items}
+    sizes = {**Counter(names.values()), **LONG_FILES}
+    items.sort(key=lambda item: names[item].startswith("..") or -sizes[names[item]])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +55,11 @@ def _own_cache() -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", path)
         patch.setenv("XDG_STATE_HOME", f"{path}/state")
         yield
+
+
+# For tests of what does not depend on the kind of start: what a command and chrootvm do when the
+# command runs. A machine of a template is there in a fifth of the time.
+WARM_ONLY = pytest.mark.parametrize("attempted_start", ["warm"], indirect=True)
 
 
 @pytest.fixture(params=("cold", "warm"))

@@ -8,6 +8,7 @@ import pytest
 
 from initrd.command import Command
 from tests.boot.command_machine import run
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -34,12 +35,14 @@ def test_remaining_processes_are_terminated_and_their_output_is_delivered(tmp_pa
     assert "initrd:" not in ended.console
 
 
+@WARM_ONLY
 def test_fork_bomb_is_ended_with_the_command(tmp_path: Path) -> None:
     script = "trap '' TERM; bomb() { bomb & bomb & }; bomb & exit 3"
     ended = run(sh(script), str(tmp_path))
     assert ended.message == "exit 3"
 
 
+@WARM_ONLY
 def test_process_in_sendsigs_omit_d_does_not_keep_the_machine_running(tmp_path: Path) -> None:
     protect = "mkdir -p /run/sendsigs.omit.d; sleep 1000 & echo $! >/run/sendsigs.omit.d/sleep"
     ended = run(sh(f"{protect}; seq 100000"), str(tmp_path))

@@ -7,6 +7,7 @@ import pytest
 
 from initrd.command import Command
 from tests.boot.command_machine import CommandResult, run
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -15,6 +16,7 @@ def sh(script: str) -> Command:
     return Command((b"sh", b"-c", os.fsencode(script)))
 
 
+@WARM_ONLY
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 from initrd.command import Command
 from tests.boot.command_machine import boot_with_command, run
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -32,6 +33,7 @@ def test_standard_input_copied_by_cat_arrives_complete(tmp_path: Path, suite: st
     assert ended.message == "exit 0"
 
 
+@WARM_ONLY
 def test_command_sees_end_of_input_only_after_the_last_announced_byte(tmp_path: Path) -> None:
     with boot_with_command(sh("wc -c; wc -c"), str(tmp_path)) as host:
         host.expect("started")
@@ -67,6 +69,7 @@ def test_command_blocks_while_the_host_does_not_read_and_loses_no_output(tmp_pat
     assert ended.message == "exit 0"
 
 
+@WARM_ONLY
 def test_output_is_delivered_after_the_command_has_ended(tmp_path: Path) -> None:
     with boot_with_command(
         sh("dd if=/dev/zero bs=64k count=40 2>/dev/null"), str(tmp_path)
@@ -94,6 +97,7 @@ def test_port_closed_by_the_host_ends_its_stream_and_finally_the_machine(tmp_pat
     assert "initrd:" not in console
 
 
+@WARM_ONLY
 def test_closed_message_ends_a_stream_while_the_machine_keeps_running(tmp_path: Path) -> None:
     with boot_with_command(sh("exec <&-; yes; echo writer: $? >&2; exit 5"), str(tmp_path)) as host:
         assert host.expect("closed") == "stdin"

@@ -7,6 +7,7 @@ import pytest
 
 from initrd.command import Command
 from tests.boot.command_machine import MachineHost, boot_with_command
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -51,6 +52,7 @@ def test_interactive_shell_has_size_signals_job_control_and_end_of_file(tmp_path
     assert "initrd:" not in ended.console
 
 
+@WARM_ONLY
 def test_each_line_typed_after_an_answer_is_delivered(tmp_path: Path) -> None:
     script = b'stty -echo; echo ready; while read -r line; do echo "$line"; done'
     command = Command((b"sh", b"-c", script), tty=(0, 1, 2))

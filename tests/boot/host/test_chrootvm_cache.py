@@ -14,7 +14,7 @@ from tests.boot.chrootvm import COMMAND, DEADLINE, run
 
 pytestmark = pytest.mark.boot
 
-PROCESSES = 8
+PROCESSES = 5
 
 
 @pytest.mark.usefixtures("start")

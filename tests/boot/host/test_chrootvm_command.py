@@ -14,6 +14,7 @@ import pytest
 
 from testbed import assets
 from tests.boot.chrootvm import chrootvm, run
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -22,6 +23,7 @@ def run_command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tup
     return run(*options, assets.busybox_root(), "--", *words, folder=folder)
 
 
+@WARM_ONLY
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -43,12 +45,14 @@ def test_the_smallest_documented_memory_boots(tmp_path: Path) -> None:
     assert run_command(tmp_path, "true", options=("--memory", smallest)) == (0, "", "")
 
 
+@WARM_ONLY
 def test_the_output_streams_hold_only_the_commands_output(tmp_path: Path) -> None:
     words = ("sh", "-c", "echo to you; echo and you >&2; printf 'no newline\\r\\n\\0'")
     status, output, errors = run_command(tmp_path, *words)
     assert (status, output, errors) == (0, "to you\nno newline\n\0", "and you\n")
 
 
+@WARM_ONLY
 def test_arguments_of_any_bytes_reach_the_command(tmp_path: Path) -> None:
     words = ("a b", "", '"quoted"', "--", "line\nbreak", "$(no)", "\udcff", "x" * 10000)
     script = 'printf "%s|" "$@"; exit $#'
@@ -100,6 +104,7 @@ def test_standard_input_and_output_are_complete(tmp_path: Path) -> None:
         assert hashlib.sha256(content).digest() == hashlib.sha256(data).digest()
 
 
+@WARM_ONLY
 def test_closing_standard_output_kills_the_command_with_sigpipe(tmp_path: Path) -> None:
     words = (assets.busybox_root(), "--", "cat", "/dev/urandom")
     with chrootvm(*words, folder=tmp_path) as session:
@@ -110,6 +115,7 @@ def test_closing_standard_output_kills_the_command_with_sigpipe(tmp_path: Path) 
         assert session.leftovers() == []
 
 
+@WARM_ONLY
 def test_a_command_waits_while_its_output_is_not_read(tmp_path: Path) -> None:
     script = "dd if=/dev/zero bs=1M count=30 2>/dev/null; echo done >&2"
     with chrootvm(assets.busybox_root(), "--", "sh", "-c", script, folder=tmp_path) as session:
@@ -121,6 +127,7 @@ def test_a_command_waits_while_its_output_is_not_read(tmp_path: Path) -> None:
         assert (status, len(output), errors) == (0, 30 * (1 << 20) - 1, "done\n")
 
 
+@WARM_ONLY
 def test_a_command_need_not_read_its_standard_input(tmp_path: Path) -> None:
     with chrootvm(
         assets.busybox_root(), "--", "true", folder=tmp_path, stdin=subprocess.PIPE
@@ -128,6 +135,7 @@ def test_a_command_need_not_read_its_standard_input(tmp_path: Path) -> None:
         assert session.finish()[0] == 0
 
 
+@WARM_ONLY
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_reaches_the_command(number: signal.Signals, tmp_path: Path) -> None:
     name = number.name.removeprefix("SIG")
@@ -140,6 +148,7 @@ def test_a_signal_reaches_the_command(number: signal.Signals, tmp_path: Path) ->
         assert session.leftovers() == []
 
 
+@WARM_ONLY
 def test_the_third_sigint_ends_a_command_that_ignores_it(tmp_path: Path) -> None:
     script = "trap '' INT; echo ready; while :; do sleep 0.1; done"
     with chrootvm(assets.busybox_root(), "--", "sh", "-c", script, folder=tmp_path) as session:
@@ -151,6 +160,7 @@ def test_the_third_sigint_ends_a_command_that_ignores_it(tmp_path: Path) -> None
         assert session.leftovers() == []
 
 
+@WARM_ONLY
 def test_timeout_option_ends_the_command_with_status_124(tmp_path: Path) -> None:
     status, _, errors = run_command(tmp_path, "sleep", "1000", options=("--timeout", "5"))
     assert (status, errors) == (
@@ -159,6 +169,7 @@ def test_timeout_option_ends_the_command_with_status_124(tmp_path: Path) -> None
     )
 
 
+@WARM_ONLY
 def test_a_background_process_does_not_keep_the_machine_running(tmp_path: Path) -> None:
     status, output, _ = run_command(tmp_path, "sh", "-c", "sleep 1000 & echo started; exit 4")
     assert (status, output) == (4, "started\n")

@@ -14,6 +14,7 @@ from initrd.host.system.hosterror import HostError
 from initrd.host.vm import Vm
 from testbed import assets
 from tests.boot.chrootvm import COMMAND, DEADLINE, chrootvm, run
+from tests.boot.conftest import WARM_ONLY
 
 pytestmark = pytest.mark.boot
 
@@ -90,6 +91,7 @@ def run_shell(script: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@WARM_ONLY
 @pytest.mark.usefixtures("start")
 @pytest.mark.parametrize(
     ("option", "message"),
@@ -118,6 +120,7 @@ def test_a_low_limit_of_open_files_is_reported_without_a_traceback() -> None:
         assert "Traceback" not in errors
 
 
+@WARM_ONLY
 @pytest.mark.usefixtures("start")
 def test_chrootvm_works_with_closed_standard_streams() -> None:
     script = "echo out; cat; echo err >&2; exit 3"
@@ -126,6 +129,7 @@ def test_chrootvm_works_with_closed_standard_streams() -> None:
     assert run_shell('"$@" /nowhere -- true 2>&- >&-')[0] == 125
 
 
+@WARM_ONLY
 @pytest.mark.usefixtures("start")
 def test_a_failed_write_to_standard_output_is_reported() -> None:
     full = "cannot write to standard output: No space left on device"
@@ -139,6 +143,7 @@ def test_a_failed_write_to_standard_output_is_reported() -> None:
     assert (status, errors.count("No space left on device")) == (125, 2)
 
 
+@WARM_ONLY
 @pytest.mark.usefixtures("start")
 def test_a_signal_ignored_by_the_caller_stays_ignored(tmp_path: Path) -> None:
     script = "echo up; read word; echo $word"

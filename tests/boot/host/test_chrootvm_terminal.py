@@ -11,6 +11,7 @@ import pytest
 
 from testbed import assets
 from tests.boot.chrootvm import COMMAND
+from tests.boot.conftest import WARM_ONLY
 from tests.boot.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -81,6 +82,7 @@ def test_a_login_shell_has_job_control_and_its_exit_status_is_that_of_chrootvm(
 IGNORING = "trap '' HUP INT QUIT TERM TSTP; stty raw -echo; echo it runs; while :; do :; done"
 
 
+@WARM_ONLY
 @of_commands
 def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all(
     terminal: Terminal,
@@ -98,6 +100,7 @@ def test_ctrl_right_bracket_three_times_ends_a_machine_whose_program_ignores_all
         assert terminal.modes() == before
 
 
+@WARM_ONLY
 @of_commands
 def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} --verbose {assets.busybox_root()} -- sh 2>&1")
@@ -106,6 +109,7 @@ def test_verbose_option_names_the_key_that_ends_the_machine(terminal: Terminal) 
     terminal.expect("here>")
 
 
+@WARM_ONLY
 @of_commands
 def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.busybox_root()} -- sh -c 'vi /tmp/f; cat /tmp/f'")
@@ -121,6 +125,7 @@ def test_an_editor_draws_its_screen_and_reads_keys(terminal: Terminal) -> None:
     assert "written by hand\ntwo lines\n" in terminal.screen()
 
 
+@WARM_ONLY
 @of_commands
 def test_top_draws_its_screen(terminal: Terminal) -> None:
     terminal.run(f"clear; {CHROOTVM} {assets.debian_root()} -- top")
@@ -129,6 +134,7 @@ def test_top_draws_its_screen(terminal: Terminal) -> None:
     terminal.expect("here>")
 
 
+@WARM_ONLY
 @of_commands
 def test_the_terminal_modes_are_restored_after_chrootvm_is_killed(
     terminal: Terminal, tmp_path: Path
@@ -170,6 +176,7 @@ def check_stop_and_fg(terminal: Terminal, folder: Path, words: str, stop: signal
 STOPS = pytest.mark.parametrize("stop", [signal.SIGTSTP, signal.SIGSTOP], ids=["TSTP", "STOP"])
 
 
+@WARM_ONLY
 @of_commands
 @STOPS
 def test_terminal_of_a_command_is_raw_again_after_a_stop_from_elsewhere_and_fg(
@@ -185,6 +192,7 @@ def test_terminal_of_an_init_is_raw_again_after_a_stop_from_elsewhere_and_fg(
     check_stop_and_fg(terminal, tmp_path, "sh", stop)
 
 
+@WARM_ONLY
 @of_commands
 def test_a_background_chrootvm_reads_the_terminal_after_fg(terminal: Terminal) -> None:
     terminal.run("PS1='bash> ' exec bash --norc")

@@ -14,6 +14,7 @@ import pytest
 from initrd.host import vm as interface
 from initrd.host.system.hosterror import HostError
 from initrd.host.vm import CommandFailed, Vm
+from tests.boot.conftest import WARM_ONLY
 from tests.boot.nested import run_nested
 
 pytestmark = pytest.mark.boot
@@ -74,6 +75,7 @@ def test_run_passes_its_arguments_to_the_command(vm_root: str, tmp_path: Path, s
     assert done.stderr == b"any\xffbytes b c\n"
 
 
+@WARM_ONLY
 def test_run_redirects_the_streams_to_files(vm: Vm, tmp_path: Path) -> None:
     data = os.urandom(1_000_003)
     (tmp_path / "in").write_bytes(data)
@@ -84,18 +86,21 @@ def test_run_redirects_the_streams_to_files(vm: Vm, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == data
 
 
+@WARM_ONLY
 def test_run_works_in_several_threads_at_once(vm: Vm) -> None:
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda number: vm.run("echo", number), "abc"))
     assert [result.stdout for result in done] == ["a\n", "b\n", "c\n"]
 
 
+@WARM_ONLY
 def test_check_parameter_raises_command_failed_with_the_output(vm: Vm) -> None:
     with pytest.raises(CommandFailed, match=r"exit status 3\.\nit is gone$") as error:
         vm.run("sh", "-c", "echo so far; echo it is gone >&2; exit 3", check=True)
     assert (error.value.returncode, error.value.stdout) == (3, "so far\n")
 
 
+@WARM_ONLY
 def test_a_missing_command_gives_status_127_and_a_message(vm: Vm) -> None:
     done = vm.run("nosuch")
     assert done.status == 127

@@ -134,7 +134,7 @@ def test_end_of_a_machine_is_orderly(vm_root: str, tmp_path: Path) -> None:
 
 
 def test_machine_that_is_switched_off_from_inside_ends_orderly(vm_root: str) -> None:
-    machine = interface.boot(vm_root, text=True)
+    machine = interface.boot(vm_root, text=True, warm=True)
     process = machine.popen("sleep", "1000")
     machine.run("poweroff")
     assert process.wait(30) == -signal.SIGTERM
@@ -154,7 +154,7 @@ def test_failed_boot_is_an_error(vm_root: str) -> None:
 OWNER = """
 import sys, time
 from initrd.host import vm
-machine = vm.boot(sys.argv[1])
+machine = vm.boot(sys.argv[1], warm=True)
 machine.popen("sleep", "1000")
 print("up", flush=True)
 time.sleep(1000)

@@ -14,6 +14,7 @@ import pytest
 
 from initrd.host.service import names
 from tests.boot.chrootvm import COMMAND, DEADLINE
+from tests.boot.conftest import WARM_ONLY
 from tests.boot.gdb import Gdb
 from tests.boot.terminal import Terminal
 
@@ -118,6 +119,7 @@ def test_list_shows_machines_and_commands(kept: str, vm_root: str) -> None:
     assert chrootvm("--stop", kept).returncode == 125
 
 
+@WARM_ONLY
 def test_stop_ends_a_machine_whose_owner_is_stopped(
     kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_stop_ends_a_machine_whose_owner_is_stopped(
     assert listed() == []
 
 
+@WARM_ONLY
 def test_name_is_for_one_machine(kept: str, vm_root: str) -> None:
     done = chrootvm("--name", kept, vm_root, "--", "true")
     assert done.returncode == 125
@@ -139,6 +142,7 @@ def test_name_is_for_one_machine(kept: str, vm_root: str) -> None:
     assert f"chrootvm --in {kept} -- COMMAND" in done.stderr
 
 
+@WARM_ONLY
 def test_crash_of_the_owner_leaves_nothing_that_the_next_call_does_not_remove(
     kept: str, vm_root: str, runtime: Path
 ) -> None:
@@ -154,6 +158,7 @@ def test_crash_of_the_owner_leaves_nothing_that_the_next_call_does_not_remove(
     assert (again.returncode, again.stdout) == (0, "again\n")
 
 
+@WARM_ONLY
 def test_names_are_for_their_user_only(kept: str, runtime: Path) -> None:
     folder = runtime / "chrootvm"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -171,7 +176,8 @@ def test_machine_without_detach_ends_with_its_command(vm_root: str) -> None:
     assert listed() == []
 
 
-@pytest.mark.usefixtures("runtime")
+@WARM_ONLY
+@pytest.mark.usefixtures("start", "runtime")
 def test_command_joins_a_machine_in_the_foreground_and_sees_its_end(vm_root: str) -> None:
     words = ("--name", "one", vm_root, "--", "sh", "-c", "echo up; read line; echo $line")
     pipe = subprocess.PIPE
@@ -187,7 +193,8 @@ def test_command_joins_a_machine_in_the_foreground_and_sees_its_end(vm_root: str
             assert other.wait(DEADLINE) == 128 + signal.SIGTERM
 
 
-@pytest.mark.usefixtures("runtime")
+@WARM_ONLY
+@pytest.mark.usefixtures("start", "runtime")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_machine_without_detach_ends_when_chrootvm_is_killed(vm_root: str, number: int) -> None:
     words = ("--name", "one", vm_root, "--", "sh", "-c", "echo up; sleep 1000")
@@ -198,7 +205,8 @@ def test_machine_without_detach_ends_when_chrootvm_is_killed(vm_root: str, numbe
     wait_until(lambda: not listed())
 
 
-@pytest.mark.usefixtures("runtime")
+@WARM_ONLY
+@pytest.mark.usefixtures("start", "runtime")
 def test_kernel_that_panics_ends_all_commands_with_status_255(vm_root: str) -> None:
     chrootvm("--name", "one", "--detach", vm_root)
     pipe = subprocess.PIPE
@@ -228,7 +236,8 @@ def test_command_that_uses_up_the_memory_is_reported(vm_root: str) -> None:
     assert chrootvm("--stop", "one").returncode == 0
 
 
-@pytest.mark.usefixtures("runtime")
+@WARM_ONLY
+@pytest.mark.usefixtures("start", "runtime")
 def test_kernel_that_panics_in_the_foreground_is_reported_once(vm_root: str) -> None:
     done = chrootvm("--name", "one", vm_root, "--", "sh", "-c", "echo c >/proc/sysrq-trigger")
     first, second, *_ = done.stderr.split("\n")
@@ -271,7 +280,8 @@ def test_interrupted_start_leaves_no_machine(vm_root: str, runtime: Path) -> Non
     wait_until(lambda: not listed())
 
 
-@pytest.mark.usefixtures("runtime")
+@WARM_ONLY
+@pytest.mark.usefixtures("start", "runtime")
 def test_terminal_of_a_further_command(vm_root: str, tmp_path: Path) -> None:
     chrootvm("--name", "one", "--detach", vm_root)
     terminal = Terminal(tmp_path)
