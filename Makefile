@@ -8,8 +8,8 @@ BUILD := build
 DIST := dist
 # Kernels and root directories that the demo and the boot tests download or make.
 CACHE ?= $(BUILD)/cache
-# How many virtual machines the boot tests run at the same time.
-JOBS ?= $(shell nproc)
+# How many tests run at the same time. One more than there are processors: boot tests also wait.
+JOBS ?= $(shell expr $$(nproc) + 1)
 
 VENV := $(BUILD)/venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -64,6 +64,9 @@ TESTER = $(or $(if $(wildcard $(INSTALLED)),$(VENV_PYTHON)), \
 
 # A part of them: `make check STAGES=boot TESTS=tests/boot/command`.
 TESTS ?=
+# Otherwise the files with tests of a kind: to collect them takes less time than to collect all tests.
+tests_marked = $(or $(TESTS),$(shell grep -rlw --include='test_*.py' 'pytest.mark.$(1)' tests))
+
 STAGES := lint unit tools built boot bench-short
 check: packages-check ## everything CI runs: lint, unit tests, build, tests of dist/init, boots
 	@for stage in $(STAGES); do \
@@ -77,14 +80,15 @@ check-in: ## `make check` in a minimal Debian system: `make check-in SUITE=trixi
 	tools/check-in "$(SUITE)" "STAGES=$(STAGES)" "TESTS=$(TESTS)" "JOBS=$(JOBS)"
 
 unit: $(if $(strip $(TESTER)),,$(INSTALLED)) ## unit tests: no root, no QEMU, no network
-	$(or $(strip $(TESTER)),$(VENV_PYTHON)) -m pytest -q $(TESTS) -m 'not boot and not built and not tools'
+	$(or $(strip $(TESTER)),$(VENV_PYTHON)) -m pytest -q $(TESTS) -m 'not boot and not built and not tools' \
+		$(if $(findstring $(VENV),$(TESTER)),-n $(JOBS))
 
 tools: export CACHE := $(abspath $(CACHE))
 tools: $(INSTALLED) packages-check ## tests that compare with other programs
-	$(VENV_PYTHON) -m pytest -q $(TESTS) -m tools
+	$(VENV_PYTHON) -m pytest -q -m tools $(call tests_marked,tools)
 
 built: build $(INSTALLED) ## tests of dist/init itself, without a virtual machine
-	$(VENV_PYTHON) -m pytest -q $(TESTS) -m built
+	$(VENV_PYTHON) -m pytest -q -m built $(call tests_marked,built)
 
 demo: export CACHE := $(abspath $(CACHE))
 demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS=DIR`
@@ -92,7 +96,8 @@ demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS
 
 boot: export CACHE := $(abspath $(CACHE))
 boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
-	$(VENV_PYTHON) -m pytest -q $(TESTS) -m boot -n $(JOBS) --dist loadfile --timeout 600
+	$(VENV_PYTHON) -m pytest -q -m boot -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--timeout 600 $(call tests_marked,boot)
 
 FUZZ_SECONDS := 600
 fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten minutes
