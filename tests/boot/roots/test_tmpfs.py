@@ -9,10 +9,11 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from initrd.host.image import cpio
+from initrd.host.image import cpio, lsinitramfs
 from testbed import assets
 from tests.boot import containers, images, machine, tree_listing
 from tests.boot.conftest import make_root
@@ -191,13 +192,36 @@ def test_container_runtime_can_pivot_root_in_a_virtiofs_root(system: str, direct
     containers.check_container_output(boot.section("container"))
 
 
-def test_tmpfs_root_boots_without_memory_for_two_copies(
+def documented_memory(image: str) -> int:
+    """Return the memory that an image needs by the formula in docs/roots.md, in MiB."""
+    text = Path("docs/roots.md").read_text(encoding="utf-8")
+    formula = r"memory = (\d+) MB \+ ([\d.]+) \* \(image \+ files\)"
+    ((constant, factor),) = re.findall(formula, text)
+    content = Path(image).read_bytes()
+    files = sum(map(memory_of_entry, lsinitramfs.read_entries(content)))
+    return int(constant) + int(float(factor) * (len(content) + files)) // (1 << 20)
+
+
+def memory_of_entry(entry: cpio.Entry) -> int:
+    """Return the bytes that an unpacked entry takes: whole pages of data, and 2 kB."""
+    pages = -(-len(entry.data) // 4096) if stat.S_ISREG(entry.mode) else 0
+    return pages * 4096 + 2048
+
+
+def test_tmpfs_root_boots_with_the_documented_memory_and_not_with_much_less(
     packed_tree: PackedTree, directory: str
 ) -> None:
-    boot = _boot(packed_tree.archive, directory, "trixie", "ro brief", memory="336M")
+    image = _make_image(packed_tree.archive, directory, "trixie")
+    memory = documented_memory(image)
+    assert memory < 2 * DATA_SIZE >> 20
+    boot = _boot_image(image, f"{directory}/enough", "trixie", "ro brief", memory=f"{memory}M")
     assert boot.section("data").split()[-2:] == [str(DATA_SIZE), "total"]
     assert "Read-only file system" in boot.section("write")
     assert boot.status == 0
+    less = _boot_image(
+        image, f"{directory}/less", "trixie", "brief", memory=f"{memory * 85 // 100}M"
+    )
+    assert "System is deadlocked on memory" in less.console
 
 
 def test_full_tmpfs_fails_the_boot_and_advises_more_memory(system: str, directory: str) -> None:
@@ -212,12 +236,24 @@ def test_full_tmpfs_fails_the_boot_and_advises_more_memory(system: str, director
 def _boot(
     archive: bytes, directory: str, suite: str, options: str = "", *, memory: str
 ) -> machine.Boot:
+    image = _make_image(archive, directory, suite)
+    return _boot_image(image, directory, suite, options, memory=memory)
+
+
+def _make_image(archive: bytes, directory: str, suite: str) -> str:
+    """Make an image whose second archive is `archive`; return its path."""
     os.makedirs(directory, exist_ok=True)
-    kernel = assets.kernel(suite)
-    image = images.make(kernel, f"{directory}/image", "--cmdline", "root=tmpfs")
+    image = images.make(assets.kernel(suite), f"{directory}/image", "--cmdline", "root=tmpfs")
     with open(image, "ab") as file:
         # The kernel unpacks one archive after the other, whether they are compressed or not.
         file.write(cpio.padding(file.tell()) + archive)
+    return image
+
+
+def _boot_image(
+    image: str, directory: str, suite: str, options: str, *, memory: str
+) -> machine.Boot:
     append = f"root=tmpfs init=/probe panic=-1 {options}"
-    vm = machine.Machine(kernel.image, append, image, memory=memory)
+    # As users start it: the kernel's image, which decompresses itself, needs some more memory.
+    vm = machine.Machine(assets.kernel(suite).image, append, image, memory=memory, plain=True)
     return machine.boot(vm, directory)
