@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHON
 
 .DELETE_ON_ERROR:
-.PHONY: all build demo check check-in unit lint tools built boot bench bench-short fuzz faults soak install uninstall dist distcheck vendor clean help
+.PHONY: all build demo check check-in unit lint tools built boot bench bench-short fuzz faults mutants soak install uninstall dist distcheck vendor clean help
 .PHONY: packages-build packages-demo packages-check pin
 all: build ## the same as `build`
 
@@ -105,6 +105,10 @@ fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten 
 
 faults: $(INSTALLED) ## boots on a fake kernel in which each call fails in turn
 	$(VENV_PYTHON) -m tests.guest.faults
+
+MUTANTS_SECONDS := 3600
+mutants: $(INSTALLED) ## change the sources in many places: does a unit test fail? An hour
+	$(VENV_PYTHON) -m tests.mutants --seconds $(MUTANTS_SECONDS) $(MODULES_TO_CHANGE)
 
 N := 200
 soak: export CACHE := $(abspath $(CACHE))
