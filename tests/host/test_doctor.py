@@ -30,7 +30,7 @@ from initrd.host.machine.launch import plan_launch
 from initrd.host.qemu import loopback
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.system.hosterror import HostError
-from initrd.host.virtiofsd import sandbox
+from initrd.host.virtiofsd import sandbox, submounts
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 from tests.host.image.module_trees import write_build_tree
@@ -86,6 +86,39 @@ def test_launchable_machine_has_ok_findings_and_boots(machine: Machine, tmp_path
         "--warm": "a command can start from a template",
     }
     assert format_verdict(everything.values()) == "it will boot"
+
+
+C_VIRTIOFSD = "echo '-o source=PATH -o killpriv_v2/no_killpriv_v2'"
+
+
+def test_weaker_confinement_setuid_bits_and_submounts_are_warnings(
+    machine: Machine, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    modules = Path(machine.root.source, "usr/lib/modules")
+    with (modules / "6.1/modules.builtin").open("a") as file:
+        file.write("a/overlay.ko\n")
+    (modules / "6.1").rename(modules / "5.10.0-1")
+    monkeypatch.setattr(sandbox, "find_namespace_problem", lambda *, root: "EPERM")
+    monkeypatch.setattr(submounts, "find_submounts", lambda top: (f"{top}/dev",))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    shares = (Share("data", source=str(tmp_path)),)
+    machine = machine.replace(
+        overlay="ram", shares=shares, virtiofsd=write_program(tmp_path / "c", C_VIRTIOFSD)
+    )
+    found = findings(machine, tmp_path)
+    assert found["permissions"].state == MISSING
+    assert found["permissions"].hint.endswith(
+        "; or --unprotected-read-only, if the guest's root may write there"
+    )
+    found = findings(machine.replace(unprotected_read_only=True), tmp_path)
+    assert found["permissions"].state == OK
+    for subject, beginning in {
+        "sandbox": f"root in the guest can write to {machine.root.source}: ",
+        "setuid bits": "a file that a user of the guest empties by opening it keeps its setuid",
+        "submounts": f"the guest sees no mounts in {machine.root.source}, because ",
+    }.items():
+        assert found[subject].state == WARNING
+        assert found[subject].text.startswith(beginning)
 
 
 def test_doctor_prints_missing_findings_and_returns_1(

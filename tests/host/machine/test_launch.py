@@ -25,6 +25,7 @@ from initrd.host.machine.launch import (
 from initrd.host.qemu.arch import find_arch
 from initrd.host.qemu.argv import Disk, PublishedPort
 from initrd.host.system.hosterror import HostError
+from initrd.host.virtiofsd import sandbox
 from initrd.options import Share
 from tests.host.conftest import root_share, write_program
 from tests.host.qemu.kernel_images import PACKED, bzimage
@@ -416,6 +417,16 @@ def test_virtiofsd_asks_only_a_kernel_that_has_killpriv_for_it(
     old = format_commands(plan(machine, tmp_path, "5.10.0-1-amd64"))
     assert old[0].startswith("# a file that a user of the guest empties by opening it keeps its")
     assert ",killpriv_v2" not in old[1]
+
+
+def test_launch_without_namespaces_has_a_warning_and_no_sandbox(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "find_namespace_problem", lambda *, root: "EPERM")
+    monkeypatch.setattr(sandbox, "has_capability", lambda _: False)
+    launch = plan(machine, tmp_path)
+    assert launch.warnings[0].startswith("virtiofsd gets no namespaces (EPERM) and runs without a")
+    assert "--readonly --sandbox=none" in format_commands(launch)[0]
 
 
 @pytest.mark.parametrize(
