@@ -11,6 +11,12 @@ CACHE ?= $(BUILD)/cache
 # How many tests run at the same time. One more than there are processors: boot tests also wait.
 JOBS ?= $(shell expr $$(nproc) + 1)
 
+# `make build` and `make boot` for another architecture: ARCH=aarch64. One in the environment, such as
+# that of a kernel's build, is not used.
+ARCH :=
+FOREIGN := $(if $(ARCH),$(filter-out $(shell uname -m),$(ARCH)))
+INIT_BUILT := $(DIST)/init$(FOREIGN:%=-%)
+
 VENV := $(BUILD)/venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -18,8 +24,10 @@ export PYTHON
 
 .DELETE_ON_ERROR:
 .PHONY: all build demo check check-in unit lint tools built boot bench bench-short fuzz faults mutants soak install uninstall dist distcheck vendor clean help
-.PHONY: packages-build packages-demo packages-check pin
+.PHONY: packages-build packages-foreign packages-demo packages-check pin
 all: build ## the same as `build`
+# Another architecture whose /init the boot tests start once, besides those of the host.
+TESTED_ARCH := aarch64
 
 include initrd/freeze/build.mk
 
@@ -28,7 +36,7 @@ help: ## list the targets
 
 # --- packages and virtual environment ------------------------------------------------------------
 
-packages-build packages-demo packages-check: packages-%:
+packages-build packages-foreign packages-demo packages-check: packages-%:
 	@tools/packages $*
 
 # Pinned, with hashes; from vendor/ without any network when `make vendor` filled it.
@@ -95,9 +103,10 @@ demo: packages-demo build ## boot a directory: `make demo`, or `make demo ROOTFS
 	tools/demo $(if $(ROOTFS),"$(ROOTFS)")
 
 boot: export CACHE := $(abspath $(CACHE))
-boot: build $(INSTALLED) packages-check ## tests that boot virtual machines
-	$(VENV_PYTHON) -m pytest -q -m boot -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-		--timeout 600 $(call tests_marked,boot)
+boot: export GUEST_ARCH := $(FOREIGN)
+boot: build $(DIST)/init-$(or $(FOREIGN),$(TESTED_ARCH)) $(INSTALLED) packages-check ## tests that boot virtual machines; with ARCH=aarch64 their core
+	$(VENV_PYTHON) -m pytest -q -m 'boot$(if $(FOREIGN), and every_architecture)' -n $(JOBS) --dist loadfile \
+		--no-loadscope-reorder --timeout 600 $(call tests_marked,boot)
 
 FUZZ_SECONDS := 600
 fuzz: $(INSTALLED) ## arbitrary input for all that reads what others write: ten minutes
@@ -148,6 +157,7 @@ MANUAL := $(DESTDIR)$(MANDIR)/man$${page\#\#*.}/$$page
 
 install: $(DIST)/init ## install below PREFIX (and DESTDIR)
 	install -D -m 0755 "$(DIST)/init" "$(INIT)"
+	for file in $(wildcard $(DIST)/init-*); do install -m 0755 $$file "$(INIT)-$${file##*-}" || exit; done
 	for file in $(MODULES); do install -D -m 0644 $$file "$(LIBRARY)/$$file" || exit; done
 	$(PYTHON) -m compileall -q -s "$(DESTDIR)" "$(LIBRARY)/initrd"
 	install -d "$(DESTDIR)$(BINDIR)"
@@ -161,7 +171,7 @@ install: $(DIST)/init ## install below PREFIX (and DESTDIR)
 uninstall: ## remove the files that `install` has installed
 	for script in $(SCRIPTS); do rm -f "$(DESTDIR)$(BINDIR)/$$script" || exit; done
 	for page in $(MANUALS); do rm -f "$(MANUAL)" || exit; done
-	rm -f "$(INIT)" "$(COMPLETION)"
+	rm -f "$(INIT)" "$(INIT)"-* "$(COMPLETION)"
 	rm -rf "$(LIBRARY)"
 	-rmdir -p --ignore-fail-on-non-empty "$(DESTDIR)$(LIBDIR)/osbuild/initrd"
 

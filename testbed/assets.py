@@ -13,18 +13,18 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 RECIPE = "2"  # part of every recipe; increment it when this module makes assets differently
-ARCHITECTURE = "amd64"
-KERNEL_PACKAGE = f"linux-image-cloud-{ARCHITECTURE}"
+HOST = "x86_64"  # the architecture of virtiofsd, and by default that of all else
+DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 C_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
 # The packages that the tests use in a Debian root; their dependencies are installed too.
 DEBIAN_PACKAGES = (
-    KERNEL_PACKAGE,
+    "linux-image-cloud-amd64",
     "crun",
     "dbus",
     "fuse-overlayfs",
@@ -85,11 +85,17 @@ def cache() -> str:
     return path
 
 
+def architecture() -> str:
+    """Return the architecture of the guests: that of $GUEST_ARCH, by default the host's."""
+    return os.environ.get("GUEST_ARCH") or HOST
+
+
 def kernel(suite: str) -> Kernel:
     """Return the cloud kernel of a suite: 6.1 of `bookworm`, which has all in modules, 6.12 of
     `trixie`, which has virtiofs built in, or 5.10 of `bullseye`.
     """
-    directory = {"bullseye": _bullseye, "bookworm": _bookworm, "trixie": _trixie}[suite]()
+    make = {"bullseye": _bullseye, "bookworm": _bookworm, "trixie": _trixie}[suite]
+    directory = make(architecture())
     return find_kernel(directory, suite)
 
 
@@ -102,12 +108,13 @@ def find_kernel(top: str, suite: str = "") -> Kernel:
 
 def busybox() -> str:
     """Return the path of a static busybox."""
-    return f"{_bookworm()}/bin/busybox"
+    return f"{_bookworm(architecture())}/bin/busybox"
 
 
 def busybox_root() -> str:
     """Return the path of a root directory with busybox and Debian 12's kernel."""
-    return make_once("busybox", _make_busybox_root_with_kernel, os.path.basename(_bookworm()))
+    packages = os.path.basename(_bookworm(architecture()))
+    return make_once(_named("busybox", architecture()), _make_busybox_root_with_kernel, packages)
 
 
 def debian_root() -> str:
@@ -138,7 +145,7 @@ def c_virtiofsd() -> str:
 
 def rust_virtiofsd() -> str:
     """Return the path of the Rust virtiofsd of Debian 13."""
-    return f"{_trixie()}/virtiofsd"
+    return f"{_trixie(HOST)}/virtiofsd"
 
 
 def probe() -> str:
@@ -164,7 +171,8 @@ def make_busybox_root(top: str) -> None:
         os.makedirs(f"{top}/{name}", exist_ok=True)
     os.chmod(f"{top}/tmp", 0o1777)
     shutil.copy(busybox(), f"{top}/bin/busybox")
-    listed = subprocess.run([busybox(), "--list"], check=True, capture_output=True, text=True)
+    native = f"{_bookworm(HOST)}/bin/busybox"  # its applets are those of each architecture
+    listed = subprocess.run([native, "--list"], check=True, capture_output=True, text=True)
     for applet in set(listed.stdout.split()) - {"busybox"}:
         os.symlink("busybox", f"{top}/bin/{applet}")
     for path in APPLET_LINKS:
@@ -185,32 +193,47 @@ def _make_busybox_root_with_kernel(top: str) -> None:
     add_kernel(kernel("bookworm"), top)
 
 
-def _bullseye() -> str:
-    """Return a directory with Debian 11's kernel.
+def _bullseye(machine: str) -> str:
+    """Return a directory with Debian 11's kernel for an architecture.
 
     The release's own packages stay as they are; those of its security updates may go at any time.
     """
-    return _packages("bullseye", f"{KERNEL_PACKAGE}/bullseye")
+    return _packages("bullseye", machine, f"{_kernel_package(machine)}/bullseye")
 
 
-def _bookworm() -> str:
-    """Return a directory with Debian 12's kernel and busybox."""
-    return _packages("bookworm", KERNEL_PACKAGE, "busybox-static")
+def _bookworm(machine: str) -> str:
+    """Return a directory with Debian 12's kernel and busybox for an architecture."""
+    return _packages("bookworm", machine, _kernel_package(machine), "busybox-static")
 
 
-def _trixie() -> str:
-    """Return a directory with Debian 13's kernel and virtiofsd."""
-    return _packages("trixie", KERNEL_PACKAGE, "virtiofsd")
+def _trixie(machine: str) -> str:
+    """Return a directory with Debian 13's kernel and virtiofsd for an architecture."""
+    return _packages("trixie", machine, _kernel_package(machine), "virtiofsd")
 
 
-def _packages(suite: str, *packages: str) -> str:
+def _kernel_package(machine: str) -> str:
+    return f"linux-image-cloud-{DEBIAN_NAMES[machine]}"
+
+
+def _named(name: str, machine: str) -> str:
+    """Return the name of an asset for an architecture."""
+    return name if machine == HOST else f"{name}-{machine}"
+
+
+def unpack(suite: str, machine: str, top: str, packages: Sequence[str]) -> None:
+    """Unpack packages for an architecture in the directory `top`; do not configure them."""
+    words = (f"--architectures={DEBIAN_NAMES[machine]}", f"--include={','.join(packages)}")
+    _make_directory(suite, top, "--variant=extract", *words)
+    for name in USR_MERGED:
+        if _exists(f"{top}/usr/{name}") and not _exists(f"{top}/{name}"):
+            os.symlink(f"usr/{name}", f"{top}/{name}")
+
+
+def _packages(suite: str, machine: str, *packages: str) -> str:
     """Return a directory in which packages are unpacked, but not configured."""
 
     def make(top: str) -> None:
-        _make_directory(suite, top, "--variant=extract", f"--include={','.join(packages)}")
-        for name in USR_MERGED:
-            if _exists(f"{top}/usr/{name}") and not _exists(f"{top}/{name}"):
-                os.symlink(f"usr/{name}", f"{top}/{name}")
+        unpack(suite, machine, top, packages)
         for path in glob.glob(f"{top}/lib/modules/*"):
             subprocess.run(["/usr/sbin/depmod", "-b", top, os.path.basename(path)], check=True)
         for program in ("libexec/virtiofsd", "lib/qemu/virtiofsd"):
@@ -219,7 +242,7 @@ def _packages(suite: str, *packages: str) -> str:
                 os.chmod(f"{top}/virtiofsd", 0o755)
 
     name = packages[-1].partition("/")[0]  # without the release that it is taken from
-    return make_once(f"{suite}-{name}", make, *packages, LOADER_SCRIPT)
+    return make_once(_named(f"{suite}-{name}", machine), make, *packages, LOADER_SCRIPT)
 
 
 def mmdebstrap(suite: str, *arguments: str) -> None:

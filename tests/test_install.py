@@ -55,6 +55,17 @@ def test_installed_programs_run_and_uninstall_removes_all_files(
     assert installed_files(tmp_path) == set()
 
 
+def test_init_for_another_architecture_is_installed_where_it_was_built(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/init-aarch64").write_text("for arm\n", encoding="utf-8")
+    make("install", tmp_path, "PREFIX=/usr")
+    installed = tmp_path / "root/usr/lib/osbuild/initrd/initrd-aarch64"
+    assert installed.read_text(encoding="utf-8") == "for arm\n"
+    assert os.access(installed, os.X_OK)
+    make("uninstall", tmp_path, "PREFIX=/usr")
+    assert installed_files(tmp_path) == set()
+
+
 def test_installation_writes_no_file_outside_of_the_prefix(tmp_path: Path) -> None:
     make("install", tmp_path, "PREFIX=/usr")
     assert {path.split("/")[0] for path in installed_files(tmp_path)} == {"usr"}

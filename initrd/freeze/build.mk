@@ -20,7 +20,8 @@ NOLIBC_CFLAGS := -Os -ffreestanding -fno-builtin -fno-stack-protector -U_FORTIFY
 
 FREEZE_PYTHON := PYTHONPATH=. PYTHONHASHSEED=0 $(VENV_PYTHON) -s -B
 libpython = $(shell $(VENV_PYTHON) $(FREEZE_SOURCES)/libpython.py $(1) $(FREEZE)/analysis.json)
-PYTHON_INCLUDE = $(shell $(PYTHON) $(FREEZE_SOURCES)/libpython.py include)
+# Python runs at the first use only.
+PYTHON_INCLUDE = $(eval PYTHON_INCLUDE := $(shell $(PYTHON) $(FREEZE_SOURCES)/libpython.py include))$(PYTHON_INCLUDE)
 
 # --- the extension module _syscalls, for tests and for running from the checkout -----------------
 
@@ -41,7 +42,7 @@ $(SYSCALLS_LINK): $(SYSCALLS)
 
 # --- dist/init -----------------------------------------------------------------------------------
 
-build: $(DIST)/init ## dist/init
+build: $(INIT_BUILT) ## dist/init, or dist/init-aarch64 with ARCH=aarch64
 
 GUEST_MODULES := $(wildcard initrd/*.py initrd/guest/*.py initrd/guest/*/*.py)
 NOLIBC_OBJECTS := $(addprefix $(FREEZE)/,launcher.o unpack.o loader.o)
@@ -99,3 +100,12 @@ $(DIST)/init: $(FREEZE_OBJECTS) $(FREEZE)/payload.o
 	$(print_target)
 	@mkdir -p $(@D)
 	$(Q)$(call link,$(FREEZE)/payload.o)
+
+# --- /init for another architecture --------------------------------------------------------------
+
+FOREIGN_SOURCES := Makefile constraints.txt $(wildcard testbed/*.py $(FREEZE_SOURCES)/*.*)
+
+$(DIST)/init-%: export CACHE := $(abspath $(CACHE))
+$(DIST)/init-%: $(FOREIGN_SOURCES) $(GUEST_MODULES) $(INSTALLED) | packages-foreign
+	$(print_target)
+	$(Q)$(VENV_PYTHON) -m testbed.foreign_init $* $@
