@@ -90,6 +90,20 @@ def test_package_still_missing_after_the_installation_is_printed(tmp_path: Path)
     assert "gcc libc6-dev" in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("group", "packages"),
+    [
+        ("foreign", {"qemu-user-static", "mmdebstrap"}),
+        ("check", {"qemu-user-static", "mmdebstrap", "qemu-system-x86", "qemu-system-arm"}),
+    ],
+)
+def test_group_has_the_packages_for_other_architectures(
+    tmp_path: Path, group: str, packages: set[str]
+) -> None:
+    run = FakeHost(tmp_path, ("readelf",), user=1000).run(group)
+    assert packages <= set(run.stderr.split("names):")[1].split("\n")[0].split())
+
+
 def test_unknown_group_prints_the_usage(tmp_path: Path) -> None:
     run = FakeHost(tmp_path, (), user=0).run("everything")
     assert run.returncode == 2

@@ -9,7 +9,8 @@ from initrd.host.image import cpio, lsinitramfs
 from testbed import assets
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-INIT = os.path.join(TOP, "dist", "init")
+_OTHER = "" if assets.architecture() == assets.HOST else f"-{assets.architecture()}"
+INIT = os.path.join(TOP, "dist", f"init{_OTHER}")
 MKVIRTINITRD = os.path.join(TOP, "scripts", "mkvirtinitrd")
 MODULES = b"usr/lib/modules/"  # directory of the modules in an image
 

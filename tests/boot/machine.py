@@ -4,8 +4,9 @@
 initrd, without a virtio transport, or with a share that is plugged in late.
 
 Most machines start the uncompressed kernel with a small firmware, and skip the kernel's tests of
-its own ciphers: an emulated boot takes two thirds of the time then. A `plain` one boots as from a
-command that a user writes by hand: the kernel's image, with QEMU's default firmware.
+its own ciphers: an emulated boot takes two thirds of the time then. A `plain` one, and one of another
+architecture, boots as from a command that a user writes by hand: the kernel's image, with QEMU's
+default firmware.
 
 Every process is killed when the test process dies, and when the `with` block of `running` ends.
 """
@@ -23,11 +24,18 @@ from dataclasses import dataclass, field
 from initrd.host.qemu import pvh
 from testbed import assets
 
-QEMU = "qemu-system-x86_64"
+QEMU = f"qemu-system-{assets.architecture()}"
 DEADLINE = 180.0  # seconds; a boot takes three, and more on a busy machine
 KILL_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
-# The kernel's timer check can fail when QEMU emulates the processor on a busy machine.
-CONSOLE = "console=ttyS0 no_timer_check"
+# The machine and the processor for each architecture; the kernel's words for the console. The
+# kernel's timer check can fail when QEMU emulates the processor on a busy machine.
+HARDWARE, CONSOLE = {
+    "x86_64": (("-machine", "q35,memory-backend=memory"), "console=ttyS0 no_timer_check"),
+    "aarch64": (
+        ("-machine", "virt,gic-version=max,memory-backend=memory", "-cpu", "max,pauth-impdef=on"),
+        "console=ttyAMA0",
+    ),
+}[assets.architecture()]
 QUICK = "cryptomgr.notests noreplace-smp"  # less work for an emulated processor
 FAMILIES = ("c", "rust")
 FREE_SLOT = ("-device", "pcie-root-port,id=free-slot,chassis=1")  # for a hot-plugged device
@@ -167,7 +175,7 @@ def running(machine: Machine, directory: str) -> Iterator[Running]:
 def qemu_command(machine: Machine, directory: str) -> list[str]:
     """Return the QEMU command of a machine. Its console is standard input and output."""
     command = [QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-    command += ["-machine", "q35,memory-backend=memory", "-accel", "tcg", "-m", machine.memory]
+    command += [*HARDWARE, "-accel", "tcg", "-m", machine.memory]
     command += ["-object", f"memory-backend-memfd,id=memory,size={machine.memory},share=on"]
     command += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     command += ["-serial", f"file:{directory}/report"]
@@ -186,7 +194,7 @@ def qemu_command(machine: Machine, directory: str) -> list[str]:
 
 def _kernel_arguments(machine: Machine) -> list[str]:
     """Return the QEMU arguments for the kernel, its firmware and its command line."""
-    if machine.plain:
+    if machine.plain or assets.architecture() != "x86_64":
         return ["-kernel", machine.kernel, "-append", f"{CONSOLE} {machine.append}"]
     append = f"{CONSOLE} {QUICK} {machine.append}"
     return ["-bios", "qboot.rom", "-kernel", _uncompressed(machine.kernel), "-append", append]

@@ -25,6 +25,7 @@ def run_command(folder: Path, *words: str, options: tuple[str, ...] = ()) -> tup
 
 
 @WARM_ONLY
+@pytest.mark.every_architecture
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -55,6 +56,7 @@ def test_the_smallest_documented_memory_boots(tmp_path: Path) -> None:
 
 
 @WARM_ONLY
+@pytest.mark.every_architecture
 def test_the_output_streams_hold_only_the_commands_output(tmp_path: Path) -> None:
     words = ("sh", "-c", "echo to you; echo and you >&2; printf 'no newline\\r\\n\\0'")
     status, output, errors = run_command(tmp_path, *words)
@@ -72,6 +74,7 @@ def test_arguments_of_any_bytes_reach_the_command(tmp_path: Path) -> None:
     assert status == len(words)
 
 
+@pytest.mark.every_architecture
 def test_env_chdir_and_user_options_apply_to_the_command(tmp_path: Path) -> None:
     options = ("--env", "A=b c", "--env", "TERM", "--chdir", "/tmp", "--user", "12:34")
     words = ("sh", "-c", 'echo "$A-$HOME"; pwd; id -u; id -g; env | grep -c CHROOTVM_TEST')
@@ -94,6 +97,7 @@ def test_only_with_kaslr_the_image_chooses_a_random_address(
     assert bool(int(output, 16) & 2) == is_random
 
 
+@pytest.mark.every_architecture
 def test_standard_input_and_output_are_complete(tmp_path: Path) -> None:
     data = os.urandom(3_000_001)
     (tmp_path / "input").write_bytes(data)
@@ -145,6 +149,7 @@ def test_a_command_need_not_read_its_standard_input(tmp_path: Path) -> None:
 
 
 @WARM_ONLY
+@pytest.mark.every_architecture
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_reaches_the_command(number: signal.Signals, tmp_path: Path) -> None:
     name = number.name.removeprefix("SIG")
@@ -198,6 +203,7 @@ def test_cpus_option_gives_two_processors_with_the_smallest_memory(tmp_path: Pat
     assert run_command(tmp_path, "nproc", options=options)[1:] == ("2\n", "")
 
 
+@pytest.mark.every_architecture
 def test_a_failed_boot_prints_the_reason_and_the_path_of_the_log(tmp_path: Path) -> None:
     options = ("--append", "mount=nosuch initrd.timeout=1")
     status, output, errors = run_command(tmp_path, "true", options=options)

@@ -28,6 +28,7 @@ def root_with_kernel(root: Path, *options: str) -> tuple[str, ...]:
     return (*options, "--kernel", kernel.image, "--modules", kernel.modules, str(root))
 
 
+@pytest.mark.every_architecture
 @pytest.mark.usefixtures("start")
 def test_overlay_in_memory_leaves_the_root_unchanged(root: Path, tmp_path: Path) -> None:
     before = read_tree(root)
@@ -39,6 +40,7 @@ def test_overlay_in_memory_leaves_the_root_unchanged(root: Path, tmp_path: Path)
     assert read_tree(root) == before
 
 
+@pytest.mark.every_architecture
 @pytest.mark.usefixtures("start")
 def test_overlay_in_a_file_keeps_changes_for_the_next_boot(root: Path, tmp_path: Path) -> None:
     before, image = read_tree(root), tmp_path / "an image, with: it all"
@@ -104,6 +106,7 @@ def test_a_dry_run_makes_no_overlay_file(root: Path, tmp_path: Path) -> None:
     assert not os.path.exists(tmp_path / "image")
 
 
+@pytest.mark.every_architecture
 @pytest.mark.usefixtures("start")
 def test_rw_option_writes_changes_to_the_root_on_the_host(root: Path, tmp_path: Path) -> None:
     script = "echo changed >/file; mkdir /new; chown 7:8 /new"
