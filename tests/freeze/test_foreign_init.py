@@ -11,7 +11,7 @@ from testbed import emulation, foreign_init
 from testbed.emulation import EmulationError, find_emulator
 from tests.test_elf import head
 
-TOP = Path(__file__).parent.parent
+TOP = Path(__file__).parents[2]
 
 
 def planned(*arguments: str, **environ: str) -> str:
