@@ -146,7 +146,7 @@ CASES = [
     ),
     Case(
         "two different roots",
-        "rootfs=one root=two rootfstype=virtiofs",
+        "rootfs=one rootfs=two",
         ("two different roots asked for", "one", "two"),
         has_root_share=False,
     ),
