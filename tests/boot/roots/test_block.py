@@ -136,7 +136,7 @@ def cd_rom(root_directory: str, shared_directory: str) -> str:
 @pytest.mark.parametrize("case", CD_ROMS.values(), ids=CD_ROMS)
 def test_root_on_a_cd_rom_is_mounted(case: tuple[str, ...], cd_rom: str, directory: str) -> None:
     suite, append, mounted, *arguments = case
-    append = append.replace("{UUID}", disks.uuid(cd_rom))
+    append = f"{append.replace('{UUID}', disks.uuid(cd_rom))} initrd.timeout=60"
     attach = tuple(argument.replace("{}", cd_rom) for argument in arguments)
     boot = machine.boot(_machine(directory, append, suite, attach), directory)
     assert mounted in boot.section("mounts")
