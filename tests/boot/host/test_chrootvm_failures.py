@@ -1,6 +1,7 @@
 """Error messages and advice for failed boots, exhausted resources and broken standard streams."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -116,7 +117,8 @@ def test_a_low_limit_of_open_files_is_reported_without_a_traceback() -> None:
         status, out, errors = run_shell(f'ulimit -n {limit}; "$@" $R -- true')
         assert (status, out) == (125, "")
         assert errors.startswith("chrootvm: cannot ")
-        assert "Too many open files" in errors
+        # The virtiofsd in Rust is not started when the limit is too low for it.
+        assert re.search("Too many open files|only .* files may be open", errors)
         assert "Traceback" not in errors
 
 
