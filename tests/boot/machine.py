@@ -4,9 +4,9 @@
 initrd, without a virtio transport, or with a share that is plugged in late.
 
 Most machines start the uncompressed kernel with a small firmware, and skip the kernel's tests of
-its own ciphers: an emulated boot takes two thirds of the time then. A `plain` one, and one of another
-architecture, boots as from a command that a user writes by hand: the kernel's image, with QEMU's
-default firmware.
+its own ciphers: an emulated boot takes two thirds of the time then. A `plain` one, and one of
+another architecture, boots as from a command that a user writes by hand: the kernel's image, with
+QEMU's default firmware.
 
 Every process is killed when the test process dies, and when the `with` block of `running` ends.
 """
