@@ -67,9 +67,9 @@ def find_any_panic(text: str) -> object:
     "read", [parse_ending, find_failure, explain_failure, explain_kill, find_any_panic]
 )
 def test_flood_is_read_in_linear_time(piece: str, read: Callable[[str], object]) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     read(flood(piece))
-    assert time.monotonic() - began < 60  # where time is quadratic, it is minutes
+    assert time.process_time() - began < 60  # where time is quadratic, it is minutes
 
 
 @pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)

@@ -109,9 +109,9 @@ def test_text_of_the_error_has_the_file_of_the_console_and_the_report() -> None:
 )
 def test_any_console_output_is_searched_in_linear_time(piece: str) -> None:
     text = piece * ((2 << 20) // len(piece))
-    began = time.monotonic()
+    began = time.process_time()
     find_panic(text, MEMORY)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_report_of_arm64_begins_with_the_address() -> None:

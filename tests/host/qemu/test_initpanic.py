@@ -147,11 +147,11 @@ def test_endless_lines_of_the_kernel_are_shown() -> None:
 )
 def test_any_output_is_examined_in_linear_time(piece: bytes) -> None:
     text = piece * ((1 << 20) // len(piece))
-    began = time.monotonic()
+    began = time.process_time()
     filter_ = PanicFilter()
     shown = b"".join(filter_.feed(text[at : at + 65536]) for at in range(0, len(text), 65536))
     assert shown + filter_.held == text
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 class Console:
