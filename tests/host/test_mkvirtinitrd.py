@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,8 @@ def test_the_readme_documents_exactly_the_options() -> None:
 
 
 def long_options() -> set[str]:
+    handler = signal.getsignal(signal.SIGINT)
     syntax = runpy.run_path(str(SCRIPT), run_name="mkvirtinitrd")["parser"]()
+    signal.signal(signal.SIGINT, handler)  # the script has set the default
     assert isinstance(syntax, argparse.ArgumentParser)
     return {name for name in syntax._option_string_actions if name.startswith("--")}
