@@ -7,6 +7,8 @@ of the file system above them.
 
 import os
 
+from initrd.text import decode
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,10 +23,11 @@ def find_submounts(directory: str, mountinfo: str = "/proc/self/mountinfo") -> t
     Source: proc_pid_mountinfo(5), the fifth field. The result is empty where it cannot be read.
     """
     try:
-        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
-            points = {_unescape(line.split(" ")[4]) for line in file}
+        with open(mountinfo, "rb") as file:
+            lines = decode(file.read()).split("\n")[:-1]  # a name may have a \r
     except OSError:
         return ()
+    points = {_unescape(line.split(" ")[4]) for line in lines}
     prefix = os.path.join(directory, "")
     return tuple(sorted(point for point in points - {directory} if point.startswith(prefix)))
 

@@ -34,6 +34,16 @@ def test_mounts_below_a_directory_are_found(
     assert find_submounts(directory, str(path)) == expected
 
 
+# The kernel escapes spaces, tabs, line feeds and backslashes only, in mount points and in sources.
+@pytest.mark.parametrize("char", ["\r", "\f", "\x85", "\u2028"])
+def test_other_line_breaks_in_names_begin_no_line(tmp_path: Path, char: str) -> None:
+    line = f"25 24 0:7 / /srv/root/a{char}b rw - fuse.x c{char}d rw\n"
+    (tmp_path / "mountinfo").write_text(MOUNTINFO + line, newline="")
+    found = find_submounts("/srv/root", str(tmp_path / "mountinfo"))
+    assert len(found) == 4
+    assert f"/srv/root/a{char}b" in found
+
+
 def test_all_mounts_are_below_the_root_directory(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTINFO)
     assert len(find_submounts("/", str(tmp_path / "mountinfo"))) == 6
