@@ -32,7 +32,8 @@ class MountEntry(Record):
 
 def find_writable_mounts(mountinfo: str) -> tuple[MountEntry, ...]:
     """Return the writable mounts that are not in memory, the latest first."""
-    mounts = (_parse_line(line) for line in mountinfo.splitlines())
+    lines = mountinfo.split("\n")[:-1]  # not `splitlines`: names may have a \r
+    mounts = (_parse_line(line) for line in lines)
     skipped = _MEMORY_FILESYSTEMS.split()
     found = [mount for mount in mounts if mount.writable and mount.fstype not in skipped]
     return tuple(reversed(found))

@@ -172,7 +172,7 @@ def mounts_at(place: str, table: str) -> list[str]:
 
     `place` is a path without symbolic links, `table` the text of /proc/self/mountinfo: proc(5).
     """
-    rows = [line.split(" ") for line in table.splitlines()]
+    rows = [line.split(" ") for line in table.split("\n")]  # a name may have a \r
     mounts = [(row[0], row[1], _unescape(row[4])) for row in rows if len(row) > 4]
     at_place = [number for number, _, point in mounts if point == place]
     if not at_place:

@@ -36,6 +36,13 @@ def test_writable_mounts_exclude_read_only_and_memory_file_systems_latest_first(
     )
 
 
+# The kernel escapes spaces, tabs, line feeds and backslashes only, in mount points and in sources.
+@pytest.mark.parametrize("char", ["\r", "\f", "\x85", "\u2028"])
+def test_other_line_breaks_in_names_begin_no_line(char: str) -> None:
+    line = f"35 22 254:2 / /a{char}b rw - ext4 c{char}d rw\n"
+    assert find_writable_mounts(line) == (MountEntry(f"/a{char}b", "ext4", writable=True),)
+
+
 def test_shutdown_calls_sync_first() -> None:
     assert shut_down(MOUNTINFO).calls[0] == ("sync",)
 

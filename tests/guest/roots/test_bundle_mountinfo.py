@@ -49,6 +49,7 @@ def test_mounts_at_returns_the_topmost_mount_and_those_below_it(
         (r"/a\134040b", "/a\\040b"),
         (r"/\043a", "/#a"),
         ("/a,b:c", "/a,b:c"),
+        ("/a\rb\f\u2028c", "/a\rb\f\u2028c"),
     ],
 )
 def test_mounts_at_decodes_the_escapes_of_mountinfo(escaped: str, path: str) -> None:
