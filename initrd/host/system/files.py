@@ -100,6 +100,8 @@ def write_output(content: bytes, output: str) -> None:
             if stream.isatty():
                 raise HostError(f"cannot write {output}", "it is a terminal", "a file, or a pipe")
             stream.write(content)
+    except OverflowError:
+        raise HostError(f"cannot write {output}", "there are no such descriptors") from None
     except OSError as error:
         raise HostError(f"cannot write {output}", reason(error)) from error
 

@@ -140,6 +140,7 @@ def test_regular_file_is_replaced_as_by_save_file(tmp_path: Path) -> None:
     [
         pytest.param("/dev/full", "No space left on device", id="a full device"),
         pytest.param("/dev/fd/999", "Bad file descriptor", id="a descriptor that is not open"),
+        pytest.param("/dev/fd/99999999999", "there are no such", id="a large number"),
         pytest.param("/dev/fd/{}", "it is a terminal", id="a terminal"),
         pytest.param("/dev/fd", "it is no regular file", id="a directory"),
     ],
