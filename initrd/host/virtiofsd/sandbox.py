@@ -11,6 +11,7 @@ import resource
 from initrd.errors import reason
 from initrd.host.system.process import run_in_child
 from initrd.host.system.syscalls import unshare_mount_namespace, unshare_user_namespace
+from initrd.text import decode
 
 NAMESPACE, CHROOT, NONE = "namespace", "chroot", "none"  # as the option --sandbox takes them
 # include/uapi/linux/capability.h
@@ -63,8 +64,10 @@ def namespace_hint(*, root: bool, settings: str = "/proc/sys") -> str:
 
 def has_capability(capability: int, status: str = "/proc/self/status") -> bool:
     """Return whether a process has a capability in its effective set: proc_pid_status(5)."""
-    fields = dict(line.split(":", 1) for line in _read(status).splitlines())
-    return bool(int(fields.get("CapEff", "0"), 16) & capability)
+    name = "CapEff:"  # the first field is the program's name, which may have any bytes
+    lines = _read(status).split("\n")
+    held = next((line.removeprefix(name) for line in lines if line.startswith(name)), "0")
+    return bool(int(held, 16) & capability)
 
 
 def open_file_limit() -> int:
@@ -94,7 +97,7 @@ def _try_namespaces(*, root: bool) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
+        with open(path, "rb") as file:
+            return decode(file.read()).strip()
     except OSError:  # this kernel has no such setting
         return ""

@@ -242,3 +242,11 @@ def test_capabilities_are_read_from_the_status_file(tmp_path: Path) -> None:
     status.write_text("Name:\tx\nCapEff:\t00000000a80425fb\n")  # as in a container
     assert not sandbox.has_capability(sandbox.CAP_SYS_ADMIN, str(status))
     assert not sandbox.has_capability(sandbox.CAP_DAC_READ_SEARCH, str(status))
+
+
+@pytest.mark.parametrize("name", [b"caf\xc3\xa9", b"x\xff", b"a\rb", b"a\x0cb", b"CapEff:0", b""])
+def test_name_of_the_program_may_have_any_bytes(name: bytes, tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_bytes(b"Name:\t" + name + b"\nUmask:\t0022\nCapEff:\t0000000000200000\n")
+    assert sandbox.has_capability(sandbox.CAP_SYS_ADMIN, str(status))
+    assert not sandbox.has_capability(sandbox.CAP_SYS_CHROOT, str(status))
