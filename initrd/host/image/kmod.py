@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MODULE_DIRECTORIES = ("usr/lib/modules", "lib/modules")
 MAX_MODULES = 20_000  # of a kernel, and dependencies of one module; all of Linux has some 10,000
 _IN_MODULE_DIRECTORIES = ("modules.dep", "modules.order", "modules.builtin")
+_MODULES = "kernel"  # the folder with a kernel's own modules, in its module directory
 _MAX_VERSIONS_NAMED = 5  # in a message
 
 
@@ -202,8 +203,7 @@ class ModuleTree:
             names = sorted(list_directory(self._resolve("")))
         except OSError as error:
             return HostError(failure, reason(error))
-        paths = [os.path.join(self.directory, name) for name in names]
-        versions = [path for path in paths if has_modules_of_a_kernel(path)]
+        versions = find_kernels(self.directory, names)
         if versions:
             some = " or ".join(versions[:_MAX_VERSIONS_NAMED])
             return HostError(failure, "it holds those of several", some)
@@ -219,9 +219,15 @@ def _split_root(directory: str) -> tuple[str, str]:
     return directory, ""
 
 
-def has_modules_of_a_kernel(directory: str) -> bool:
-    """Return whether a directory is one that the modules of a kernel are installed in."""
-    return any(os.path.lexists(os.path.join(directory, name)) for name in _IN_MODULE_DIRECTORIES)
+def find_kernels(directory: str, names: "Iterable[str]") -> list[str]:
+    """Return the paths of the module directories of kernels, among these names in a directory."""
+    folders = list(names)
+    # A module directory has a folder `kernel`, and that may have one for the kernel's kernel/.
+    marks = _IN_MODULE_DIRECTORIES + (() if _MODULES in folders else (_MODULES,))
+    paths = [os.path.join(directory, name) for name in folders]
+    return [
+        path for path in paths if any(os.path.lexists(os.path.join(path, mark)) for mark in marks)
+    ]
 
 
 def parse_softdeps(lines: "Iterable[list[str]]") -> SoftDependency:

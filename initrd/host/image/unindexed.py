@@ -17,7 +17,7 @@ from initrd.host.image.kmod import (
     ModuleTree,
     SoftDependency,
     canonical_name,
-    has_modules_of_a_kernel,
+    find_kernels,
     module_name,
     parse_softdeps,
 )
@@ -54,6 +54,10 @@ class UnindexedTree(ModuleTree):
     def soft_dependencies(self, name: str) -> SoftDependency:
         """Return the soft dependencies of `name`, names or aliases, as they are written."""
         return parse_softdeps(text.split() for text in self._modinfo(name).get("softdep", ()))
+
+    def path(self, name: str) -> str:
+        """Return the path of the file that holds the module `name`."""
+        return self._resolve(self._line(name).removesuffix(":"))
 
     def _modinfo(self, name: str) -> "Modinfo":
         if name not in self._information:
@@ -120,14 +124,10 @@ class UnindexedDirectory(UnindexedTree):
         except OSError as error:
             what = f"{self.directory} is no directory of a kernel's modules"
             raise HostError(what, reason(error)) from error
-        self._check_single_kernel(path, further if not folder else [])
+        if not folder and find_kernels(path, further):
+            raise self._explain_missing_modules_dep()
         files = [os.path.join(folder, name) for name in names if name.endswith(SUFFIXES)]
         return files, [os.path.join(folder, name) for name in further]
-
-    def _check_single_kernel(self, path: str, folders: list[str]) -> None:
-        """Raise HostError if a directory in this one has the modules of a kernel, for any other."""
-        if any(has_modules_of_a_kernel(os.path.join(path, folder)) for folder in folders):
-            raise self._explain_missing_modules_dep()
 
 
 def _is_directory(path: str) -> bool:

@@ -107,6 +107,25 @@ def test_modules_of_several_kernels_are_not_mixed(tmp_path: Path) -> None:
     assert caught.value.hint == f"{tmp_path}/6.1 or {tmp_path}/6.12"
 
 
+@pytest.mark.parametrize("versions", [("6.1",), ("5.10", "6.1")])
+def test_directories_of_kernels_are_known_by_their_folder(
+    versions: tuple[str, ...], tmp_path: Path
+) -> None:
+    for version in versions:
+        write_files(tmp_path / version, FILES)
+    with pytest.raises(HostError, match="it holds those of several") as caught:
+        open_modules(str(tmp_path))
+    assert caught.value.hint == " or ".join(f"{tmp_path}/{version}" for version in versions)
+
+
+@pytest.mark.parametrize("file", ["kernel/kernel/a.ko", "updates/kernel/a.ko", "c:d/a.ko", "a.ko"])
+def test_module_may_be_in_any_folder(file: str, tmp_path: Path) -> None:
+    directory = write_files(tmp_path, {**FILES, file: ("depends=fuse",)})
+    tree = open_modules(directory)
+    assert tree.path("a") == f"{directory}/{file}"
+    assert tree.dependencies("a") == ("fuse",)
+
+
 @pytest.mark.parametrize("limit", ["MAX_MODULES", "_MAX_FOLDERS"])
 def test_search_for_modules_is_limited(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
