@@ -48,7 +48,7 @@ for _ in 1 2 3 4; do
     (n=0; while [ $n -lt 100 ]; do [ -t 0 ] </etc/passwd; n=$((n+1)); done) &
 done; wait
 sync
-files=$(find /usr -xdev -type f | head -n 500)
+file=/etc/new
 """
 
 

@@ -25,7 +25,7 @@ section rom; ls -1 /rom; cat /rom/old /rom/dir/file /rom/deep/er/file
 section "rom is read-only"; echo x 2>&1 >/rom/x
 section modes; stat -c '%n %a %u:%g' / /overlay /volumes /new.d/deep /new.d/deep/er
 section size; dd if=/dev/zero of=/big bs=1M count=16 2>&1; wc -c </big; rm /big
-files=$(find /many -type f)
+file=/new
 """
 
 
@@ -34,8 +34,6 @@ def make_tree(root: str) -> str:
     write(f"{root}/old", "old\n")
     write(f"{root}/dir/file", "in dir\n")
     write(f"{root}/deep/er/file", "deep\n")
-    for number in range(500):
-        write(f"{root}/many/{number}", "")
     os.chmod(root, 0o751)
     return root
 
