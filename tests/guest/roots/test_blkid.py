@@ -117,6 +117,19 @@ def test_label_that_is_not_utf8_keeps_its_bytes() -> None:
     assert found and found.label.encode(errors="surrogateescape") == b"caf\xe9"
 
 
+def test_feature_flags_tell_ext2_ext3_and_ext4_apart() -> None:
+    bits = [1 << number for number in range(32)]
+    found = probe(ext(compat=~4 & 0xFFFFFFFF, incompat=0, ro_compat=0))  # all but has_journal
+    assert found and found.fstype == "ext2"
+    for bit in bits:
+        by_incompat = probe(ext(compat=4, incompat=bit, ro_compat=0))
+        by_ro_compat = probe(ext(compat=4, incompat=0, ro_compat=bit))
+        assert by_incompat and by_ro_compat
+        others = {8: "jbd", 2: "ext3", 4: "ext3", 0x10: "ext3"}
+        assert by_incompat.fstype == others.get(bit, "ext4"), hex(bit)
+        assert by_ro_compat.fstype == ("ext3" if bit in (1, 2, 4) else "ext4"), hex(bit)
+
+
 def test_superblock_text_has_the_syntax_of_the_kernel_command_line() -> None:
     assert str(Superblock("ext4", UUID, "root")) == f"ext4 UUID={UUID} LABEL=root"
     assert str(Superblock("squashfs")) == "squashfs"
