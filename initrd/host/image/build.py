@@ -153,9 +153,12 @@ def _copy(source: int, target: int, size: int) -> None:
 def _make_cache_entry(
     init: str, modules_dir: str, requirements: tuple[Requirement, ...]
 ) -> CacheEntry:
-    from initrd.host.image import modules  # noqa: PLC0415 - the cache has most images
+    from initrd.host.image import buildtree, modules  # noqa: PLC0415 - the cache has most images
 
-    chosen = modules.choose_modules(modules_dir, requirements) if modules_dir else ()
     files = (os.path.join(modules_dir, f"modules.{name}") for name in _MODULE_FILES)
-    inputs = (init, *files, *(module.path for module in chosen))
+    if not modules_dir:
+        return CacheEntry(build_image(read_init(init), ()), (init, *files))
+    tree = buildtree.open_modules(modules_dir)
+    chosen = modules.choose_from(tree, requirements)
+    inputs = (init, *files, *tree.folders, *(module.path for module in chosen))
     return CacheEntry(build_image(read_init(init), chosen), inputs)

@@ -62,6 +62,7 @@ class ModuleTree:
         "another kernel, or the package with the rest of this one's modules "
         "(linux-modules-extra, kernel-modules-extra)"
     )
+    folders: tuple[str, ...] = ()  # the directories whose names it has been made from
     knows_builtin = True  # whether a module that is not found is not built in either
     _unlisted = "modules.dep names it as a dependency, but has no line for it"
 

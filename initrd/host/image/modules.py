@@ -120,7 +120,11 @@ def choose_modules(directory: str, requirements: Iterable[Requirement]) -> tuple
     Raises HostError for a requirement that cannot be met, when `directory` is neither, and for
     modules that depend on each other.
     """
-    tree = open_modules(directory)
+    return choose_from(open_modules(directory), requirements)
+
+
+def choose_from(tree: ModuleTree, requirements: Iterable[Requirement]) -> tuple[Module, ...]:
+    """Do what `choose_modules` does, with the modules of an open directory."""
     names = [name for requirement in requirements for name in _find_modules(tree, requirement)]
     return tuple(Module(name, tree.path(name)) for name in load_order(tree, names))
 

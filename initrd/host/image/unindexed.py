@@ -112,6 +112,7 @@ class UnindexedDirectory(UnindexedTree):
             if len(found) > MAX_MODULES or len(folders) > _MAX_FOLDERS:
                 why = f"it has more than {MAX_MODULES} modules or {_MAX_FOLDERS} directories"
                 raise HostError(f"cannot use {self.directory}", why, "that of one kernel")
+        self.folders = tuple(map(self._resolve, folders))
         return tuple(sorted(found, key=lambda file: (file.startswith("updates/"), file)))
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:

@@ -1,15 +1,18 @@
 """Directories of modules without modules.dep: what is found in them, and what is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from initrd.host.image import compress, unindexed
+from initrd.host.image import build, compress, unindexed
 from initrd.host.image.buildtree import open_modules
 from initrd.host.image.kmod import MAX_MODULES, SoftDependency
 from initrd.host.image.modulefile import read_module
 from initrd.host.image.modules import ALWAYS, OVERLAY, choose_modules, filesystem_requirement
 from initrd.host.image.unindexed import UnindexedDirectory
+from initrd.host.system import cached
+from initrd.host.system.cached import Cache
 from initrd.host.system.hosterror import HostError
 from tests.host.image.module_trees import compressed, elf_module, write, write_tree
 
@@ -124,6 +127,26 @@ def test_module_may_be_in_any_folder(file: str, tmp_path: Path) -> None:
     tree = open_modules(directory)
     assert tree.path("a") == f"{directory}/{file}"
     assert tree.dependencies("a") == ("fuse",)
+
+
+@pytest.mark.parametrize("added", ["updates/fuse.ko", "kernel/drivers/virtio/virtio_mmio.ko"])
+def test_image_in_the_cache_is_made_again_after_a_new_module(
+    added: str, tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached, "_RECENT", -1e9)  # what is new is cached, too
+    directory = write_files(tmp_path / "modules", FILES)
+    write(f"{tmp_path}/init", elf_module())
+
+    def size_of_image() -> int:
+        image = build.open_boot_image(f"{tmp_path}/init", directory, ALWAYS, cache)
+        with open(image.descriptor, "rb") as file:
+            return file.seek(0, os.SEEK_END)
+
+    size = size_of_image()
+    monkeypatch.setattr(build, "build_image", lambda *_: b"made again")
+    assert size_of_image() == size
+    write_files(tmp_path / "modules", {added: ("depends=",)})
+    assert size_of_image() == len(b"made again")
 
 
 @pytest.mark.parametrize("limit", ["MAX_MODULES", "_MAX_FOLDERS"])
