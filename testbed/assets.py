@@ -137,8 +137,11 @@ def debian_root() -> str:
 
 
 def c_virtiofsd() -> str:
-    """Return the path of the C virtiofsd, which QEMU had up to version 7."""
-    if _exists(C_VIRTIOFSD):
+    """Return the path of the C virtiofsd, which QEMU had up to version 7.
+
+    Its path on the host is in Debian 13 a link to the one in Rust.
+    """
+    if _exists(C_VIRTIOFSD) and not os.path.islink(C_VIRTIOFSD):
         return C_VIRTIOFSD
     return f"{_packages('bookworm', 'qemu-system-common')}/virtiofsd"
 
