@@ -66,6 +66,7 @@ _NORMALISE = [
         (r"\bvirtio\d+", "virtioN"),
         (r"\bvport\dp", "vportNp"),
         (r"\bwakeup\d+", "wakeupN"),
+        (r"\binput\d+", "inputN"),  # on a busy machine the keyboard may be found second
         (r"\bdevice:\d+", "device:N"),
         (r"\bkworker/\S+", "kworker"),
         (r"(pipe|socket):\[\d+\]", r"\1:[N]"),
@@ -118,6 +119,8 @@ DIFFERENCES = (
             ("classes", r"\+0000:01"),
             ("devices", r"\+.*/pci0000:00/DEVICE/(aer_|current_link|max_link|link/l0s).*"),
             ("devices", r"\+.*/pci0000:00/DEVICE/(pci_bus|reset|secondary_|subordinate_).*"),
+            # QEMU 10.0 describes the place behind the port by ACPI.
+            ("devices", r"\+.*/PNP0A08:00/device:N/device:N(/.*)?"),
             ("resources", r"\+RANGE : PCI Bus 0000:01"),
             ("sys", r"\+/sys/kernel/irq/\d+"),
         ),
