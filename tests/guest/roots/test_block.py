@@ -131,6 +131,23 @@ def test_partitions_of_two_disks_with_one_label_are_an_error() -> None:
         find(kernel, "LABEL=a")
 
 
+@pytest.mark.parametrize("appears_at", [0, 3])
+def test_wait_for_a_device_is_logged_once(appears_at: float) -> None:
+    kernel = LayerKernel(disks={"vda": device()} if appears_at else {"vdb": device()})
+
+    def plug_in_disk(clock: float) -> None:
+        if clock > 1:
+            kernel.attach("vdc", device())
+        if clock > appears_at:
+            kernel.attach("vdb", device())
+
+    kernel.after_sleep = plug_in_disk
+    log = Log(kernel)  # type: ignore[arg-type]
+    log.set_verbose(True)
+    find_device("/dev/vdb", 10, kernel, log)  # type: ignore[arg-type]
+    assert kernel.output.count("waiting for /dev/vdb") == (1 if appears_at else 0)
+
+
 def test_two_devices_with_one_uuid_are_an_error() -> None:
     kernel = LayerKernel(disks={"vda": ext(), "vdb": ext()})
     with pytest.raises(BootError, match="more than one device matches: /dev/vda, /dev/vdb"):

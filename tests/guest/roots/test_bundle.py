@@ -149,3 +149,19 @@ def test_cleanup_follows_symbolic_links_to_the_bundle() -> None:
 def test_cleanup_of_a_missing_bundle_is_an_error() -> None:
     with pytest.raises(BootError, match="cannot clean up the bundle /c: No such file"):
         cleanup(LayerKernel())
+
+
+@pytest.mark.parametrize("arguments", [[], ["prepare"], ["clean", "/c"], ["prepare", "/c", "/d"]])
+def test_wrong_arguments_print_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bundle.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+@pytest.mark.parametrize("action", ["prepare", "cleanup"])
+def test_bundle_that_is_missing_is_named(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bundle.main([action, "/no/such/bundle"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("initrd: cannot ")
+    assert "/no/such/bundle" in error

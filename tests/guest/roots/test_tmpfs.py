@@ -1,6 +1,7 @@
 """root=tmpfs on a fake kernel."""
 
 import errno
+import os
 from typing import Any
 
 import pytest
@@ -91,8 +92,11 @@ def test_sysroot_directory_of_the_image_is_moved() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
 def test_move_without_enough_memory_suggests_more_memory(number: int) -> None:
-    with pytest.raises(BootError, match="more memory, or the tmpfs more of it: rootflags=size="):
+    hint = "more memory, or the tmpfs more of it: rootflags=size="
+    with pytest.raises(BootError, match=hint) as caught:
         run(LayerKernel(errors={"move_tree": number}))
+    assert str(caught.value).startswith("cannot move ")
+    assert f" from the initramfs to the tmpfs root: {os.strerror(number)}" in str(caught.value)
 
 
 def test_failure_of_each_step_is_reported() -> None:
