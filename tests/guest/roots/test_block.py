@@ -136,8 +136,9 @@ def test_wait_for_a_device_is_logged_once(appears_at: float) -> None:
     kernel = LayerKernel(disks={"vda": device()} if appears_at else {"vdb": device()})
 
     def plug_in_disk(clock: float) -> None:
-        if clock > 1:
-            kernel.attach("vdc", device())
+        for name, seconds in (("vdc", 1), ("vdd", 2)):  # two changes before the device is there
+            if clock > seconds:
+                kernel.attach(name, device())
         if clock > appears_at:
             kernel.attach("vdb", device())
 
