@@ -72,7 +72,7 @@ def test_a_killed_chrootvm_leaves_no_process_or_file(any_session: Session) -> No
     assert any_session.leftovers() == []
 
 
-@pytest.mark.parametrize("name", ["qemu-system", "virtiofsd"])
+@pytest.mark.parametrize("name", ["qemu-system-x86_64", "virtiofsd"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_the_message_names_a_crashed_program(any_session: Session, name: str, number: int) -> None:
     os.kill(any_session.find_pid(name), number)
