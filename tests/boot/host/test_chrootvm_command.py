@@ -176,10 +176,10 @@ def test_the_third_sigint_ends_a_command_that_ignores_it(tmp_path: Path) -> None
 
 @WARM_ONLY
 def test_timeout_option_ends_the_command_with_status_124(tmp_path: Path) -> None:
-    status, _, errors = run_command(tmp_path, "sleep", "1000", options=("--timeout", "5"))
+    status, _, errors = run_command(tmp_path, "sleep", "1000", options=("--timeout", "10"))
     assert (status, errors) == (
         124,
-        "chrootvm: the command still runs after 5 s; ending it\n",
+        "chrootvm: the command still runs after 10 s; ending it\n",
     )
 
 
