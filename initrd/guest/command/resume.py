@@ -91,16 +91,17 @@ def _receive_start(control: int) -> Start:
 def _set_clock(control: int, kernel: "Kernel") -> None:
     """Ask the host for its time, and set the clock to it.
 
-    The answer is taken to be half as old as the exchange of the two messages took.
+    The answer is taken to be as old as the exchange of the two messages: the host gets `awake` at
+    once, and nearly all of the time passes until the guest reads the answer.
     """
     asked = kernel.monotonic()
     kernel.write(control, b"awake\n")
     answer = _read_to(b"\n", control)
-    half = (kernel.monotonic() - asked) / 2
+    age = kernel.monotonic() - asked
     microseconds = parse_time(answer.decode("latin-1").removesuffix("\n").split(" "))
     if microseconds is None:
         raise BootError("cannot set the clock", f"the host has sent {answer[:40]!r}")
-    kernel.set_realtime(microseconds + int(half * 1e6))
+    kernel.set_realtime(microseconds + int(age * 1e6))
 
 
 def _read_to(end: bytes, fd: int) -> bytes:
