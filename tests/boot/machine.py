@@ -212,6 +212,12 @@ def _uncompressed(image: str) -> str:
     return f"{assets.make_once('vmlinux', make, *identity)}/vmlinux"
 
 
+def has_long_queues() -> bool:
+    """Return whether this QEMU's queues of virtio-serial have 1024 entries: 10.0, and not 7.2."""
+    version = subprocess.run([QEMU, "--version"], check=True, capture_output=True, text=True).stdout
+    return int(version.split("version ")[1].split(".")[0]) >= 10
+
+
 def virtiofsd_command(share: Share, fd: int) -> list[str]:
     """Return the virtiofsd command that serves a share on the listening socket `fd`."""
     if share.family == "c":

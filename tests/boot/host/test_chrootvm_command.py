@@ -15,7 +15,7 @@ import pytest
 from testbed import assets
 from tests.boot.chrootvm import chrootvm, run
 from tests.boot.conftest import WARM_ONLY
-from tests.boot.machine import QEMU
+from tests.boot.machine import has_long_queues
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("start")]
 
@@ -45,9 +45,7 @@ def smallest_memory() -> str:
     """Return the smallest `--memory` that docs/performance.md promises for this QEMU."""
     text = Path("docs/performance.md").read_text(encoding="utf-8")
     columns = re.findall(r"^\| smallest `--memory`.* \| (\d+M) \| (\d+M) \|$", text, re.MULTILINE)
-    version = subprocess.run([QEMU, "--version"], check=True, capture_output=True, text=True).stdout
-    major = int(version.split("version ")[1].split(".")[0])
-    return str(columns[0][major >= 10])
+    return str(columns[0][has_long_queues()])
 
 
 def test_the_smallest_documented_memory_boots(tmp_path: Path) -> None:
