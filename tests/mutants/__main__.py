@@ -1,15 +1,20 @@
-"""The command `python -m tests.mutants [--seconds N] [--seed N] [PATH]...`: see `tests.mutants`.
+"""The command `python -m tests.mutants [--seconds N] [--seed N] [--jobs N] [PATH]...`.
 
+See `tests.mutants`.
 Prints each change that no test notices, as FILE:LINE and the change. PATH is a module or a folder;
 initrd/guest and initrd/host by default. With a limit, the changes are a random sample.
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 from tests.mutants.mutations import Mutation, find_mutations
 from tests.mutants.sandbox import Sandbox
@@ -20,40 +25,40 @@ _MAX_BASELINE = 300.0  # seconds for the tests of a module without a change
 
 
 class Module:
-    """A module, its tests, and how long they take."""
+    """A module, its tests, and how long they take. Sandboxes are copies of the same sources."""
 
-    def __init__(self, path: Path, sandbox: Sandbox) -> None:
-        self.path, self._sandbox = path, sandbox
-        self.source = (sandbox.sources / path).read_bytes()
-        self.tests = select_tests(path, sandbox.sources)
+    def __init__(self, path: Path, sources: Path) -> None:
+        self.path = path
+        self.source = (sources / path).read_bytes()
+        self.tests = select_tests(path, sources)
         self._limit = 0.0  # seconds; 0: not measured
-        self.is_tested = bool(self.tests)
+        self._measuring = Lock()
 
-    def try_mutation(self, mutation: Mutation) -> str:
-        """Return the result of the tests with a change, or why there is none."""
-        if not self._limit:
-            self._measure()
-        if not self.is_tested:
+    def try_mutation(self, mutation: Mutation, sandbox: Sandbox) -> str:
+        """Return the result of the tests with a change, or `untested`."""
+        with self._measuring:
+            if not self._limit:
+                self._measure(sandbox)
+        if not self.tests:
             return "untested"
-        file = self._sandbox.sources / self.path
+        file = sandbox.sources / self.path
         file.write_bytes(mutation.apply(self.source))
         try:
-            return self._sandbox.run(self.tests, self._limit)
+            return sandbox.run(self.tests, self._limit)
         finally:
             file.write_bytes(self.source)
 
-    def _measure(self) -> None:
+    def _measure(self, sandbox: Sandbox) -> None:
         """Leave out test files that fail without a change: some do in the sandbox."""
         began = time.monotonic()
-        if self.tests and self._sandbox.run(self.tests, _MAX_BASELINE) != "passed":
+        if self.tests and sandbox.run(self.tests, _MAX_BASELINE) != "passed":
             passing = [
-                name for name in self.tests if self._sandbox.run([name], _MAX_BASELINE) == "passed"
+                name for name in self.tests if sandbox.run([name], _MAX_BASELINE) == "passed"
             ]
             print(f"{self.path}: without {', '.join(sorted({*self.tests} - {*passing}))}")
             began, self.tests = time.monotonic(), passing
             if passing:
-                self._sandbox.run(passing, _MAX_BASELINE)
-        self.is_tested = bool(self.tests)
+                sandbox.run(passing, _MAX_BASELINE)
         self._limit = 10 + 4 * (time.monotonic() - began)
 
 
@@ -62,14 +67,15 @@ def main() -> int:
     syntax = argparse.ArgumentParser("tests.mutants", description=__doc__)
     syntax.add_argument("--seconds", type=float, default=0.0, help="0: all changes")
     syntax.add_argument("--seed", type=int, default=time.time_ns(), help="of the random numbers")
+    syntax.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="changes at a time")
     syntax.add_argument("paths", type=Path, nargs="*", metavar="PATH")
     options = syntax.parse_args()
     paths = options.paths or [Path("initrd/guest"), Path("initrd/host")]
     print(f"--seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
-        sandbox = Sandbox(_TOP, Path(place).resolve())
-        modules = [Module(path, sandbox) for path in _list_modules(paths)]
-        counts = _try_all(modules, options.seconds, random.Random(options.seed))
+        sandboxes = [Sandbox(_TOP, Path(place).resolve() / str(n)) for n in range(options.jobs)]
+        modules = [Module(path, sandboxes[0].sources) for path in _list_modules(paths)]
+        counts = _try_all(modules, sandboxes, options.seconds, random.Random(options.seed))
     print("\n| changes | number |\n| --- | --- |")
     for result, number in sorted(counts.items()):
         print(f"| {result} | {number} |")
@@ -85,21 +91,37 @@ def _list_modules(paths: list[Path]) -> list[Path]:
     return sorted(file.relative_to(_TOP) for file in files if file.name != "__init__.py")
 
 
-def _try_all(modules: list[Module], seconds: float, rng: random.Random) -> dict[str, int]:
+def _try_all(
+    modules: list[Module], sandboxes: list[Sandbox], seconds: float, rng: random.Random
+) -> dict[str, int]:
     """Try the changes until the time is over; return how many had which result."""
     work = [(module, mutation) for module in modules for mutation in find_mutations(module.source)]
     if seconds:
         rng.shuffle(work)
-    end, counts = time.monotonic() + seconds, {"in all": len(work)}
-    for module, mutation in work:
-        if seconds and time.monotonic() >= end:
-            break
-        result = module.try_mutation(mutation)
-        if result in ("passed", "untested") or result.startswith("error"):
-            shown = "survives" if result == "passed" else result
-            print(f"{module.path}:{mutation.line}: {mutation.describe()}: {shown}", flush=True)
-        word = "survived" if result == "passed" else result.partition(":")[0]
-        counts[word] = counts.get(word, 0) + 1
+    counts = {"in all": len(work)}
+    end = time.monotonic() + seconds if seconds else float("inf")
+    queue, lock = iter(work), Lock()
+
+    def take() -> Iterator[tuple[Module, Mutation]]:
+        while time.monotonic() < end:
+            with lock:
+                item = next(queue, None)
+            if item is None:
+                return
+            yield item
+
+    def try_in(sandbox: Sandbox) -> None:
+        for module, mutation in take():
+            result = module.try_mutation(mutation, sandbox)
+            word = "survived" if result == "passed" else result.partition(":")[0]
+            with lock:
+                counts[word] = counts.get(word, 0) + 1
+                if word not in ("failed", "timeout"):
+                    place = f"{module.path}:{mutation.line}"
+                    print(f"{place}: {mutation.describe()}: {result}", flush=True)
+
+    with ThreadPoolExecutor(len(sandboxes)) as pool:
+        list(pool.map(try_in, sandboxes))
     return counts
 
 

@@ -38,7 +38,7 @@ class Sandbox:
     """A copy of the sources, in which one file is changed at a time."""
 
     def __init__(self, checkout: Path, place: Path) -> None:
-        """`place`: an empty directory."""
+        """`place`: the path of a new directory."""
         self._place, self.sources = place, place / "sources"
         shutil.copytree(checkout, self.sources, ignore=_IGNORED)
         extension = checkout / "initrd/guest/_syscalls.abi3.so"  # a symbolic link to build/
