@@ -304,8 +304,8 @@ def _parse_shares(words: list[Word], root: Root) -> tuple[Share, ...]:
     found: dict[str, Share] = {}  # by mount point
     for share in shares:
         target = "/".join(part for part in share.target.split("/") if part not in ("", "."))
-        earlier = found.setdefault(target, share)
-        if earlier is not share and earlier != share:  # the later mount would hide the earlier one
+        earlier = found.setdefault(target, share)  # a later mount would hide an earlier one
+        if (earlier.tag, earlier.writable) != (share.tag, share.writable):
             raise CmdlineError(f"mount={share.tag}: another share is at {share.target} already")
         if share.writable and share.tag in readonly:  # the two mounts of a tag are one file system
             raise CmdlineError(

@@ -252,6 +252,8 @@ def test_two_shares_at_one_mount_point_are_refused(text: str) -> None:
     ("text", "shares"),
     [
         ("mount=a mount=a", (Share("a"),)),
+        ("mount=a:/x mount=a:/./x/", (Share("a", "/x"),)),
+        ("mount=a mount=a:/run/mnt/a", (Share("a"),)),
         ("mount-ro=a:/x mount=b mount-ro=a:/x", (Share("a", "/x", writable=False), Share("b"))),
     ],
 )
