@@ -13,6 +13,7 @@ from functools import partial
 from initrd.cmdline import parse
 from initrd.command import Command
 from initrd.host.image.build import COMMAND_PORTS, read_init, read_modules
+from initrd.host.image.kmod import MODULE_DIRECTORIES
 from initrd.host.image.modules import Requirement, choose_modules
 from initrd.host.machine import gdb, guest_arch, launch, locate, overlayfile
 from initrd.host.machine.cli import MIN_MEMORY
@@ -32,6 +33,7 @@ from initrd.host.system.cached import Cache
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.printable import shorten
 from initrd.host.system.process import capture_output
+from initrd.host.system.rootfile import find_in_root
 from initrd.host.system.terminal import print_output
 from initrd.host.template.store import find_store_problem
 from initrd.host.template.warm import Requirements, find_obstacle
@@ -140,7 +142,16 @@ def check_guest_modules(context: CheckContext) -> Finding | None:
         return Finding(subject, WARNING, text, found.missing.hint)
     if found.shares:
         return Finding(subject, OK, f"will be mounted, from {found.shares[-1].source}")
-    return Finding(subject, OK, "the root has it") if found.in_root else None
+    return _modules_in_root(context, kernel.release) if found.in_root else None
+
+
+def _modules_in_root(context: CheckContext, release: str) -> Finding:
+    """Return what modprobe finds in the root's own directory: it reads the lists of depmod."""
+    root = context.machine.root.source
+    if any(find_in_root(root, f"{top}/{release}/modules.dep") for top in MODULE_DIRECTORIES):
+        return Finding("/lib/modules", OK, "the root has it")
+    text = f"modprobe will find none: the root's /lib/modules/{release} has no modules.dep"
+    return Finding("/lib/modules", WARNING, text, f"depmod {release}, run in the root")
 
 
 def check_command_ports(context: CheckContext) -> Finding | None:

@@ -59,6 +59,17 @@ def test_named_pipes_in_the_root_are_findings(machine: Machine, tmp_path: Path) 
     assert finding.text == f"cannot read {dep}: it is no regular file but a named pipe"
 
 
+def test_module_directory_that_depmod_has_not_seen_is_a_warning(
+    machine: Machine, tmp_path: Path
+) -> None:
+    modules = Path(machine.root.source, "usr/lib/modules/6.1")
+    (modules / "modules.dep").unlink()
+    finding = findings(machine, tmp_path)["/lib/modules"]
+    assert finding.state == WARNING
+    assert finding.text.endswith("the root's /lib/modules/6.1 has no modules.dep")
+    assert finding.hint == "depmod 6.1, run in the root"
+
+
 def test_module_that_cannot_be_read_is_a_finding(machine: Machine, tmp_path: Path) -> None:
     modules = Path(machine.root.source, "usr/lib/modules/6.1")
     (modules / "modules.dep").write_text("virtiofs.ko:\n")
