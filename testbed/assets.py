@@ -143,7 +143,7 @@ def c_virtiofsd() -> str:
     """
     if _exists(C_VIRTIOFSD) and not os.path.islink(C_VIRTIOFSD):
         return C_VIRTIOFSD
-    return f"{_packages('bookworm', 'qemu-system-common')}/virtiofsd"
+    return f"{_packages('bookworm', HOST, 'qemu-system-common')}/virtiofsd"
 
 
 def rust_virtiofsd() -> str:
@@ -232,8 +232,9 @@ def unpack(suite: str, machine: str, top: str, packages: Sequence[str]) -> None:
             os.symlink(f"usr/{name}", f"{top}/{name}")
 
 
-def _packages(suite: str, machine: str, *packages: str) -> str:
+def _packages(suite: str, machine: str, package: str, *others: str) -> str:
     """Return a directory in which packages are unpacked, but not configured."""
+    packages = (package, *others)
 
     def make(top: str) -> None:
         unpack(suite, machine, top, packages)
