@@ -102,11 +102,12 @@ def test_root_on_a_disk_is_mounted(
 
 
 LIBRARIES = ("libc.so.6", "libfuse.so.2", "libpthread.so.0", "librt.so.1")
-UNION_FILES = (
-    "usr/bin/unionfs-fuse",
-    "lib64/ld-linux-x86-64.so.2",
-    *(f"lib/x86_64-linux-gnu/{name}" for name in LIBRARIES),
-)
+# By the path in the CD-ROM that of the file in Debian, where /lib64 has an absolute link.
+UNION_FILES = {
+    "/usr/bin/unionfs-fuse": "/usr/bin/unionfs-fuse",
+    "/lib64/ld-linux-x86-64.so.2": assets.LOADER,
+    **{path: path for path in (f"/lib/x86_64-linux-gnu/{name}" for name in LIBRARIES)},
+}
 LIVE_SYSTEM = "root=LABEL=LiveCd overlay_root=ram initrd.union=unionfs-fuse"
 CD_ROMS = {
     "virtio-scsi, below a union": (
@@ -127,9 +128,9 @@ def cd_rom(root_directory: str, shared_directory: str) -> str:
     """An image of a CD-ROM, whose system has unionfs-fuse."""
     system = f"{shared_directory}/live"
     shutil.copytree(root_directory, system, symlinks=True)
-    for path in UNION_FILES:
-        os.makedirs(os.path.dirname(f"{system}/{path}"), exist_ok=True)
-        shutil.copy(f"{assets.debian_root()}/{path}", f"{system}/{path}")
+    for path, source in UNION_FILES.items():
+        os.makedirs(os.path.dirname(system + path), exist_ok=True)
+        shutil.copy(assets.debian_root() + source, system + path)
     return disks.iso9660(f"{shared_directory}/live.iso", system, "LiveCd")
 
 
