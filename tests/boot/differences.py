@@ -73,6 +73,7 @@ _NORMALISE = [
         (r"\b[A-Z][a-z]{2} +\d+ \d\d:\d\d\b", "DATE"),
         (r"52:54:00:[0-9a-f:]{8}|fe80::[0-9a-f:]+|fec0::[0-9a-f:]+", "ADDRESS"),
         (r"\d+sec\b", "SECONDS"),
+        (r"(/proc/sys/vm/user_reserve_kbytes:)\d+", r"\1N"),  # 1/32 of the memory free at the boot
         (r" tentative\b", ""),  # until no other host has answered to an IPv6 address
         (r"^(dr-xr-xr-x +)\d+( .* proc)$", r"\1N\2"),  # links: the number of processes
         (r"^[0-9a-f ]+-[0-9a-f]+ : ", "RANGE : "),
