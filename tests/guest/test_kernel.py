@@ -68,3 +68,9 @@ def test_entropy_of_more_than_512_bytes_is_an_error() -> None:
         Kernel().add_entropy(-1, bytes(513))
     with pytest.raises(OSError, match="descriptor"):
         Kernel().add_entropy(-1, bytes(512))
+
+
+def test_type_of_a_file_system_is_its_magic_number() -> None:
+    fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    assert Kernel().filesystem_type(fd) == 0x9FA0  # PROC_SUPER_MAGIC of linux/magic.h
+    os.close(fd)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from initrd.command import Command, dump
-from initrd.guest.command.supervise import format_status
+from initrd.guest.command.supervise import GRACE_PERIOD, format_status, stop_processes
 from tests.command_host import Host
 
 Start = Callable[..., Host]
@@ -248,6 +249,37 @@ def test_background_process_is_stopped_and_its_output_is_delivered(start: Start)
     host.send_stdin(b"\n")
     assert host.last_message() == "exit 0"
     assert host.received["stdout"] == b"up\nstopped\n"
+
+
+class Unkillable:
+    """Processes that do not end, as in an uninterruptible sleep; the loop; and the control port."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.waited = 0.0  # seconds
+        self.sent: list[tuple[str, ...]] = []
+
+    def has_others(self) -> bool:
+        return True
+
+    def signal_others(self, number: int) -> None:
+        self.signals.append(number)
+
+    def run(self, is_over: Callable[[], bool], seconds: float) -> bool:
+        self.waited += seconds
+        return is_over()
+
+    def send(self, *words: str) -> None:
+        self.sent.append(words)
+
+
+def test_process_that_cannot_be_killed_is_named_in_a_warning() -> None:
+    fake = Unkillable()
+    stop_processes(fake, fake, fake)
+    assert fake.signals[:3] == [signal.SIGTERM, signal.SIGCONT, signal.SIGKILL]
+    assert set(fake.signals[2:]) == {signal.SIGKILL}
+    assert fake.waited == pytest.approx(2 * GRACE_PERIOD)
+    assert fake.sent == [("warning", "a process does not end, not even when killed")]
 
 
 def test_process_stopped_by_sigstop_is_terminated_after_the_command(start: Start) -> None:
