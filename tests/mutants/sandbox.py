@@ -1,8 +1,8 @@
 """Run the tests of a copy of the sources where changed code can do no harm.
 
-The tests run as processes of a namespace of their own, so that they can signal no other process,
-and all file systems but the directory of the copy are read-only. They have no right to set the
-clock or to reboot.
+The tests run as processes of a namespace of their own, so that they can signal no other process.
+All file systems are read-only but the directory of the copy, and a /tmp of their own. They have no
+right to set the clock or to reboot.
 """
 
 import os
@@ -14,10 +14,16 @@ from pathlib import Path
 _IGNORED = shutil.ignore_patterns(
     ".*", "__pycache__", "build", "dist", "vendor", "cache", "*.egg-info"
 )
-# $1: the directory that can be written to; $2: the working directory. The rest is the command.
+# $1: the directory that can be written to; $2: that of Python and its packages; $3: the working
+# directory. The rest is the command. Both directories may be in /tmp, and stay there.
 _ENTER = """
-top=$1 sources=$2; shift 2
-mount --bind "$top" "$top"
+top=$1 python=$2 sources=$3; shift 3
+exec 8<"$top" 9<"$python"
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mkdir -p "$top" "$python"
+mount --no-canonicalize --bind /proc/self/fd/8 "$top" # not the new, empty directory of this name
+mount --no-canonicalize --bind /proc/self/fd/9 "$python"
+exec 8<&- 9<&-
 mounts=$(while read -r _ target _; do echo "$target"; done </proc/self/mounts)
 for target in $mounts; do
     case $target in
@@ -26,12 +32,12 @@ for target in $mounts; do
     esac
 done
 mount -o remount,bind,rw "$top"
-mkdir -p "$top/tmp"
+mount -o remount,bind,rw /tmp
 cd "$sources"
 exec "$@"
 """
 _NAMESPACES = ("unshare", "-Urmpf", "--mount-proc", "--kill-child", "--propagation", "private")
-_PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not boot and not tools")
+_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not boot and not tools")
 
 
 class Sandbox:
@@ -44,34 +50,23 @@ class Sandbox:
         extension = checkout / "initrd/guest/_syscalls.abi3.so"  # a symbolic link to build/
         (self.sources / "initrd/guest" / extension.name).unlink()
         shutil.copy(extension, self.sources / "initrd/guest")
-        (place / "tmp").mkdir()
 
-    def run(self, tests: list[str], seconds: float) -> str:
-        """Run test files; return the result: see `run_confined`."""
-        try:
-            return run_confined(self._place, self.sources, tests, seconds)
-        finally:
-            shutil.rmtree(self._place / "tmp", ignore_errors=True)
-            (self._place / "tmp").mkdir(exist_ok=True)
+    def run(self, words: list[str], seconds: float) -> str:
+        """Run pytest with these words; return the result: see `run_confined`."""
+        return run_confined(self._place, self.sources, words, seconds)
+
+    def find_failing(self, words: list[str], seconds: float) -> list[str]:
+        """Run pytest with these words; return the names of the tests that fail."""
+        return find_failing(self._place, self.sources, words, seconds)
 
 
-def run_confined(place: Path, sources: Path, tests: list[str], seconds: float) -> str:
-    """Run test files of `sources`, where only `place` can be written to.
+def run_confined(place: Path, sources: Path, words: list[str], seconds: float) -> str:
+    """Run pytest with `words` in `sources`, where only `place` can be written to.
 
     Returns `passed`, `failed`, `timeout`, or `error: ` and the output.
     """
-    variables = {"TMPDIR": f"{place}/tmp", "HOME": f"{place}/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*_NAMESPACES, "sh", "-ec", _ENTER, "sh", str(place), str(sources)]
     try:
-        done = subprocess.run(
-            [*command, sys.executable, *_PYTEST, *tests],
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-        )
+        done = _run(place, sources, ["-x", *words], seconds)
     except subprocess.TimeoutExpired:
         return "timeout"
     if done.returncode == 0:
@@ -79,4 +74,31 @@ def run_confined(place: Path, sources: Path, tests: list[str], seconds: float) -
     # 1: a test has failed; 2: a test file cannot be imported
     if done.returncode in (1, 2):
         return "failed"
-    return f"error: {done.stdout[-500:].decode(errors='replace')}"
+    return f"error: {done.stdout[-500:]}"
+
+
+def find_failing(place: Path, sources: Path, words: list[str], seconds: float) -> list[str]:
+    """Return the names of the tests that fail. Raises TimeoutExpired."""
+    done = _run(place, sources, ["--tb=no", "-rfE", *words], seconds)
+    lines = [line.partition(" ") for line in done.stdout.splitlines()]
+    return [
+        name.partition(" - ")[0] for word, _, name in lines if word in ("FAILED", "ERROR") and name
+    ]
+
+
+def _run(
+    place: Path, sources: Path, words: list[str], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    variables = {"TMPDIR": "/tmp", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
+    confine = [*_NAMESPACES, "sh", "-ec", _ENTER, "sh", str(place), sys.prefix, str(sources)]
+    return subprocess.run(
+        [*confine, sys.executable, *_PYTEST, *words],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        check=False,
+        text=True,
+        errors="replace",
+    )

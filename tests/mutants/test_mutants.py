@@ -1,11 +1,12 @@
 """The tool that changes the sources: its changes, which tests it runs, and a run of ten lines."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.mutations import find_mutations
-from tests.mutants.sandbox import run_confined
+from tests.mutants.sandbox import find_failing, run_confined
 from tests.mutants.selection import select_tests
 
 TOP = Path(__file__).parents[2]
@@ -85,9 +86,22 @@ def test_run_that_has_no_end_is_a_timeout_and_files_elsewhere_cannot_be_changed(
 ) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    other = tmp_path / "other"
-    (place / "test_a.py").write_text(f"import time\ndef test_a():\n    open({str(other)!r}, 'w')\n")
-    assert run_confined(place, place, ["test_a.py"], 60) == "failed"
-    assert not other.exists()
+    elsewhere = {tmp_path / "other": "passed", Path(sys.prefix, "other"): "failed"}
+    for other, result in elsewhere.items():  # /tmp is one of its own, the rest is read-only
+        text = f"from pathlib import Path\ndef test_a():\n    path = Path({str(other)!r})\n"
+        text += "    path.parent.mkdir(parents=True, exist_ok=True)\n    path.touch()\n"
+        (place / "test_a.py").write_text(text)
+        assert run_confined(place, place, ["test_a.py"], 60) == result
+        assert not other.exists()
     (place / "test_a.py").write_text("import time\ndef test_a():\n    time.sleep(1000)\n")
     assert run_confined(place, place, ["test_a.py"], 3) == "timeout"
+
+
+def test_tests_that_fail_without_a_change_are_found(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('a', ['x y', 'z'])\n"
+        "def test_a(a):\n    assert a == 'z', 'a - b'\n"
+    )
+    assert find_failing(tmp_path, tmp_path, ["test_a.py"], 60) == ["test_a.py::test_a[x y]"]
+    words = ["test_a.py", "--deselect=test_a.py::test_a[x y]"]
+    assert run_confined(tmp_path, tmp_path, words, 60) == "passed"
