@@ -17,50 +17,34 @@ from pathlib import Path
 from threading import Lock
 
 from tests.mutants.mutations import Mutation, find_mutations
-from tests.mutants.sandbox import Sandbox
+from tests.mutants.sandbox import Baseline, Sandbox
 from tests.mutants.selection import select_tests
 
 _TOP = Path(__file__).parents[2]
-_MAX_BASELINE = 300.0  # seconds for the tests of a module without a change
 
 
 class Module:
-    """A module, its tests, and how long they take. Sandboxes are copies of the same sources.
+    """A module and its tests. All sandboxes are copies of the same sources."""
 
-    `tests`: words for pytest.
-    """
-
-    def __init__(self, path: Path, sources: Path) -> None:
+    def __init__(self, path: Path, sources: Path, baseline: Baseline) -> None:
         self.path = path
         self.source = (sources / path).read_bytes()
-        self.tests = select_tests(path, sources)
-        self._limit = 0.0  # seconds; 0: not measured
-        self._measuring = Lock()
+        files = select_tests(path, sources)
+        failing = [name for name in baseline.failing if name.partition("::")[0] in files]
+        self._words = [*files, *(f"--deselect={name}" for name in failing)]
+        self._limit = 10 + 4 * sum(baseline.durations.get(file, 0.0) for file in files)  # seconds
+        self.is_tested = bool(files)
 
     def try_mutation(self, mutation: Mutation, sandbox: Sandbox) -> str:
         """Return the result of the tests with a change, or `untested`."""
-        with self._measuring:
-            if not self._limit:
-                self._measure(sandbox)
-        if not self.tests:
+        if not self.is_tested:
             return "untested"
         file = sandbox.sources / self.path
         file.write_bytes(mutation.apply(self.source))
         try:
-            return sandbox.run(self.tests, self._limit)
+            return sandbox.run(self._words, self._limit)
         finally:
             file.write_bytes(self.source)
-
-    def _measure(self, sandbox: Sandbox) -> None:
-        """Leave out tests that fail without a change: some need other users or devices."""
-        if self.tests and sandbox.run(self.tests, _MAX_BASELINE) != "passed":
-            failing = sandbox.find_failing(self.tests, _MAX_BASELINE)
-            self.tests += [f"--deselect={name}" for name in failing]
-        began = time.monotonic()
-        if self.tests and sandbox.run(self.tests, _MAX_BASELINE) != "passed":
-            print(f"{self.path}: its tests fail without a change", flush=True)
-            self.tests = []
-        self._limit = 10 + 4 * (time.monotonic() - began)
 
 
 def main() -> int:
@@ -75,7 +59,10 @@ def main() -> int:
     print(f"--seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         sandboxes = [Sandbox(_TOP, Path(place).resolve() / str(n)) for n in range(options.jobs)]
-        modules = [Module(path, sandboxes[0].sources) for path in _list_modules(paths)]
+        baseline = sandboxes[0].measure(options.jobs)
+        print(f"left out: {len(baseline.failing)} tests that fail without a change", flush=True)
+        sources = sandboxes[0].sources
+        modules = [Module(path, sources, baseline) for path in _list_modules(paths)]
         counts = _try_all(modules, sandboxes, options.seconds, random.Random(options.seed))
     print("\n| changes | number |\n| --- | --- |")
     for result, number in sorted(counts.items()):

@@ -6,9 +6,11 @@ right to set the clock or to reboot.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 _IGNORED = shutil.ignore_patterns(
@@ -36,8 +38,18 @@ mount -o remount,bind,rw /tmp
 cd "$sources"
 exec "$@"
 """
+_MAX_BASELINE = 900.0  # seconds for all unit tests
+_DURATION = re.compile(r"([0-9.]+)s (?:call|setup|teardown) +(.*?)::")
 _NAMESPACES = ("unshare", "-Urmpf", "--mount-proc", "--kill-child", "--propagation", "private")
-_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not boot and not tools")
+_PYTEST = (
+    "-m",
+    "pytest",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-m",
+    "not boot and not built and not tools",
+)
 
 
 class Sandbox:
@@ -55,9 +67,9 @@ class Sandbox:
         """Run pytest with these words; return the result: see `run_confined`."""
         return run_confined(self._place, self.sources, words, seconds)
 
-    def find_failing(self, words: list[str], seconds: float) -> list[str]:
-        """Run pytest with these words; return the names of the tests that fail."""
-        return find_failing(self._place, self.sources, words, seconds)
+    def measure(self, jobs: int) -> "Baseline":
+        """Run all unit tests without a change. Raises TimeoutExpired."""
+        return measure(self._place, self.sources, [f"-n{jobs}"])
 
 
 def run_confined(place: Path, sources: Path, words: list[str], seconds: float) -> str:
@@ -77,13 +89,28 @@ def run_confined(place: Path, sources: Path, words: list[str], seconds: float) -
     return f"error: {done.stdout[-500:]}"
 
 
-def find_failing(place: Path, sources: Path, words: list[str], seconds: float) -> list[str]:
-    """Return the names of the tests that fail. Raises TimeoutExpired."""
-    done = _run(place, sources, ["--tb=no", "-rfE", *words], seconds)
-    lines = [line.partition(" ") for line in done.stdout.splitlines()]
-    return [
-        name.partition(" - ")[0] for word, _, name in lines if word in ("FAILED", "ERROR") and name
+@dataclass(frozen=True)
+class Baseline:
+    """What the tests do without a change."""
+
+    failing: tuple[str, ...]  # names of tests; some need other users or devices
+    durations: dict[str, float]  # seconds, by file
+
+
+def measure(place: Path, sources: Path, words: list[str]) -> Baseline:
+    """Run pytest with `words`, as `run_confined` does. Raises TimeoutExpired."""
+    options = ["--tb=no", "-rfE", "--durations=0", "--durations-min=0.005"]
+    lines = _run(place, sources, [*options, *words], _MAX_BASELINE).stdout.splitlines()
+    failing = [
+        line.partition(" ")[2].partition(" - ")[0]
+        for line in lines
+        if line.startswith(("FAILED ", "ERROR "))
     ]
+    durations: dict[str, float] = {}
+    for found in filter(None, map(_DURATION.match, lines)):
+        seconds, name = found.groups()
+        durations[name] = durations.get(name, 0.0) + float(seconds)
+    return Baseline(tuple(failing), durations)
 
 
 def _run(

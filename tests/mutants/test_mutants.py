@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.mutations import find_mutations
-from tests.mutants.sandbox import find_failing, run_confined
+from tests.mutants.sandbox import measure, run_confined
 from tests.mutants.selection import select_tests
 
 TOP = Path(__file__).parents[2]
@@ -97,11 +97,14 @@ def test_run_that_has_no_end_is_a_timeout_and_files_elsewhere_cannot_be_changed(
     assert run_confined(place, place, ["test_a.py"], 3) == "timeout"
 
 
-def test_tests_that_fail_without_a_change_are_found(tmp_path: Path) -> None:
+def test_tests_that_fail_without_a_change_and_durations_are_found(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text(
-        "import pytest\n@pytest.mark.parametrize('a', ['x y', 'z'])\n"
-        "def test_a(a):\n    assert a == 'z', 'a - b'\n"
+        "import time\nimport pytest\n@pytest.mark.parametrize('a', ['x y', 'z'])\n"
+        "def test_a(a):\n    time.sleep(0.06)\n    assert a == 'z', 'a - b'\n"
     )
-    assert find_failing(tmp_path, tmp_path, ["test_a.py"], 60) == ["test_a.py::test_a[x y]"]
+    baseline = measure(tmp_path, tmp_path, ["test_a.py"])
+    assert baseline.failing == ("test_a.py::test_a[x y]",)
+    assert list(baseline.durations) == ["test_a.py"]
+    assert 0.1 < baseline.durations["test_a.py"] < 60
     words = ["test_a.py", "--deselect=test_a.py::test_a[x y]"]
     assert run_confined(tmp_path, tmp_path, words, 60) == "passed"
