@@ -1,11 +1,15 @@
 """The channels of the guest's port, without commands."""
 
+import fcntl
+import os
 import socket
 
 from initrd import frames
+from initrd.command import STREAMS
 from initrd.frames import CONTROL, CREDIT, WINDOW, Decoder, channel_of, encode_frame
 from initrd.guest._syscalls import POLLIN, POLLOUT
-from initrd.guest.command.channels import ControlChannel, Port
+from initrd.guest.command.channels import ChannelInput, ControlChannel, Port
+from initrd.guest.command.streams import Copy
 
 MESSAGE = "x" * 4000
 
@@ -50,3 +54,25 @@ def test_messages_wait_for_credit_and_hold_up_no_other_channel() -> None:
         sent = first[channel_of(1, CONTROL)] + rest[channel_of(1, CONTROL)]
         assert sent == f"warning {MESSAGE}\n".encode() * count
         assert full.is_sent
+
+
+def test_input_is_polled_for_space_only_while_the_sink_is_full() -> None:
+    host, guest = socket.socketpair()
+    with host, guest:
+        guest.setblocking(False)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        size = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+        channel = Port(guest.fileno()).open_channel(1, STREAMS[0])
+        ended: list[Copy] = []
+        copy = ChannelInput(channel, writer, ended.append)
+        assert copy.poll_entries() == [(writer, 0)]
+        channel.on_data(bytes(size + 10))
+        assert copy.poll_entries() == [(writer, POLLOUT)]
+        assert len(os.read(reader, size)) == size
+        copy.handle_events({writer: POLLOUT})
+        assert copy.poll_entries() == [(writer, 0)]
+        assert os.read(reader, size) == bytes(10)
+        assert not ended
+        os.close(reader)
+        os.close(writer)

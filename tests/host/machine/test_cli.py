@@ -149,6 +149,17 @@ def test_root_alone_is_a_login_shell_with_the_settings_of_a_command() -> None:
     assert command == Command((), (b"A=b",), b"/tmp", b"eve")
 
 
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [(["--env=HERE"], (b"HERE=x",)), (["--env=MISSING", "--env=A=HERE"], (b"A=HERE",))],
+)
+def test_variable_without_a_value_has_the_one_of_the_environment(
+    words: list[str], variables: tuple[bytes, ...]
+) -> None:
+    command = parse_command(parse([*words, "/srv"]), {"HERE": "x"}, tty=())
+    assert command == Command((), variables, b"/")
+
+
 def test_init_is_no_command_and_takes_none_of_its_settings() -> None:
     assert parse_command(parse(["/srv", "init"]), {}, tty=()) is None
     for option in ("--env=A=b", "--chdir=/tmp", "--user=eve"):
