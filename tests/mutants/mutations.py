@@ -134,7 +134,9 @@ def _change_constant(value: object) -> Iterator[str]:
 
 def _swap_arguments(node: ast.Call) -> Iterator[str]:
     values = node.args
-    if len(values) > 1 and not any(isinstance(value, ast.Starred) for value in values[:2]):
+    if len(values) < 2 or ast.dump(values[0]) == ast.dump(values[1]):
+        return
+    if not any(isinstance(value, ast.Starred) for value in values[:2]):
         swapped = ast.Call(node.func, [values[1], values[0], *values[2:]], node.keywords)
         yield ast.unparse(swapped)
 

@@ -37,6 +37,7 @@ def test_larger() -> None:
         ("x = f'{a} 1'", []),
         ("x: 'int' = 1", ["x: 'int' = (2)"]),
         ("f(a, b)", ["f((b), a)", "pass"]),
+        ("x = f(a, a)", []),
         ("a.b = c", ["pass"]),
         ("if a: pass", ["if (not (a)): pass"]),
         ("TYPE_CHECKING = False", []),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from initrd.host.system import process
 from initrd.host.system.hosterror import HostError
-from initrd.host.system.process import Process, Program, fork
+from initrd.host.system.process import Process, Program, fork, fork_watchdog
 
 REPOSITORY = os.path.abspath(f"{__file__}/../../../..")
 
@@ -204,3 +205,24 @@ Process(Program(("/bin/sleep", "60"), first=first), 2)
     # The pipe of standard error is closed by now: the child has not executed the program.
     assert done.returncode == -signal.SIGKILL
     assert os.listdir(tmp_path) == ["done"]
+
+
+@pytest.mark.parametrize("is_before", [True, False], ids=["below", "above"])
+def test_a_watchdog_keeps_only_the_given_descriptors(is_before: bool) -> None:
+    pipes = [os.pipe(), os.pipe()]
+    (reader, writer), (kept_reader, kept_writer) = pipes if is_before else reversed(pipes)
+
+    def work() -> None:
+        os.write(kept_writer, b"kept")
+        time.sleep(60)
+
+    pid = fork_watchdog(work, kept_writer)
+    try:
+        os.close(writer)
+        assert os.read(kept_reader, 4) == b"kept"
+        assert select.select([reader], [], [], 0)[0], "the watchdog has a copy of the writer"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for end in (reader, kept_reader, kept_writer):
+            os.close(end)
