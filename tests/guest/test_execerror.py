@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def test_special_files_are_named_by_type_and_not_opened(tmp_path: Path, number: 
     os.mkfifo(pipe, 0o755)  # opening it to read would wait for a writer for ever
     error = OSError(number, os.strerror(number))
     assert explain_exec_error(str(pipe), error)[0] == "it is a named pipe"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    assert explain_exec_error(str(tmp_path / "socket"), error)[0] == "it is a socket"
     assert explain_exec_error("/dev/zero", error)[0] == "it is a device"
 
 

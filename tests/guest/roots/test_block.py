@@ -269,6 +269,10 @@ def test_mount_of_an_unreadable_disk_is_an_error() -> None:
         ("noatime", MS_NOATIME, ""),
         ("noload,noatime,,data=ordered", MS_NOATIME, "noload,data=ordered"),
         ("subvol=a b", 0, "subvol=a b"),
+        # The numbers of linux/mount.h.
+        ("nosuid,nodev,noexec,sync", 0x2 | 0x4 | 0x8 | 0x10, ""),
+        ("dirsync,noatime,nodiratime", 0x80 | 0x400 | 0x800, ""),
+        ("relatime,strictatime,lazytime", 0x20_0000 | 0x100_0000 | 0x200_0000, ""),
     ],
 )
 def test_mount_options_are_split_into_flags_and_data(text: str, flags: int, data: str) -> None:

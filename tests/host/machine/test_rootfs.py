@@ -11,10 +11,12 @@ from initrd.host.machine.rootfs import (
     find_kernel,
     find_module_directory,
     open_kernel,
+    read_release,
     version_key,
 )
 from initrd.host.qemu.arch import find_arch
 from initrd.host.system import rootfile
+from initrd.host.system.files import OpenFile
 from initrd.host.system.hosterror import HostError
 from initrd.host.system.rootfile import find_in_root
 from tests.host.image.module_trees import write_build_tree
@@ -59,6 +61,17 @@ def test_kernel_of_the_highest_version_is_chosen_from_both_places(tmp_path: Path
     )
     modules = tmp_path / "usr/lib/modules/6.1.0-10"
     assert find_kernel(str(tmp_path)) == Kernel("6.1.0-10", f"{modules}/vmlinuz", str(modules))
+
+
+@pytest.mark.parametrize("path", ["boot/vmlinuz-6.1.0-9", "usr/lib/modules/6.1.0-9/vmlinuz"])
+def test_release_of_an_image_without_a_header_is_that_of_its_path(
+    tmp_path: Path, path: str
+) -> None:
+    create_files(tmp_path, path)  # images for ARM64 have no release in a header
+    image = tmp_path / path
+    image.write_bytes(bytes(4096))
+    with image.open("rb") as file:
+        assert read_release(OpenFile(str(image), file.fileno())) == "6.1.0-9"
 
 
 def test_kernel_image_beside_its_modules_is_preferred_to_the_same_version_in_boot(
