@@ -126,6 +126,7 @@ def _run(
         stderr=subprocess.STDOUT,
         timeout=seconds,
         check=False,
+        start_new_session=True,  # kill(0, …) reaches the process group, also outside of a namespace
         text=True,
         errors="replace",
     )

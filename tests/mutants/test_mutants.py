@@ -109,3 +109,9 @@ def test_tests_that_fail_without_a_change_and_durations_are_found(tmp_path: Path
     assert 0.1 < baseline.durations["test_a.py"] < 60
     words = ["test_a.py", "--deselect=test_a.py::test_a[x y]"]
     assert run_confined(tmp_path, tmp_path, words, 60) == "passed"
+
+
+def test_signal_to_the_process_group_does_not_reach_the_caller(tmp_path: Path) -> None:
+    text = "import os, signal\ndef test_a():\n    os.kill(0, signal.SIGKILL)\n"
+    (tmp_path / "test_a.py").write_text(text)
+    assert run_confined(tmp_path, tmp_path, ["test_a.py"], 60).startswith("error: ")
