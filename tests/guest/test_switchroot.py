@@ -148,3 +148,13 @@ def test_file_system_of_the_current_root_is_not_emptied() -> None:
     with pytest.raises(BootError, match="nothing deleted"):
         free_initramfs(7, kernel, Log(kernel))  # type: ignore[arg-type]
     assert kernel.calls == []
+
+
+def test_deletion_leaves_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.listdir("/proc/self/fd")
+    remove_contents(directory)
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(tmp_path) == []
+    os.close(directory)

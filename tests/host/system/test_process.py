@@ -226,3 +226,10 @@ def test_a_watchdog_keeps_only_the_given_descriptors(is_before: bool) -> None:
         os.waitpid(pid, 0)
         for end in (reader, kept_reader, kept_writer):
             os.close(end)
+
+
+def test_a_process_that_is_closed_leaves_no_descriptor() -> None:
+    before = os.listdir("/proc/self/fd")
+    with Process(shell("exit 0"), 2):
+        pass
+    assert os.listdir("/proc/self/fd") == before
